@@ -16,6 +16,8 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from pytest_glasshouse.agent.memory_files import sealed_file
+from pytest_glasshouse.agent.memory_left import available_bytes
 from pytest_glasshouse.agent.model_download import Download
 from pytest_glasshouse.errors import GlasshouseError, IntegrityError, ProtocolError
 from pytest_glasshouse.wire.host_messages import BasePlan, LayRequest, ModelRequest
@@ -25,12 +27,14 @@ from pytest_glasshouse.workloads.model_files import (
     ModelFile,
     differing,
     digest_of,
+    file_sha256,
     refuse_outside,
     settled,
+    unlisted,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from pytest_glasshouse.wire.canonical import Json
 
@@ -39,6 +43,9 @@ Phase = Literal["push", "download", "verify", "ready", "failed"]
 #: How often a download is looked at, in seconds.
 _LOOK_S = 0.2
 _DETAIL = 400
+#: A model is held in memory where this many times its size, and this much, is available. A leg on a GPU reads it in pieces.
+_TIMES_IN_MEMORY = 1.5
+_MEMORY_LEFT = 1 << 30
 #: How long an arrival that was stopped may take to end, in seconds: less than the host waits for an answer.
 _END_S = 10.0
 
@@ -60,6 +67,8 @@ class Models:
         self._site_packages = site_packages
         self._lock = threading.Lock()
         self._arrivals: dict[str, Arrival] = {}
+        #: How much memory there is for models, in bytes, when one is verified.
+        self.memory_left: Callable[[], int] = available_bytes
 
     def begin(self, request: ModelRequest) -> None:
         """Start to bring a model here. One that is here, or on its way, is left alone; one that failed is tried again."""
@@ -73,6 +82,7 @@ class Models:
                 if earlier.is_alive():
                     raise ProtocolError("model: expected the arrival that was given up to end; it still runs")
             arrival = Arrival(request, self._directory, archive_fd=self._archive_fd, site_packages=self._site_packages)
+            arrival.memory_left = self.memory_left
             self._arrivals[request["model"]] = arrival
             arrival.start()
 
@@ -132,6 +142,9 @@ class Arrival(threading.Thread):
         self._stopped = ""
         self._wants: tuple[str, int] | None = None
         self._identity = ""
+        #: Sealed memory files by name, where memory allows: what a leg loads then.
+        self._held: dict[str, int] = {}
+        self.memory_left: Callable[[], int] = available_bytes
         self._download: Download | None = None
         self._began = time.monotonic()
         self._took_s: float | None = None
@@ -142,6 +155,8 @@ class Arrival(threading.Thread):
         try:
             {"there": self._look, "hub": self._fetch, "pushed": self._receive}[self._request["source"]]()
             refuse_outside(self._directory, [file.name for file in self._files])
+            if self._held:
+                shutil.rmtree(self._own, ignore_errors=True)
             self._took_s = time.monotonic() - self._began
             self._enter("ready")
         except ModelUnavailableError as error:
@@ -170,6 +185,7 @@ class Arrival(threading.Thread):
                 "wants": wants,
                 "reason": reason,
                 "detail": detail,
+                "held": None if self.phase != "ready" else "memory" if self._held else "files",
                 "ms": round(1000 * (time.monotonic() - self._began if self._took_s is None else self._took_s)),
             }
 
@@ -185,7 +201,10 @@ class Arrival(threading.Thread):
         """What a leg is given."""
         if self.phase != "ready":
             raise ProtocolError(f"start: expected a base model that was verified; it is in phase {self.phase}")
-        return {"sha256": self._request["model"], "directory": str(self._directory), "identity": self._identity}
+        model = self._request["model"]
+        if self._held:
+            return {"sha256": model, "descriptors": dict(self._held)}
+        return {"sha256": model, "directory": str(self._directory), "identity": self._identity}
 
     def stop(self, why: str) -> None:
         """Give up, unless it is ready."""
@@ -292,12 +311,34 @@ class Arrival(threading.Thread):
                 raise ModelUnavailableError("stopped", self._stopped)
 
     def _verify(self, directory: Path) -> tuple[str, ...]:
-        """The names of files that are not as listed. Where there is none, the files' identity is kept."""
+        """The names of files that are not as listed. Where there is none, they are held as they were verified."""
         self._enter("verify")
+        self._release()
+        if self.memory_left() >= _TIMES_IN_MEMORY * self._total + _MEMORY_LEFT:
+            return self._verify_in_memory(directory)
         seen = settled(directory)
         wrong = differing(directory, self._files, on_bytes=self._count)
         self._identity = seen
         return wrong
+
+    def _verify_in_memory(self, directory: Path) -> tuple[str, ...]:
+        """The same, of sealed copies in memory, which are kept if all of them are as listed."""
+        wrong = list(unlisted(directory, self._files))
+        for file in self._files:
+            if file.name in wrong:
+                continue
+            fd = self._held[file.name] = sealed_file(file.name, directory / file.name)
+            copy = Path(f"/proc/self/fd/{fd}")
+            if copy.stat().st_size != file.size or file_sha256(copy, on_bytes=self._count) != file.sha256:
+                wrong.append(file.name)
+        if wrong:
+            self._release()
+        return tuple(sorted(wrong))
+
+    def _release(self) -> None:
+        """Give the memory back."""
+        while self._held:
+            os.close(self._held.popitem()[1])
 
     def _make_room(self) -> None:
         shutil.rmtree(self._own, ignore_errors=True)
@@ -337,6 +378,7 @@ class Arrival(threading.Thread):
             # Only now: the host may ask for it again as soon as it sees this.
             self._failure = (reason, printable(detail, limit=_DETAIL))
             self.phase = "failed"
+            self._release()
 
 
 def _names(names: Sequence[str]) -> str:

@@ -176,7 +176,8 @@ class LegProcess(threading.Thread):
         material = {name: self._memory_files.descriptor(item) for name, item in self._order["material"].items()}
         self._most_export = _HEADERS + 4 * sum(os.fstat(fd).st_size for fd in material.values())
         reading, writing = os.pipe()
-        passed = (theirs.fileno(), self._archive_fd, writing, *material.values())
+        held = {} if base is None else base.get("descriptors", {})
+        passed = (theirs.fileno(), self._archive_fd, writing, *material.values(), *held.values())
         # -B: a leg never writes byte code, so the cache stays what was measured.
         command = [sys.executable, "-I", "-S", "-B", "-X", "utf8", *self._bytecode.option(), self._archive, "leg"]
         command += ["--control", str(theirs.fileno()), "--pid-fd", str(writing)]

@@ -5,11 +5,18 @@ Holds sealed packages, a raw leg's parts and exported adapters. The size is anno
 
 from __future__ import annotations
 
+import fcntl
 import os
 import threading
+from typing import TYPE_CHECKING
 
 from pytest_glasshouse.errors import ProtocolError
+from pytest_glasshouse.guest.base_files import SEALS
 
+if TYPE_CHECKING:
+    from pathlib import Path
+
+_PIECE = 16 << 20
 MAX_ITEM = 64 * 1024 * 1024 * 1024
 
 
@@ -65,14 +72,25 @@ class MemoryFiles:
             os.close(self._files.pop(name)[0])
 
 
+def sealed_file(name: str, path: Path) -> int:
+    """A memory file with a copy of the file at `path`, sealed like `sealed_copy`'s. Raises `OSError`."""
+    fd = os.memfd_create(name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    try:
+        with path.open("rb", buffering=0) as source:
+            while os.sendfile(fd, source.fileno(), None, _PIECE):
+                pass
+        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, SEALS)
+    except OSError:
+        os.close(fd)
+        raise
+    return fd
+
+
 def sealed_copy(name: str, data: bytes) -> int:
     """A memory file that holds `data` and can no longer be written, grown or shrunk."""
-    import fcntl
-
     fd = os.memfd_create(name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     view = memoryview(data)
     while view:
         view = view[os.write(fd, view) :]
-    seals = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_SEAL
-    fcntl.fcntl(fd, fcntl.F_ADD_SEALS, seals)
+    fcntl.fcntl(fd, fcntl.F_ADD_SEALS, SEALS)
     return fd

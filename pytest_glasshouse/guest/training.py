@@ -12,20 +12,18 @@ import resource
 import sys
 import time
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
-from pytest_glasshouse.errors import IntegrityError
+from pytest_glasshouse.guest.base_files import opened
 from pytest_glasshouse.guest.loaded_code import executable_maps
 from pytest_glasshouse.wire import evidence, floe, tokens
 from pytest_glasshouse.wire.canonical import canonical, sha256_hex
 from pytest_glasshouse.wire.tensors import tensor_digest
 from pytest_glasshouse.workloads.device import load_libraries
 from pytest_glasshouse.workloads.loop import measure
-from pytest_glasshouse.workloads.model_files import VerifiedBase
 from pytest_glasshouse.workloads.registry import open_trainer
 from pytest_glasshouse.workloads.segments import SegmentPlan, measure_segments
 
@@ -33,7 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from pytest_glasshouse.wire.canonical import Json
-    from pytest_glasshouse.wire.host_messages import BasePlan, TrainingPlan
+    from pytest_glasshouse.wire.host_messages import TrainingPlan
     from pytest_glasshouse.workloads.base import DeviceName, Parts, Trainer
     from pytest_glasshouse.workloads.segments import TurnTaker
 
@@ -100,8 +98,8 @@ def train(
     since.
     """
     began = time.perf_counter_ns()
-    base_dir, base = _verified_base(plan["base"], base_sha256)
-    trainer = open_trainer(plan["workload"], parts, base_dir=base_dir, device=plan["device"])
+    with opened(plan["base"], base_sha256) as (base_dir, base):
+        trainer = open_trainer(plan["workload"], parts, base_dir=base_dir, device=plan["device"])
     try:
         if base is not None:
             base.check()  # what was loaded is what was verified
@@ -115,15 +113,6 @@ def train(
         return trained
     finally:
         trainer.close()
-
-
-def _verified_base(plan: BasePlan | None, expected: str | None) -> tuple[Path | None, VerifiedBase | None]:
-    if plan is None:
-        return None, None
-    if plan["sha256"] != expected:
-        raise IntegrityError("base", "the base model on this guest is not the one the manifest pins")
-    directory = Path(plan["directory"])
-    return directory, VerifiedBase(directory, plan["identity"])
 
 
 def _run(

@@ -56,6 +56,7 @@ class ArrivalState(TypedDict):
     reason: str | None
     detail: str | None
     ms: int
+    held: Literal["memory", "files"] | None
 
 
 class WantedPiece(TypedDict):
@@ -79,7 +80,16 @@ def bring(current: Round, sources: ModelSources) -> tuple[ModelArrival | None, E
                 # Handed over only to a guest whose hub asked for one.
                 state = _arrived(current, base, {**_request(base, source, sources), "token": token})
             if state["phase"] == "ready":
-                return {"source": state["source"], "files": len(base.files), "bytes": base.size, "ms": state["ms"]}, None
+                if state["held"] is None:
+                    raise current.broke_protocol("arrival: expected to hear where a model that is ready is held")
+                arrival: ModelArrival = {
+                    "source": state["source"],
+                    "held": state["held"],
+                    "files": len(base.files),
+                    "bytes": base.size,
+                    "ms": state["ms"],
+                }
+                return arrival, None
             failures.append(f"{source}: {printable(state['detail'] or state['reason'] or 'failed', limit=300)}")
     except (GuestRefusedError, _ChangedError) as error:
         failures.append(str(error))

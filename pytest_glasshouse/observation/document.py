@@ -80,9 +80,13 @@ class MaterialSeen(TypedDict):
 
 
 class ModelArrival(TypedDict):
-    """How the base model reached the guest: from where, its files and bytes, and the milliseconds until it was verified."""
+    """How the base model reached the guest: from where, its files and bytes, and the milliseconds until it was verified.
+
+    `held` is where both legs load it from: sealed memory files of the agent, or files.
+    """
 
     source: Literal["there", "hub", "pushed"]
+    held: Literal["memory", "files"]
     files: int
     bytes: int
     ms: int

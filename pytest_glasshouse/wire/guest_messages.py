@@ -100,7 +100,7 @@ REPLIES: Mapping[str, Shape] = MappingProxyType({
     "arrival": Fields({
         "phase": OneOf(("push", "download", "verify", "ready", "failed")), "source": OneOf(("there", "hub", "pushed")),
         "done": _COUNT, "total": _COUNT, "wants": Maybe(Fields({"name": Text(most=200), "offset": _COUNT})),
-        "reason": Maybe(_CODE), "detail": Maybe(_REASON), "ms": _COUNT,
+        "reason": Maybe(_CODE), "detail": Maybe(_REASON), "ms": _COUNT, "held": Maybe(OneOf(("memory", "files"))),
     }),
     "start": Fields({}, {"cursor": _PLACE}),
     "conduct": Fields({}, {"cursor": _PLACE}),

@@ -19,10 +19,12 @@ class SegmentPlanRecord(TypedDict):
 class BasePlan(TypedDict):
     """The base model of a leg. The host names it by its digest; the agent, which verified it, adds where it is.
 
-    `identity` is `workloads.model_files.identity` of its files when they were verified.
+    That is `descriptors` of sealed memory files, by name, or a `directory` and `workloads.model_files.identity` of its files when
+    they were verified.
     """
 
     sha256: str
+    descriptors: NotRequired[dict[str, int]]
     directory: NotRequired[str]
     identity: NotRequired[str]
 

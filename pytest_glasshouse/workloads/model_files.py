@@ -107,6 +107,12 @@ def differing(
     )
 
 
+def unlisted(directory: Path, files: Iterable[ModelFile]) -> tuple[str, ...]:
+    """Names of the listed files that are not in `directory`, and of those there that are not listed."""
+    there = {path.name for path in _covered_files(directory)} if directory.is_dir() else set()
+    return tuple(sorted({file.name for file in files} ^ there))
+
+
 class VerifiedBase:
     """A base model whose files were verified, and a later check that they are unchanged.
 

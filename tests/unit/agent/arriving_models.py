@@ -54,8 +54,9 @@ class Guest:
         self.use(packages())
 
     def use(self, site_packages: list[str]) -> None:
-        """What a download imports."""
+        """What a download imports. Models stay files, as where memory is short."""
         self.agent._models = Models(self.root, archive_fd=self.agent._archive_fd, site_packages=site_packages)
+        self.agent._models.memory_left = lambda: 0
 
     def ask(self, op: str, payload: bytes = b"", **fields: Any) -> dict[str, Any]:
         reply, data = self.agent.handle({"op": op, **fields}, bytearray(payload))

@@ -14,8 +14,9 @@ from pytest_glasshouse.errors import ConfigurationError, InfrastructureError
 from pytest_glasshouse.rows.spec import RowSpec
 from pytest_glasshouse.run.engine import Engine
 from pytest_glasshouse.run.options import Options
-from pytest_glasshouse.run.plan import RunPlan
+from pytest_glasshouse.run.plan import ResolvedModel, RunPlan
 from pytest_glasshouse.workloads import lora_material, model_hub
+from pytest_glasshouse.workloads.model_files import listed_content
 from pytest_glasshouse.workloads.registry import prepare
 from tests.loopback.causal_models import causal_lm, write
 from tests.loopback.hub import Hub
@@ -43,7 +44,7 @@ def row(model: str, **fields: Any) -> RowSpec:
     return RowSpec(name="row", workload="lora", gpu="anygpu", order="raw-first", steps=1, model=model, **fields)
 
 
-def checked(*rows: RowSpec, **options: Any) -> dict[str, str]:
+def checked(*rows: RowSpec, **options: Any) -> dict[str, ResolvedModel]:
     given = Options(**{"provider": "runpod", **options})
     return Engine().check_material([(each, None) for each in rows], given, seed=7, rehearsed=False)
 
@@ -51,7 +52,10 @@ def checked(*rows: RowSpec, **options: Any) -> dict[str, str]:
 def test_each_model_is_asked_for_once_and_by_its_commit_from_then_on(hub: Hub) -> None:
     rows = [row(REPO), row(REPO, rank=8), row(REPO, model_source="hub"), row(OTHER), row(f"{OTHER}@{LATER}")]
     models = checked(*rows)
-    assert models == {REPO: f"{REPO}@{COMMIT}", OTHER: f"{OTHER}@{LATER}", f"{OTHER}@{LATER}": f"{OTHER}@{LATER}"}
+    assert {name: found["reference"] for name, found in models.items()} == {
+        REPO: f"{REPO}@{COMMIT}", OTHER: f"{OTHER}@{LATER}", f"{OTHER}@{LATER}": f"{OTHER}@{LATER}",
+    }  # fmt: skip
+    assert models[REPO]["size"] == sum(file.size for file in listed_content(FILES))
     assert [one.path for one in hub.asked("info")].count(f"/api/models/{REPO}") == 1
     assert hub.asked("info")[0].query == "blobs=true"
     assert checked(*rows) == models
@@ -66,13 +70,13 @@ def test_a_worker_trains_the_commit_that_the_controller_resolved(hub: Hub, monke
         moving.move(REPO, "main", LATER)
         monkeypatch.setattr(lora_material, "_DESCRIBED", {})
         sent = RunPlan(**json.loads(json.dumps(dataclasses.asdict(plan))))
-        material = prepare("lora", seed=7, model=sent.models[REPO], online=True)
+        material = prepare("lora", seed=7, model=sent.reference(row(REPO)), online=True)
         assert prepare("lora", seed=7, model=REPO, online=True).facts["revision"] == LATER
     assert (material.facts["revision"], material.facts["modelId"]) == (COMMIT, REPO)
 
 
 def test_a_mock_run_asks_no_hub_and_resolves_nothing(hub: Hub) -> None:
-    assert checked(row(REPO), row(f"{OTHER}@{LATER}"), provider="mock") == {}
+    assert checked(row(REPO), row(f"{OTHER}@{LATER}"), provider="mock")[REPO]["reference"] is None
     assert hub.requests == []
 
 
