@@ -248,6 +248,7 @@ class Agent:
 
     def on_shutdown(self, _request: dict[str, Json], _payload: bytearray) -> AgentReply:
         """Zeroize at once: kill every leg, remove the legs' files, and signal the pod's watchdog to end the instance."""
+        self._models.stop_all()
         for leg in self._legs.values():
             leg.kill()
         shutil.rmtree(self._directory / "legs", ignore_errors=True)

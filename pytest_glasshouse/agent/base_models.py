@@ -102,13 +102,17 @@ class Models:
         """What a leg is given. Raises `ProtocolError` unless the model was verified here."""
         return self._arrival(model).plan()
 
-    def end(self) -> None:
-        """Stop every download, and wait for its end: what it wrote is removed then."""
+    def stop_all(self) -> tuple[Arrival, ...]:
+        """Give up everything that is on its way; returns all arrivals."""
         with self._lock:
             arrivals = tuple(self._arrivals.values())
         for arrival in arrivals:
             arrival.stop("the guest ends")
-        for arrival in arrivals:
+        return arrivals
+
+    def end(self) -> None:
+        """Stop every download, and wait for its end: what it wrote is removed then."""
+        for arrival in self.stop_all():
             arrival.join(_END_S)
 
     def _arrival(self, model: str) -> Arrival:

@@ -49,12 +49,11 @@ class NonFiniteLossError(GlasshouseError):
 
 @dataclass(frozen=True, kw_only=True)
 class HubSource:
-    """Where a model's files can be downloaded: `repo` at a commit, from the hub at `endpoint`. `token` where it asks for one."""
+    """Where a model's files can be downloaded: `repo` at a commit, from the hub at `endpoint`."""
 
     endpoint: str
     repo: str
     commit: str
-    token: str | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, kw_only=True)

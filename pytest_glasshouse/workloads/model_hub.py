@@ -7,7 +7,6 @@ of each file only the head is read, which names its tensors. Every other file is
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import json
 import os
@@ -74,10 +73,12 @@ class _Listed(TypedDict):
 
 
 class _Described(TypedDict):
+    """`content` and `heads` are sizes by name: their bytes follow the answer, in this order."""
+
     commit: str
     files: list[_Listed]
-    content: dict[str, str]
-    heads: dict[str, str]
+    content: dict[str, int]
+    heads: dict[str, int]
 
 
 class _Failed(TypedDict):
@@ -138,16 +139,15 @@ def describe(repo: str, revision: str | None) -> BaseModel:
             )
     try:
         done = subprocess.run(
-            [sys.executable, "-m", "pytest_glasshouse.workloads.model_hub"], input=json.dumps(request), check=False,
-            capture_output=True, text=True, errors="replace", timeout=_LIMIT_S,
-            env={**os.environ, "HF_HUB_DISABLE_TELEMETRY": "1"},
+            [sys.executable, "-m", "pytest_glasshouse.workloads.model_hub"], input=json.dumps(request).encode(), check=False,
+            capture_output=True, timeout=_LIMIT_S, env={**os.environ, "HF_HUB_DISABLE_TELEMETRY": "1"},
         )  # fmt: skip
-        answer = check_typed(json.loads(done.stdout.splitlines()[-1]), _Answer, "model")
+        answer, content = _unpacked(done.stdout)
     except subprocess.TimeoutExpired:
         raise InfrastructureError(f"model {named}: the hub at {where} did not describe it within {_LIMIT_S:g} s") from None
-    except (OSError, ValueError, IndexError, ProtocolError):
+    except (OSError, ValueError, ProtocolError):
         raise InfrastructureError(f"model {named}: asking the hub at {where} gave no result") from None
-    return _taken(request, answer)
+    return _taken(request, answer, content)
 
 
 def _named(request: _Request) -> str:
@@ -155,7 +155,19 @@ def _named(request: _Request) -> str:
     return printable(request["repo"] if revision is None else f"{request['repo']}@{revision}", limit=120)
 
 
-def _taken(request: _Request, answer: _Answer) -> BaseModel:
+def _unpacked(sent: bytes) -> tuple[_Answer, dict[str, bytes]]:
+    """An answer of the other process, and the bytes that followed it. Not as JSON: that would take them four times."""
+    end = sent.index(b"\n") + 1
+    answer = check_typed(json.loads(sent[:end]), _Answer, "model")
+    model, content = answer["model"], dict[str, bytes]()
+    for name, size in {**model["content"], **model["heads"]}.items() if model is not None else ():
+        content[name], end = sent[end : end + size], end + size
+    if len(sent) != end:
+        raise ValueError("expected the bytes that the answer names")
+    return answer, content
+
+
+def _taken(request: _Request, answer: _Answer, content: dict[str, bytes]) -> BaseModel:
     """What the other process answered, as `describe` gives it."""
     where = request["endpoint"]
     if (failed := answer["failed"]) is not None:
@@ -164,27 +176,27 @@ def _taken(request: _Request, answer: _Answer) -> BaseModel:
             raise ConfigurationError(f"{text}: {advice}")
         raise InfrastructureError(text)
     assert answer["model"] is not None  # noqa: S101  (one of the two is there)
-    return _model(request["repo"], answer["model"], where)
+    return _model(request["repo"], answer["model"], content, where)
 
 
-def _model(repo: str, described: _Described, where: str) -> BaseModel:
+def _model(repo: str, described: _Described, content: dict[str, bytes], where: str) -> BaseModel:
     weights, name = dict[str, TensorEntry](), "its files"
     try:
         files = tuple(ModelFile(**one) for one in described["files"])
         for name, size in ((file.name, file.size) for file in files if file.name in described["heads"]):
-            weights |= parse_safetensors(base64.b64decode(described["heads"][name]), total=size)
+            weights |= parse_safetensors(content[name], total=size)
     except (IntegrityError, ValueError) as error:
         why = error.detail if isinstance(error, IntegrityError) else str(error)
         text = f"model {repo}: {name}: expected a whole safetensors file; {printable(why, limit=200)} ({where})"
         raise ConfigurationError(f"{text}: {_ADVICE['unfit']}") from None
     source = HubSource(endpoint=where, repo=repo, commit=described["commit"])
-    content = {name: base64.b64decode(text) for name, text in described["content"].items()}
+    content = {name: content[name] for name in described["content"]}
     return BaseModel(
         model_id=repo, revision=described["commit"], stand_in=False, files=files, content=content, hub=source, weights=weights
     )
 
 
-def _describe(request: _Request, token: str | None, *, pause: Callable[[float], None]) -> _Described:
+def _describe(request: _Request, token: str | None, *, pause: Callable[[float], None]) -> tuple[_Described, list[bytes]]:
     """Ask the hub, in the process that imports its client. Raises `HubError`; `ValueError` for an unfit model."""
     where, repo, revision = request["endpoint"], request["repo"], request["revision"]
     again = partial(_again, pause=pause)
@@ -213,12 +225,13 @@ def _describe(request: _Request, token: str | None, *, pause: Callable[[float], 
     for name in _loaded(content, names):
         heads[name] = _head(file_url(where, repo, commit, name), token, most=min(left, sizes[name]), again=again)
         left -= len(heads[name])
-    return {
+    described: _Described = {
         "commit": commit,
         "files": files,
-        "content": {name: base64.b64encode(each).decode() for name, each in content.items()},
-        "heads": {name: base64.b64encode(each).decode() for name, each in heads.items()},
+        "content": {name: len(each) for name, each in content.items()},
+        "heads": {name: len(each) for name, each in heads.items()},
     }
+    return described, [*content.values(), *heads.values()]
 
 
 def _parsed(text: bytes) -> _Info:
@@ -286,23 +299,31 @@ def _again(ask: Callable[[], bytes], *, pause: Callable[[float], None]) -> bytes
     raise AssertionError
 
 
-def _answered(request: _Request, token: str | None, *, pause: Callable[[float], None] = time.sleep) -> _Answer:
-    """What the hub tells, or why it does not."""
+def _answered(
+    request: _Request, token: str | None, *, pause: Callable[[float], None] = time.sleep
+) -> tuple[_Answer, list[bytes]]:
+    """What the hub tells, or why it does not; and the bytes that follow."""
     try:
-        return {"model": _describe(request, token, pause=pause), "failed": None}
+        model, content = _describe(request, token, pause=pause)
     except HubError as error:
-        return {"model": None, "failed": {"code": error.code, "detail": str(error)}}
+        return {"model": None, "failed": {"code": error.code, "detail": str(error)}}, []
     except (ValueError, ProtocolError, IntegrityError) as error:
         detail = error.detail if isinstance(error, IntegrityError) else str(error)
-        return {"model": None, "failed": {"code": "unfit", "detail": detail}}
+        return {"model": None, "failed": {"code": "unfit", "detail": detail}}, []
+    return {"model": model, "failed": None}, content
 
 
 def main() -> int:
     """The other process: one request on standard input, one answer on standard output."""
     resource.setrlimit(resource.RLIMIT_AS, (_MEMORY_BYTES, _MEMORY_BYTES))
+    # What a library prints is no answer.
+    out, sys.stdout = sys.stdout.buffer, sys.stderr
     from huggingface_hub import get_token
 
-    sys.stdout.write(json.dumps(_answered(json.load(sys.stdin), get_token())) + "\n")
+    answer, content = _answered(json.load(sys.stdin), get_token())
+    out.write(json.dumps(answer).encode() + b"\n")
+    out.writelines(content)
+    out.flush()
     return 0
 
 

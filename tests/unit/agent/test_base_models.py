@@ -139,6 +139,7 @@ def test_the_first_file_that_cannot_be_had_ends_the_download(guest: Guest, hub: 
     guest.download(hub)
     assert with_reason(guest.ended()) == ("absent", "the hub does not have a file of the model")
     assert guest.below() == {}
+    assert len(hub.asked("resolve", file=FIRST)) <= 1, "nor is it asked for again when its time is over"
 
 
 #: What ends a download that the hub holds back for ever, and how.

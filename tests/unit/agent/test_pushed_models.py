@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from pytest_glasshouse.workloads.model_files import MOST_FILES, digest_of, listed_content
-from tests.unit.agent.arriving_models import FILES, FIRST, LONG_S, MODEL, SECOND, TOTAL, Guest, digests, entries
+from tests.unit.agent.arriving_models import FILES, FIRST, INDEX, LONG_S, MODEL, SECOND, TOTAL, Guest, digests, entries
 
 
 @pytest.fixture(scope="module")
@@ -103,7 +103,7 @@ def test_what_a_piece_left_behind_that_found_no_room_is_written_over(guest: Gues
     assert guest.wanted() == {"name": FIRST, "offset": 0}
     [path] = guest.root.glob(f"*/{FIRST}")
     path.write_bytes(b"a part of it")
-    guest.push()
+    assert guest.push() == [FIRST, SECOND, INDEX], "each once: nothing was wrong with it"
     assert guest.ended()["phase"] == "ready"
     assert all(each["phase"] != "verify" or each["done"] <= TOTAL for each in guest.answers)
     assert written(guest) == digests(FILES)
@@ -180,6 +180,10 @@ LISTS: dict[str, tuple[dict[str, Any], str]] = {
     "nothing": ({"files": []}, f"a list of at most {MOST_FILES} files; saw 0"),
     "too many": ({"files": entries()[:1] * (MOST_FILES + 1)}, f"at most {MOST_FILES} files; saw {MOST_FILES + 1}"),
     "one twice": ({"files": [*entries(), entries()[0]]}, "the list of files of this digest"),
+    "one twice, and the digest of that": (
+        {"files": [*entries(), entries()[0]], "model": digest_of([*listed_content(FILES), listed_content(FILES)[0]])},
+        "the list of files of this digest",
+    ),
     "one left out": ({"files": entries()[1:]}, "the list of files of this digest"),
     "another digest of a file": ({"files": changed(sha256="0" * 64)}, "the list of files of this digest"),
     "another digest": ({"model": "0" * 64}, "the list of files of this digest"),

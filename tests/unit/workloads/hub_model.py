@@ -37,10 +37,11 @@ def described(
     revision: str | None = None,
     pause: Callable[[float], None] = lambda _seconds: None,
 ) -> BaseModel:
-    """What `describe` gives, without its process: the answer goes through JSON all the same."""
+    """What `describe` gives, without its process: the answer becomes bytes all the same."""
     where = hub if isinstance(hub, str) else hub.url
     request: model_hub._Request = {"endpoint": where, "repo": repo, "revision": revision}
-    return model_hub._taken(request, json.loads(json.dumps(model_hub._answered(request, token, pause=pause))))
+    answer, content = model_hub._answered(request, token, pause=pause)
+    return model_hub._taken(request, *model_hub._unpacked(b"".join([json.dumps(answer).encode(), b"\n", *content])))
 
 
 def refused(hub: Hub, *, kind: type[GlasshouseError] | None = None, token: str | None = None, revision: str | None = None) -> str:
