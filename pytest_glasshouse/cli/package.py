@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 import os
 import secrets
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,9 +20,8 @@ from pytest_glasshouse.wire.printable import json_text, printable
 if TYPE_CHECKING:
     from pytest_glasshouse.cli.parser import Commands
     from pytest_glasshouse.wire.canonical import Json
+    from pytest_glasshouse.wire.part_file import PartFile
 
-#: A part is held in memory whole; more than this is no part of anything that fits on a GPU.
-_PART_LIMIT = 1 << 36
 _SEAL = """\
 Encrypt files into one package under a fresh key, and describe it in a manifest signed by the owner. Writes
   OUT             the package
@@ -83,7 +82,7 @@ def _keygen(options: argparse.Namespace) -> int:
 
 def _seal(options: argparse.Namespace) -> int:
     from pytest_glasshouse.owner.keyfiles import read_owner
-    from pytest_glasshouse.owner.sealing import seal
+    from pytest_glasshouse.owner.sealing import sealing
     from pytest_glasshouse.wire.whole_file import refuse_unwritable
 
     refuse_unwritable(options.out, what="--out")
@@ -95,26 +94,23 @@ def _seal(options: argparse.Namespace) -> int:
             raise ConfigurationError(f"--out: {target} exists; choose another name")
     parts = dict(_parts(options.source))
     workload: dict[str, Json] = {"name": options.name}
-    sealed = seal(
+    sealed = sealing(
         parts, owner=owner, run="", round_nonce=secrets.token_hex(32), workload=workload, confidential=options.confidential
     )
-    contents = (
-        sealed.package,
-        sealed.manifest.encode() + b"\n",
-        owner.seal_data_key(sealed.data_key, manifest_sha256=sealed.manifest_sha256),
-    )
-    for target, content in zip(targets, contents, strict=True):
-        _write_new(target, content)
+    _write_new(targets[0], sealed.pieces())
+    _write_new(targets[1], [sealed.manifest.encode() + b"\n"])
+    _write_new(targets[2], [owner.seal_data_key(sealed.data_key, manifest_sha256=sealed.manifest_sha256)])
     write_lines([
-        f"package   {targets[0]} ({len(sealed.package)} bytes, {len(parts)} parts and a canary)",
+        f"package   {targets[0]} ({sealed.size} bytes, {len(parts)} parts and a canary)",
         f"manifest  {targets[1]} (sha256 {sealed.manifest_sha256})",
         f"key       {targets[2]} (sealed to its owner)",
     ])  # fmt: skip
     return EXIT_OK
 
 
-def _parts(sources: list[Path]) -> Iterator[tuple[str, bytes]]:
+def _parts(sources: list[Path]) -> Iterator[tuple[str, PartFile]]:
     from pytest_glasshouse.wire.package import is_part_name
+    from pytest_glasshouse.wire.part_file import PartFile
 
     if len(sources) == 1 and sources[0].is_dir():
         sources = sorted(path for path in sources[0].iterdir() if path.is_file())
@@ -126,7 +122,7 @@ def _parts(sources: list[Path]) -> Iterator[tuple[str, bytes]]:
             why = "appears twice" if path.name in seen else "cannot name a part; use lower case letters, digits, `.`, `-`, `_`"
             raise ConfigurationError(f"{path}: {path.name!r} {why}")
         seen.add(path.name)
-        yield path.name, _read(path)
+        yield path.name, PartFile.of(path)
 
 
 def _inspect(options: argparse.Namespace) -> int:
@@ -216,15 +212,15 @@ def _with_suffix(path: Path, suffix: str) -> Path:
     return path.with_name(path.name + suffix)
 
 
-def _read(path: Path) -> bytes:
-    from pytest_glasshouse.wire.bounded_file import read_named
-
-    return read_named(path, what=str(path), limit=_PART_LIMIT)
-
-
-def _write_new(path: Path, content: bytes) -> None:
+def _write_new(path: Path, content: Iterable[bytes | memoryview]) -> None:
+    """Write a file that must not be there, piece by piece. What could not be written to its end is removed."""
     try:
         with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "wb") as stream:
-            stream.write(content)
+            try:
+                for piece in content:
+                    stream.write(piece)
+            except BaseException:
+                path.unlink()
+                raise
     except OSError as error:
         raise ConfigurationError(f"{path}: cannot be written ({error.strerror})") from None

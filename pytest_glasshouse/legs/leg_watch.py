@@ -35,7 +35,8 @@ _PHASES = {
     "callback": "exit",
     "resident": "wait",
 }
-
+#: The name of what comes before the first leg, where a leg's would stand: the model, or a large package, on its way.
+MODEL = "model"
 
 #: Time beyond a leg's deadline in which the guest may answer the request under way, and kill the leg.
 _GRACE_S = 5.0

@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
-from pytest_glasshouse.channel.guest_channel import put
+from pytest_glasshouse.channel.guest_channel import put_pieces
 from pytest_glasshouse.errors import (
     GlasshouseError,
     GuestGoneError,
@@ -20,10 +20,11 @@ from pytest_glasshouse.errors import (
     RefusedError,
 )
 from pytest_glasshouse.legs.allocation_policy import policy_for
+from pytest_glasshouse.legs.leg_watch import MODEL, Progress
 from pytest_glasshouse.legs.round import EXCLUDED, Round, protected_notes
 from pytest_glasshouse.observation.document import Challenge, Exit, Failure, Keys, LoadedCode, Spawned
 from pytest_glasshouse.observation.outcome import Ended
-from pytest_glasshouse.owner.sealing import SealedPackage, seal
+from pytest_glasshouse.owner.sealing import sealing
 from pytest_glasshouse.wire.canonical import canonical, sha256_hex
 from pytest_glasshouse.wire.tensors import tensor_digest
 from pytest_glasshouse.wire.tokens import public_text, thumbprint
@@ -36,11 +37,14 @@ if TYPE_CHECKING:
     from pytest_glasshouse.legs.leg_watch import LegWatch
     from pytest_glasshouse.observation.document import ProtectedNotes
     from pytest_glasshouse.owner.policy import Policy
+    from pytest_glasshouse.owner.sealing import Sealing
     from pytest_glasshouse.rows.leg_order import Role
     from pytest_glasshouse.wire.canonical import Json
     from pytest_glasshouse.wire.host_messages import ProtectedOrder
 
 _GRANT_S = 3600
+#: The sealing of a larger package than this, in bytes, is shown.
+_SHOWN_FROM = 64 << 20
 #: The reason a leg is given when the server could not be reached. No server gives it.
 NO_ANSWER = "no-answer"
 
@@ -106,8 +110,8 @@ class ProtectedRuntime:
 
         # 3. The sealed package goes over, the leg starts and is followed to its signed exit.
         leg_id = current.leg_id("protected")
-        put(current.channel, f"{leg_id}-package", sealed.package)
         watch = current.watch("protected")
+        _send(current, sealed, f"{leg_id}-package")
         notes["trainingPlan"] = current.training_plan("protected")
         order: ProtectedOrder = {
             "kind": "protected",
@@ -123,7 +127,7 @@ class ProtectedRuntime:
         relay = _Relay(self._host_attestation, current, sealed, policy, notes)
         return ProtectedLeg(self._host_attestation, current, sealed=sealed, relay=relay, watch=watch, notes=notes)
 
-    def _seal(self, current: Round) -> SealedPackage:
+    def _seal(self, current: Round) -> Sealing:
         material = current.material
         base = material.base
         workload: dict[str, Json] = {
@@ -135,7 +139,7 @@ class ProtectedRuntime:
             else {"model_id": base.model_id, "revision": base.revision, "sha256": base.sha256, "stand_in": base.stand_in},
             "facts": material.facts,
         }
-        return seal(
+        return sealing(
             material.parts,
             owner=self._host_attestation.owner,
             run=current.run_id,
@@ -144,7 +148,7 @@ class ProtectedRuntime:
             confidential=current.confidential,
         )
 
-    def _register(self, sealed: SealedPackage, policy: Policy) -> None:
+    def _register(self, sealed: Sealing, policy: Policy) -> None:
         registration = self._host_attestation.owner.register(
             server=self._host_attestation.server_key,
             server_hpke=self._host_attestation.server_hpke,
@@ -154,7 +158,7 @@ class ProtectedRuntime:
         )
         self._host_attestation.client.register(registration)
 
-    def _enrol(self, current: Round, sealed: SealedPackage, policy: Policy, notes: ProtectedNotes) -> None:
+    def _enrol(self, current: Round, sealed: Sealing, policy: Policy, notes: ProtectedNotes) -> None:
         grant = self._host_attestation.owner.grant(
             server=self._host_attestation.server_key,
             run=current.run_id,
@@ -181,7 +185,7 @@ class ProtectedLeg:
         host_attestation: HostAttestation,
         current: Round,
         *,
-        sealed: SealedPackage,
+        sealed: Sealing,
         relay: _Relay,
         watch: LegWatch,
         notes: ProtectedNotes,
@@ -264,7 +268,7 @@ class _Relay:
     """Relays messages between the leg's agent and the server, and records them."""
 
     def __init__(
-        self, host_attestation: HostAttestation, current: Round, sealed: SealedPackage, policy: Policy, notes: ProtectedNotes
+        self, host_attestation: HostAttestation, current: Round, sealed: Sealing, policy: Policy, notes: ProtectedNotes
     ) -> None:
         self._host_attestation = host_attestation
         self._current = current
@@ -334,6 +338,19 @@ class _Relay:
         self._current.channel.request(
             "answer", {"leg": self._leg_id, "kind": "release", "body": {"result": given["result"], "sealed": given["sealed"]}}
         )
+
+
+def _send(current: Round, sealed: Sealing, name: str) -> None:
+    """Seal the package and send it, piece by piece: the host never holds all of it."""
+    began = time.monotonic()
+    for sent in put_pieces(current.channel, name, sealed.size, sealed.pieces()):
+        if sealed.size > _SHOWN_FROM:
+            current.emit(
+                Progress(
+                    row_id=current.row.row_id, leg=MODEL, phase="seal", round=current.number, rounds=current.rounds,
+                    elapsed_s=time.monotonic() - began, fraction=sent / sealed.size,
+                )
+            )  # fmt: skip
 
 
 def session_name(current: Round) -> str:

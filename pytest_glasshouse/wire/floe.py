@@ -58,30 +58,84 @@ def encrypt(
     random_bytes: Callable[[int], bytes] = os.urandom,
 ) -> bytes:
     """`data` as one FLOE message. `segment` is the length of an encrypted segment."""
+    view = memoryview(data).cast("B")
+    header = message_header(key, aad, segment=segment, rotation=rotation, random_bytes=random_bytes)
+    out = bytearray(cipher_length(len(view), segment=segment))
+    out[:HEADER_BYTES] = header
+    take, place = in_order(view), in_order(memoryview(out)[HEADER_BYTES:])
+    for _ in encrypt_segments(
+        key, aad, header, take, len(view), rotation=rotation, random_bytes=random_bytes, buffer=place
+    ):  # fmt: skip
+        pass
+    return bytes(out)
+
+
+def in_order(view: memoryview) -> Callable[[int], memoryview]:
+    """A function that gives the next bytes of `view`."""
+    at = 0
+
+    def take(size: int) -> memoryview:
+        nonlocal at
+        at += size
+        return view[at - size : at]
+
+    return take
+
+
+def message_header(
+    key: Buffer,
+    aad: bytes,
+    *,
+    segment: int = SEGMENT,
+    rotation: int = ROTATION,
+    random_bytes: Callable[[int], bytes] = os.urandom,
+) -> bytes:
+    """The header of a new message, which commits to key and context and not to the data: it is known before any is read."""
     _check_key(key)
     if not SEGMENT_OVERHEAD < segment < 1 << 32:
         raise ValueError(f"segment of {segment} bytes")
-    view = memoryview(data).cast("B")
-    out = bytearray(cipher_length(len(view), segment=segment))
-    params = _PARAMS.pack(0, 0, segment, _IV_BYTES)
-    iv = random_bytes(_IV_BYTES)
-    keys = _Keys(key, params + iv, aad, rotation, memoryview(bytearray(scratch_bytes())))
+    begun = _PARAMS.pack(0, 0, segment, _IV_BYTES) + random_bytes(_IV_BYTES)
+    keys = _Keys(key, begun, aad, rotation, memoryview(bytearray(scratch_bytes())))
     try:
-        out[:HEADER_BYTES] = params + iv + bytes(keys.header_tag)
-        target = memoryview(out)[HEADER_BYTES:]
-        inner = segment - SEGMENT_OVERHEAD
-        count = _count(len(target), segment)
+        return begun + bytes(keys.header_tag)
+    finally:
+        keys.wipe()
+
+
+def encrypt_segments(
+    key: Buffer,
+    aad: bytes,
+    header: bytes,
+    take: Callable[[int], Buffer],
+    size: int,
+    *,
+    rotation: int = ROTATION,
+    random_bytes: Callable[[int], bytes] = os.urandom,
+    buffer: Callable[[int], memoryview] | None = None,
+) -> Generator[memoryview]:
+    """Encrypt `size` bytes segment by segment, in order, for those who never hold all of them.
+
+    `header` is a `message_header` of the same key and context, and begins the message. `take(n)` gives the next `n` bytes.
+    `buffer(n)` gives the memory for a segment of `n` bytes; by default it is the same for each, so what was yielded holds until
+    the next is asked for. Close the generator: it wipes the keys.
+    """
+    segment = segment_length(header)
+    inner, count = segment - SEGMENT_OVERHEAD, max(1, -(-size // (segment - SEGMENT_OVERHEAD)))
+    own = memoryview(bytearray(min(segment, size + SEGMENT_OVERHEAD))) if buffer is None else None
+    keys = _Keys(key, header[:42], aad, rotation, memoryview(bytearray(scratch_bytes())))
+    try:
         slot = keys.slot(0)
         for number in range(count):
             final = number == count - 1
-            plain = view[number * inner :] if final else view[number * inner : (number + 1) * inner]
-            place = target[number * segment : number * segment + len(plain) + SEGMENT_OVERHEAD]
-            place[:4] = struct.pack(">I", len(place)) if final else _INNER
+            length = (size - number * inner if final else inner) + SEGMENT_OVERHEAD
+            place = own[:length] if own is not None else buffer(length)  # type: ignore[misc]  # one of them is there
+            place[:4] = struct.pack(">I", length) if final else _INNER
             place[4:16] = random_bytes(12)
+            plain = take(length - SEGMENT_OVERHEAD)
             AESGCM(slot.segment(number)).encrypt_into(bytes(place[4:16]), plain, _segment_aad(number, final=final), place[16:])
+            yield place
     finally:
         keys.wipe()
-    return bytes(out)
 
 
 def decrypt(key: Buffer, aad: bytes, ciphertext: Buffer, *, rotation: int = ROTATION) -> bytes:
