@@ -23,6 +23,9 @@ HEADER_LIMIT = 1 << 20
 PARTS_LIMIT = 4096
 #: The part that is made for one round and that the raw leg never gets.
 CANARY = "canary"
+#: The beginnings of the names of a sealed base model's parts: files that the host itself reads, and weights.
+SEALED_FILE = "base."
+SEALED_WEIGHTS = "weights."
 
 _LENGTH = struct.Struct(">I")
 _NAME = re.compile(r"[a-z0-9][a-z0-9_.-]{0,63}")
@@ -60,6 +63,11 @@ class PackageHeader:
 def is_part_name(name: str) -> bool:
     """Whether a part may be called so."""
     return _NAME.fullmatch(name) is not None
+
+
+def is_confidential(name: str) -> bool:
+    """Whether a part of this name is one that no raw leg may get."""
+    return name.startswith((SEALED_FILE, SEALED_WEIGHTS))
 
 
 def part_context(package: str, name: str, index: int, of: int, size: int) -> bytes:

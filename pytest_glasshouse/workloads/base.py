@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from pytest_glasshouse.wire.canonical import Json
+    from pytest_glasshouse.wire.part_file import PartFile
     from pytest_glasshouse.wire.tensors import TensorEntry
     from pytest_glasshouse.workloads.model_files import ModelFile
     from pytest_glasshouse.workloads.resident import Resident
@@ -92,9 +93,13 @@ class BaseModel:
 
 @dataclass(frozen=True, kw_only=True)
 class Material:
-    """The parts that the host seals: `config` (canonical JSON), the data, and `initial` (safetensors)."""
+    """The parts that the host seals: `config` (canonical JSON), the data, and `initial` (safetensors).
+
+    `sealed` are parts of the package that no raw leg gets: the base model, where the row seals it.
+    """
 
     parts: Mapping[str, bytes] = field(repr=False)
+    sealed: Mapping[str, bytes | PartFile] = field(default_factory=dict, repr=False)
     initial_sha256: str
     base: BaseModel | None
     facts: Facts

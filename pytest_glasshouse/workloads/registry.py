@@ -27,8 +27,11 @@ def prepare(
     rank: int | None = None,
     targets: Sequence[str] | None = None,
     online: bool = False,
+    sealed: bool = False,
 ) -> Material:
     """The host's half: all parts of the package, drawn from `seed`. Uses the network only if `online`, to ask a model hub.
+
+    With `sealed` a lora row's base model is among them.
 
     Raises `ConfigurationError` when a lora row's model, data or adapter cannot be used.
     """
@@ -39,7 +42,7 @@ def prepare(
     if workload == "lora":
         from pytest_glasshouse.workloads import lora_material
 
-        return lora_material.prepare(seed=seed, model=model, data=data, rank=rank, targets=targets, online=online)
+        return lora_material.prepare(seed=seed, model=model, data=data, rank=rank, targets=targets, online=online, sealed=sealed)
     raise ConfigurationError(f"workload {workload!r}: expected mlp or lora")
 
 
@@ -64,7 +67,5 @@ def open_trainer(name: str, parts: Parts, *, base_dir: Path | None = None, devic
     if name == "lora":
         from pytest_glasshouse.workloads.lora import LoraTrainer
 
-        if base_dir is None:
-            raise ConfigurationError("workload lora: expected the directory of its base model; saw none")
         return LoraTrainer(parts, base_dir=base_dir, device=device)
     raise ConfigurationError(f"workload {name!r}: expected mlp or lora")
