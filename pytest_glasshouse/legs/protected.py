@@ -140,7 +140,7 @@ class ProtectedRuntime:
             "facts": material.facts,
         }
         return sealing(
-            material.parts,
+            {**material.parts, **material.sealed},
             owner=self._host_attestation.owner,
             run=current.run_id,
             round_nonce=current.nonce,

@@ -101,7 +101,8 @@ class Round:
 
     def guest_plan(self, leg: Role) -> TrainingPlan:
         """What a leg is to train, as its guest is sent it."""
-        target, base = self.row.target_s, self.material.base
+        # What the package holds is no file of the guest.
+        target, base = self.row.target_s, None if self.row.sealed else self.material.base
         return {
             "workload": self.row.workload,
             "device": "cuda" if self.grant.device == "cuda" else "cpu",

@@ -43,9 +43,11 @@ class Overrides:
     def chosen(self, declared: RowSpec) -> RowSpec:
         """The row with the user's overrides, before a dry run shortens it."""
         changes: dict[str, Any] = {}
-        if self.order is not None:
-            changes["order"] = self.order
-        if (self.order or declared.order) == "interleaved":
+        # A sealed row has one leg: there is no order to choose.
+        order = None if declared.sealed else self.order
+        if order is not None:
+            changes["order"] = order
+        if (order or declared.order) == "interleaved":
             changes |= self._interleaved(declared)
         elif declared.order == "interleaved":
             # Fields that only an interleaved row has; such a row is left out of the run.

@@ -76,19 +76,19 @@ class Engine:
         commits: dict[str, str] = {}
         for row, directory in rows:
             model, provider = directory or row.model, options.provider_of(row)
-            key = (model, row.data, row.rank, row.targets, row.model_source, provider)
+            key = (model, row.data, row.rank, row.targets, row.model_source, row.base, provider)
             if row.workload != "lora" or key in made:
                 continue
             made.add(key)
             try:
                 material = prepare(
                     "lora", seed=seed, model=model, data=row.data, rank=row.rank, targets=row.targets,
-                    online=provider != "mock",
+                    online=provider != "mock", sealed=row.sealed,
                 )  # fmt: skip
                 base = material.base
                 if base is not None and row.model is not None and base.revision is not None and not base.stand_in:
                     commits[row.model] = f"{base.model_id}@{base.revision}"
-                if base is not None:
+                if base is not None and not row.sealed:
                     options.model_sources_of(row).of(base, same_disk=provider not in RENTING)
                 if rehearsed:
                     rehearse(material)
