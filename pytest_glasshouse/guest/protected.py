@@ -35,7 +35,7 @@ from pytest_glasshouse.workloads.base import NonFiniteLossError
 if TYPE_CHECKING:
     from pytest_glasshouse.guest.control import Control
     from pytest_glasshouse.guest.memory import LockedSecret
-    from pytest_glasshouse.guest.opener import Opened
+    from pytest_glasshouse.guest.opener import Opened, Release
     from pytest_glasshouse.wire.canonical import Json
     from pytest_glasshouse.wire.host_messages import ProtectedOrder
     from pytest_glasshouse.wire.leg_messages import Attest, Ready
@@ -44,9 +44,11 @@ if TYPE_CHECKING:
 class Protected:
     """One protected leg. `run` returns when the agent has the signed head and the last scan is done."""
 
-    def __init__(self, control: Control, order: ProtectedOrder, package: memoryview) -> None:
+    def __init__(self, control: Control, order: ProtectedOrder, package: memoryview, release: Release) -> None:
+        """`release` frees what of `package` is not needed any more."""
         self._control = control
         self._package = package
+        self._release = release
         self._plan = order["plan"]
         self._manifest_token = order["manifest"]
         self._server_key = tokens.public_key(order["server_key"])
@@ -127,8 +129,8 @@ class Protected:
 
     def _open(self, target: Arena | Ring, key: LockedSecret, claims: dict[str, Json]) -> Opened | RingParts:
         if isinstance(target, Ring):
-            return open_package_to_device(self._package, key, claims, target)
-        return open_package(self._package, key, claims, arena=target)
+            return open_package_to_device(self._package, key, claims, target, release=self._release)
+        return open_package(self._package, key, claims, arena=target, release=self._release)
 
     def _train_and_leave(self, opened: Opened | RingParts, claims: dict[str, Json], manifest: str, open_ns: int) -> None:
         verified: dict[str, Json] = {"manifest": manifest, "open_ns": open_ns, "locked": int(opened.arena.locked)}

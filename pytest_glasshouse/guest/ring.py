@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from pytest_glasshouse.errors import IntegrityError
 from pytest_glasshouse.guest.device_memory import zero_tensors
 from pytest_glasshouse.guest.memory import Arena, LockedSecret
-from pytest_glasshouse.guest.opener import aligned, checked_header, checked_message
+from pytest_glasshouse.guest.opener import Release, aligned, checked_header, checked_message, consumed_at
 from pytest_glasshouse.wire import floe
 from pytest_glasshouse.wire.package import CANARY, SEALED_FILE, parse_header
 from pytest_glasshouse.workloads.resident import Resident
@@ -152,7 +152,9 @@ def ring_for_package(package: floe.Buffer, memory: DeviceMemory, *, limit: int =
         return Ring({}, slot=1, memory=memory, limit=limit)
 
 
-def open_package_to_device(package: floe.Buffer, data_key: LockedSecret, manifest: Mapping[str, Json], ring: Ring) -> RingParts:
+def open_package_to_device(
+    package: floe.Buffer, data_key: LockedSecret, manifest: Mapping[str, Json], ring: Ring, *, release: Release | None = None
+) -> RingParts:
     """Open `package` through `ring`. Raises what `open_package` raises; then nothing is left in host or device memory."""
     scratch = LockedSecret(floe.scratch_bytes())
     whole = False
@@ -163,7 +165,7 @@ def open_package_to_device(package: floe.Buffer, data_key: LockedSecret, manifes
             if on_host(part.name):
                 floe.decrypt_into(data_key.view, aad, message, ring.host_part(part.name, part.size), scratch=scratch.view)
             else:
-                ring.stream(part.name, part.size, _segments(data_key, aad, message, scratch))
+                ring.stream(part.name, part.size, _segments(data_key, aad, message, scratch, consumed_at(release, header, index)))
         parts = ring.finish()
         opened = RingParts(arena=ring.arena, parts=parts, header=header, memory=ring.memory, pinned=ring.pinned)
         whole = True
@@ -193,8 +195,8 @@ def copy_material_to_device(material: Mapping[str, memoryview], memory: DeviceMe
     return parts
 
 
-def _segments(data_key: LockedSecret, aad: bytes, message: memoryview, scratch: LockedSecret) -> Pieces:
-    return lambda take: floe.decrypt_segments(data_key.view, aad, message, take, scratch=scratch.view)
+def _segments(data_key: LockedSecret, aad: bytes, message: memoryview, scratch: LockedSecret, consumed: Release | None) -> Pieces:
+    return lambda take: floe.decrypt_segments(data_key.view, aad, message, take, scratch=scratch.view, consumed=consumed)
 
 
 def _copies(part: memoryview, slot: int) -> Pieces:

@@ -27,6 +27,8 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
 from pytest_glasshouse.errors import IntegrityError
 
 Buffer: TypeAlias = "bytes | bytearray | memoryview"
+#: Called with the beginning and the end of a range.
+Consumed: TypeAlias = Callable[[int, int], None]
 
 #: 4 MiB, the encrypted length of a segment: the fastest of those tried, and small beside any package.
 SEGMENT = 4 * 1024 * 1024
@@ -155,12 +157,14 @@ def decrypt_into(
     rotation: int = ROTATION,
     scratch: memoryview | None = None,
     threads: int = 1,
+    consumed: Consumed | None = None,
 ) -> None:
     """Decrypt one FLOE message into `out`, which must have exactly its plaintext's length, with up to `threads` threads.
 
     Raises `IntegrityError`: `pkg-format` (parameters), `pkg-length` (no message has this length), `pkg-commit` (another
     key or context), `pkg-integrity` (a segment is not what was sealed). After an error `out` holds anything, but nobody
-    writes to it any more. `scratch` has `scratch_bytes(threads)`.
+    writes to it any more. `scratch` has `scratch_bytes(threads)`. `consumed` is called, from any of the threads, with the range
+    of each segment in `ciphertext` that will not be read again.
     """
     _check_key(key)
     view = memoryview(ciphertext).cast("B")
@@ -175,7 +179,7 @@ def decrypt_into(
     try:
         if not hmac.compare_digest(keys.header_tag, view[42:HEADER_BYTES]):
             raise IntegrityError("pkg-commit", "another key or another context")
-        opening = _Opening(keys, body, segment, target)
+        opening = _Opening(keys, body, segment, target, consumed)
         opening.run(shares)
         # Not raised inside an except block: the error would carry the frames, and they the cipher, past this call.
         if opening.refused is not None:
@@ -192,12 +196,13 @@ def decrypt_segments(
     *,
     scratch: memoryview,
     rotation: int = ROTATION,
+    consumed: Consumed | None = None,
 ) -> Generator[memoryview]:
     """Decrypt one FLOE message segment by segment, in order, for those who have no room for all of it.
 
     `take(n)` gives the memory for the next `n` bytes of plaintext; it is yielded when they are authenticated. The message is
     whole when the generator ends by itself. Raises as `decrypt_into`; the memory taken last holds anything then. `scratch` has
-    `scratch_bytes()`. Close the generator: it wipes the keys.
+    `scratch_bytes()`. Close the generator: it wipes the keys. `consumed` as in `decrypt_into`.
     """
     _check_key(key)
     view = memoryview(ciphertext).cast("B")
@@ -214,6 +219,8 @@ def decrypt_segments(
             out = take(len(place) - SEGMENT_OVERHEAD)
             if not _open_segment(slot, number, place, out, final=number == count - 1):
                 raise IntegrityError("pkg-integrity", f"segment {number}")
+            if consumed is not None:
+                consumed(HEADER_BYTES + number * segment, HEADER_BYTES + number * segment + len(place))
             yield out
     finally:
         keys.wipe()
@@ -229,8 +236,9 @@ def derive_keys(key: Buffer, aad: bytes, ciphertext: Buffer, scratch: memoryview
 class _Opening:
     """The segments of one message, opened in neighbouring shares: one for the caller's thread, the others beside it."""
 
-    def __init__(self, keys: _Keys, body: memoryview, segment: int, out: memoryview) -> None:
+    def __init__(self, keys: _Keys, body: memoryview, segment: int, out: memoryview, consumed: Consumed | None) -> None:
         self._keys = keys
+        self._consumed = consumed
         self._body = body
         self._segment = segment
         self._out = out
@@ -269,6 +277,8 @@ class _Opening:
             if not _open_segment(slot, number, place, out, final=number == self._count - 1):
                 self._stop, self.refused = True, number
                 return
+            if self._consumed is not None:
+                self._consumed(HEADER_BYTES + number * self._segment, HEADER_BYTES + number * self._segment + len(place))
         self._finished.append(share)
 
 
