@@ -16,6 +16,7 @@ from pytest_glasshouse.wire.package import is_confidential, is_part_name
 from pytest_glasshouse.wire.part_file import PartFile
 from pytest_glasshouse.workloads.base import Material
 from pytest_glasshouse.workloads.registry import open_trainer, prepare
+from pytest_glasshouse.workloads.resident import Resident
 from tests.loopback.causal_models import TARGETS, causal_lm
 
 Mapped = Callable[[Mapping[str, bytes]], dict[str, memoryview]]
@@ -80,6 +81,30 @@ def test_a_sealed_model_trains_as_the_same_model_in_a_directory_does(family: str
         mapping: Any = view.obj
         view.release()
         mapping.close()
+
+
+@pytest.mark.torch
+def test_a_model_on_the_device_is_viewed_where_it_lies_and_not_copied_to_the_host(tmp_path: Path, mapped: Mapped) -> None:
+    """As on a GPU, where the host never holds the weights: the CPU plays the device."""
+    import torch
+
+    material = prepare("lora", seed=7, model=str(a_model(tmp_path / "model")), sealed=True)
+    staging = memoryview(bytearray(1 << 16))
+    on_host = {name: content for name, content in whole(material).items() if name == "config" or name.startswith("base.")}
+    octets = {
+        name: torch.frombuffer(bytearray(content), dtype=torch.uint8)
+        for name, content in whole(material).items()
+        if name not in on_host
+    }
+    parts: Any = {**mapped(on_host), **{name: Resident(each, staging) for name, each in octets.items()}}
+    trainer = open_trainer("lora", parts, device="cpu")
+    spans = [(each.data_ptr(), each.data_ptr() + each.numel()) for name, each in octets.items() if name.startswith("weights.")]
+    model = trainer._model  # type: ignore[attr-defined]
+    weights = [each.data_ptr() for name, each in model.named_parameters() if "lora_" not in name]
+    assert weights
+    assert all(any(start <= at < end for start, end in spans) for at in weights)
+    expected = open_trainer("lora", mapped(whole(material)), device="cpu").prologue(2)
+    assert trainer.prologue(2) == expected
 
 
 @pytest.mark.torch
