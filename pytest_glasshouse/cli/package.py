@@ -20,14 +20,16 @@ from pytest_glasshouse.wire.printable import json_text, printable
 if TYPE_CHECKING:
     from pytest_glasshouse.cli.parser import Commands
     from pytest_glasshouse.wire.canonical import Json
-    from pytest_glasshouse.wire.part_file import PartFile
+    from pytest_glasshouse.wire.part_file import PartFile, PartSource
 
 _SEAL = """\
 Encrypt files into one package under a fresh key, and describe it in a manifest signed by the owner. Writes
   OUT             the package
   OUT.manifest    the signed manifest: it holds the hash of the package's header, and so binds every byte
   OUT.key         the data key, sealed to the owner: only the owner can read it
-Parts are named by their files, in lower case letters, digits, `.`, `-` and `_`; the files of a directory are taken as they
+A directory with config.json, tokenizer.json and *.safetensors is a base model: those files of it that a row loads are sealed, and
+the package is confidential. A row names it as its model (model="OUT", base="sealed"); GLASSHOUSE_OWNER_KEY names the owner's key.
+Other parts are named by their files, in lower case letters, digits, `.`, `-` and `_`; the files of a directory are taken as they
 lie in it, without those in folders below.
 """
 _INSPECT = """\
@@ -92,20 +94,42 @@ def _seal(options: argparse.Namespace) -> int:
         refuse_unwritable(target, what="--out")
         if os.path.lexists(target):
             raise ConfigurationError(f"--out: {target} exists; choose another name")
-    parts = dict(_parts(options.source))
-    workload: dict[str, Json] = {"name": options.name}
+    parts: Mapping[str, bytes | PartSource]
+    model = _is_model(options.source)
+    if model:
+        workload, parts = _model(options.source[0])
+    else:
+        workload, parts = {"name": options.name}, dict(_parts(options.source))
     sealed = sealing(
-        parts, owner=owner, run="", round_nonce=secrets.token_hex(32), workload=workload, confidential=options.confidential
-    )
+        parts, owner=owner, run="", round_nonce=secrets.token_hex(32), workload=workload,
+        confidential=options.confidential or model,
+    )  # fmt: skip
     _write_new(targets[0], sealed.pieces())
     _write_new(targets[1], [sealed.manifest.encode() + b"\n"])
     _write_new(targets[2], [owner.seal_data_key(sealed.data_key, manifest_sha256=sealed.manifest_sha256)])
     write_lines([
+        *([f"model     {workload['model_id']}, confidential: rows that name it have no raw leg"] if model else []),
         f"package   {targets[0]} ({sealed.size} bytes, {len(parts)} parts and a canary)",
         f"manifest  {targets[1]} (sha256 {sealed.manifest_sha256})",
         f"key       {targets[2]} (sealed to its owner)",
     ])  # fmt: skip
     return EXIT_OK
+
+
+def _is_model(sources: list[Path]) -> bool:
+    """Whether one directory is given, and has the files of a causal language model."""
+    directory = sources[0]
+    has = directory.is_dir() and all((directory / name).is_file() for name in ("config.json", "tokenizer.json"))
+    return len(sources) == 1 and has and any(directory.glob("*.safetensors"))
+
+
+def _model(directory: Path) -> tuple[dict[str, Json], Mapping[str, bytes | PartSource]]:
+    from pytest_glasshouse.legs.sealed_model import claims_of
+    from pytest_glasshouse.workloads.lora_material import resolve, sealed_parts
+
+    base = resolve(f"{directory.resolve()}")
+    names, parts = sealed_parts(base)
+    return claims_of(base, names, parts), parts
 
 
 def _parts(sources: list[Path]) -> Iterator[tuple[str, PartFile]]:

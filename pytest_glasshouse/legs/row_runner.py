@@ -22,6 +22,7 @@ from pytest_glasshouse.legs.protected import ProtectedRuntime, plan_sha256
 from pytest_glasshouse.legs.raw import RawRunner
 from pytest_glasshouse.legs.round import Round
 from pytest_glasshouse.legs.row_settings import RowSettings
+from pytest_glasshouse.legs.sealed_model import sealed_of
 from pytest_glasshouse.observation.document import Observation, Plan, RoundNotes
 from pytest_glasshouse.observation.outcome import AllocationFacts, Ended, Outcome
 from pytest_glasshouse.observation.reading import ROLES
@@ -103,7 +104,7 @@ class Allocation:
             rank=row.rank,
             targets=row.targets,
             online=self.grant.provider != "mock",
-            sealed=row.sealed,
+            sealed=sealed_of(row, model, owner_key=settings.owner_key),
         )
         if "nonfinite-loss" in self.grant.faults:
             material = poisoned(material)

@@ -19,7 +19,7 @@ from pytest_glasshouse.wire import floe
 from pytest_glasshouse.wire.canonical import Json, sha256_hex
 from pytest_glasshouse.wire.evidence import TYP_MANIFEST, hpke_text
 from pytest_glasshouse.wire.package import CANARY, head, header_digest, part_context
-from pytest_glasshouse.wire.part_file import PartFile
+from pytest_glasshouse.wire.part_file import PartSource
 from pytest_glasshouse.wire.secret import Secret
 from pytest_glasshouse.wire.tokens import expect, thumbprint, verify
 
@@ -76,7 +76,7 @@ class _Message:
 
     header: bytes
     context: bytes
-    source: bytes | PartFile = field(repr=False)
+    source: bytes | PartSource = field(repr=False)
 
     @property
     def size(self) -> int:
@@ -84,7 +84,7 @@ class _Message:
 
     @contextlib.contextmanager
     def reading(self) -> Generator[Callable[[int], bytes | memoryview]]:
-        if isinstance(self.source, PartFile):
+        if not isinstance(self.source, bytes):
             with self.source.reading() as take:
                 yield take
             return
@@ -131,7 +131,7 @@ def seal(
 
 
 def sealing(
-    parts: Mapping[str, bytes | PartFile],
+    parts: Mapping[str, bytes | PartSource],
     *,
     owner: Owner,
     run: str,
@@ -149,7 +149,7 @@ def sealing(
     if CANARY in parts:
         raise ConfigurationError(f"the part name {CANARY!r} is reserved for the canary; rename the part")
     key, canary, package_id = random_bytes(floe.KEY_BYTES), random_bytes(CANARY_BYTES), random_bytes(32).hex()
-    plain: dict[str, bytes | PartFile] = {**parts, CANARY: canary}
+    plain: dict[str, bytes | PartSource] = {**parts, CANARY: canary}
     messages: list[_Message] = []
     for index, (name, source) in enumerate(plain.items()):
         context = part_context(package_id, name, index, len(plain), len(source))

@@ -68,6 +68,7 @@ class Engine:
         takes seconds. Returns, by the hub id of a row, the commit that its model was found at (`repo@commit`). Raises
         `ConfigurationError`, and `InfrastructureError` for a hub that cannot be reached.
         """
+        from pytest_glasshouse.legs.sealed_model import sealed_of
         from pytest_glasshouse.providers.registry import RENTING
         from pytest_glasshouse.workloads.lora_rehearsal import rehearse
         from pytest_glasshouse.workloads.registry import prepare
@@ -83,7 +84,7 @@ class Engine:
             try:
                 material = prepare(
                     "lora", seed=seed, model=model, data=row.data, rank=row.rank, targets=row.targets,
-                    online=provider != "mock", sealed=row.sealed,
+                    online=provider != "mock", sealed=sealed_of(row, model, owner_key=options.owner_key),
                 )  # fmt: skip
                 base = material.base
                 if base is not None and row.model is not None and base.revision is not None and not base.stand_in:

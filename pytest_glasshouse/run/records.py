@@ -138,7 +138,8 @@ def _overridden(row: RowSpec, declared: RowSpec, options: Options) -> tuple[str,
 
 def _public(declared: RowSpec) -> RowSpec:
     """A declared row as it may be published: a model directory of this machine becomes its name."""
-    if declared.model is None or not os.path.isdir(os.path.expanduser(declared.model)):  # noqa: PTH111, PTH112  (see `RowItem.of`)
+    is_there = os.path.exists if declared.sealed else os.path.isdir
+    if declared.model is None or not is_there(os.path.expanduser(declared.model)):  # noqa: PTH111  (see `RowItem.of`)
         return declared
     return dataclasses.replace(declared, model=Path(os.path.expanduser(declared.model)).resolve().name)  # noqa: PTH111  (where ~ has no meaning it is no directory)
 

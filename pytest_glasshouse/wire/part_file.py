@@ -10,12 +10,23 @@ import os
 import stat
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from pytest_glasshouse.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from contextlib import AbstractContextManager
+
+
+class PartSource(Protocol):
+    """Where the plaintext of a part comes from when it is sealed, if not from memory."""
+
+    def __len__(self) -> int: ...
+
+    def reading(self) -> AbstractContextManager[Callable[[int], memoryview]]:
+        """A function that gives the next bytes, in memory that holds them until it is called again."""
+        ...
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,11 +15,11 @@ from pytest_glasshouse.errors import ConfigurationError, IntegrityError
 from pytest_glasshouse.wire.bounded_file import read_regular
 from pytest_glasshouse.wire.canonical import canonical
 from pytest_glasshouse.wire.package import SEALED_FILE, SEALED_WEIGHTS
-from pytest_glasshouse.wire.part_file import PartFile
+from pytest_glasshouse.wire.part_file import PartFile, PartSource
 from pytest_glasshouse.wire.printable import printable
 from pytest_glasshouse.wire.tensors import tensor_digest
 from pytest_glasshouse.workloads import stand_in
-from pytest_glasshouse.workloads.base import BaseModel, HubSource, Material
+from pytest_glasshouse.workloads.base import BaseModel, HubSource, Material, SealedModel
 from pytest_glasshouse.workloads.corpus import CORPUS_NAME, read_corpus
 from pytest_glasshouse.workloads.lora_model import config_of, layers_of, tokenizer_of, weight_files, width_of
 from pytest_glasshouse.workloads.model_files import identity as identity_of
@@ -73,12 +73,13 @@ def prepare(
     rank: int | None = None,
     targets: Sequence[str] | None = None,
     online: bool = False,
-    sealed: bool = False,
+    sealed: bool | SealedModel = False,
 ) -> Material:
     """Resolve `model`, pack the text, draw the adapter. Raises `ConfigurationError` for what it cannot use.
 
     `rank` and `targets` default to those of `LORA`, the published rows' adapter. With `online` the hub may be asked for a model
-    that is not here; then also raises `InfrastructureError`. With `sealed` the model is among the parts of the package.
+    that is not here; then also raises `InfrastructureError`. With `sealed` the model is among the parts of the package; it may be
+    one that was sealed before, in place of `model`.
     """
     import numpy as np
     from safetensors.numpy import save
@@ -86,7 +87,7 @@ def prepare(
     if not model:
         raise ConfigurationError("workload lora: expected a model (a hub id or a directory); saw none")
     text, data_name = (read_corpus(), CORPUS_NAME) if data is None else (_read_text(Path(data)), Path(data).name)
-    base = resolve(model, online=online)
+    base = sealed.base if isinstance(sealed, SealedModel) else resolve(model, online=online)
     rank, targets = LORA["rank"] if rank is None else rank, list(LORA["targets"] if targets is None else targets)
     model_config = config_of(base, sequence_tokens=SEQUENCE_TOKENS)
     tokenizer = tokenizer_of(base, model_config)
@@ -97,9 +98,10 @@ def prepare(
     identity: BaseIdentity = {
         "modelId": base.model_id, "revision": base.revision, "sha256": base.sha256, "standIn": base.stand_in,
     }  # fmt: skip
-    contents: dict[str, bytes | PartFile] = {}
+    contents: Mapping[str, bytes | PartSource] = {}
     if sealed:
-        identity["parts"], contents = _sealed_base(base)
+        names, contents = sealed_parts(base) if sealed is True else (sealed.names, sealed.parts)
+        identity["parts"] = {**names}
     config: LoraConfig = {
         "workload": "lora",
         "unit": "steps",
@@ -126,7 +128,7 @@ def prepare(
     return Material(parts=parts, sealed=contents, initial_sha256=tensor_digest(initial), base=base, facts=facts)
 
 
-def _sealed_base(base: BaseModel) -> tuple[dict[str, str], dict[str, bytes | PartFile]]:
+def sealed_parts(base: BaseModel) -> tuple[dict[str, str], dict[str, bytes | PartSource]]:
     """The parts that hold the model: their names by file, and their contents by name. A large file is not read here."""
     if not base.on_host:
         raise ConfigurationError(

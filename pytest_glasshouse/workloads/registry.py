@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from pytest_glasshouse.rows.spec import WorkloadName
-    from pytest_glasshouse.workloads.base import DeviceName, Material, Parts, Trainer
+    from pytest_glasshouse.workloads.base import DeviceName, Material, Parts, SealedModel, Trainer
 
 
 def prepare(
@@ -27,7 +27,7 @@ def prepare(
     rank: int | None = None,
     targets: Sequence[str] | None = None,
     online: bool = False,
-    sealed: bool = False,
+    sealed: bool | SealedModel = False,
 ) -> Material:
     """The host's half: all parts of the package, drawn from `seed`. Uses the network only if `online`, to ask a model hub.
 
