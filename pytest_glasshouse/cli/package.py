@@ -8,13 +8,14 @@ from __future__ import annotations
 import argparse
 import os
 import secrets
+import sys
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pytest_glasshouse.errors import ConfigurationError, IntegrityError
 from pytest_glasshouse.run.exit_codes import EXIT_OK, EXIT_USAGE
-from pytest_glasshouse.wire.output import write_lines
+from pytest_glasshouse.wire.output import write_line, write_lines
 from pytest_glasshouse.wire.printable import json_text, printable
 
 if TYPE_CHECKING:
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
     from pytest_glasshouse.wire.canonical import Json
     from pytest_glasshouse.wire.part_file import PartFile, PartSource
 
+#: A larger package than this, in bytes, takes long enough to be shown, each time that so many percent more are done.
+_SHOWN_FROM = 256 << 20
+_EVERY_PERCENT = 5
 _SEAL = """\
 Encrypt files into one package under a fresh key, and describe it in a manifest signed by the owner. Writes
   OUT             the package
@@ -55,9 +59,11 @@ def declare(commands: Commands) -> None:
     )  # fmt: skip
     seal.add_argument("source", nargs="+", type=Path, metavar="DIR|FILE", help="one directory, or files")
     seal.add_argument("--owner", required=True, type=Path, metavar="FILE", help="the owner's key, as `glasshouse keygen` made it")
-    seal.add_argument("--out", required=True, type=Path, metavar="OUT", help="the package; it must not exist")
+    seal.add_argument("-o", "--out", required=True, type=Path, metavar="OUT", help="the package; it must not exist")
     seal.add_argument("--name", default="files", metavar="NAME", help="the workload's name in the manifest (default: files)")
-    seal.add_argument("--confidential", action="store_true", help="refuse a raw leg on this package")
+    seal.add_argument(
+        "--confidential", action="store_true", help="refuse a raw leg on this package (a base model always is confidential)"
+    )
     seal.set_defaults(run=_seal, report_error_code=EXIT_USAGE)
 
     inspect = commands.add_parser(
@@ -104,7 +110,7 @@ def _seal(options: argparse.Namespace) -> int:
         parts, owner=owner, run="", round_nonce=secrets.token_hex(32), workload=workload,
         confidential=options.confidential or model,
     )  # fmt: skip
-    _write_new(targets[0], sealed.pieces())
+    _write_new(targets[0], _shown(sealed.pieces(), sealed.size))
     _write_new(targets[1], [sealed.manifest.encode() + b"\n"])
     _write_new(targets[2], [owner.seal_data_key(sealed.data_key, manifest_sha256=sealed.manifest_sha256)])
     write_lines([
@@ -114,6 +120,19 @@ def _seal(options: argparse.Namespace) -> int:
         f"key       {targets[2]} (sealed to its owner)",
     ])  # fmt: skip
     return EXIT_OK
+
+
+def _shown(pieces: Iterable[bytes | memoryview], size: int) -> Iterator[bytes | memoryview]:
+    """The pieces as they come; of a large package, how far it is, on standard error."""
+    over, done, shown = sys.stderr.isatty(), 0, 0
+    for piece in pieces:
+        yield piece
+        done += len(piece)
+        if size > _SHOWN_FROM and (percent := 100 * done // size) >= shown + _EVERY_PERCENT:
+            shown = percent
+            write_line(f"sealed {done >> 20} of {size >> 20} MiB ({percent} %)", out=sys.stderr, over=over)
+    if over and shown:
+        write_line("", out=sys.stderr)
 
 
 def _is_model(sources: list[Path]) -> bool:
