@@ -44,7 +44,10 @@ _GRACE_S = 5.0
 
 @dataclass(frozen=True, kw_only=True)
 class Progress:
-    """The progress of a row. `fraction` is of the leg's target, `rate` in units per second; None where there is none yet."""
+    """The progress of a row. `fraction` is of the leg's target, `rate` in units per second; None where there is none yet.
+
+    `legs` is how many a round has.
+    """
 
     row_id: str
     leg: str
@@ -54,6 +57,7 @@ class Progress:
     elapsed_s: float
     fraction: float | None = None
     rate: float | None = None
+    legs: int = 2
 
     def to_json(self) -> dict[str, Json]:
         """As a JSON object."""
@@ -222,5 +226,6 @@ class LegWatch:
                 elapsed_s=elapsed_s,
                 fraction=None if fraction is None else min(fraction, 1.0),
                 rate=rate,
+                legs=self._progress.legs,
             )
         )

@@ -42,7 +42,9 @@ if TYPE_CHECKING:
     from pytest_glasshouse.wire.canonical import Json
     from pytest_glasshouse.wire.host_messages import ProtectedOrder
 
+#: How long a grant is valid, in seconds, beside the time that sending the package takes at this rate.
 _GRANT_S = 3600
+_SLOWEST_BYTES_PER_S = 1 << 20
 #: The sealing of a larger package than this, in bytes, is shown.
 _SHOWN_FROM = 64 << 20
 #: The reason a leg is given when the server could not be reached. No server gives it.
@@ -166,7 +168,7 @@ class ProtectedRuntime:
             package=sealed.manifest_sha256,
             policy_sha256=policy.sha256,
             allocation=current.grant.allocation_id,
-            expires=int(time.time()) + _GRANT_S,
+            expires=int(time.time()) + _GRANT_S + sealed.size // _SLOWEST_BYTES_PER_S,
             subject=current.subject,
             row=current.row.row_id,
         )

@@ -217,7 +217,13 @@ class Round:
             steps=self.row.steps,
             emit=self.emit if self.design is None else self._emit_without_rate,
             progress=Progress(
-                row_id=self.row.row_id, leg=leg, phase="start", round=self.number, rounds=self.rounds, elapsed_s=0.0
+                row_id=self.row.row_id,
+                leg=leg,
+                phase="start",
+                round=self.number,
+                rounds=self.rounds,
+                elapsed_s=0.0,
+                legs=len(self.order),
             ),
             allocation_id=self.grant.allocation_id,
         )
