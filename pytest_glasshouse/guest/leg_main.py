@@ -33,7 +33,8 @@ def run_leg(control_fd: int) -> int:
         if order["kind"] == "protected":
             package = descriptors["package"]
             # Its descriptor stays open: pages of it are freed as they are decrypted.
-            Protected(control, check_typed(order, ProtectedOrder, "order"), map_file(package), releasing(package)).run()
+            view = map_file(package, whole="arrived" not in order)
+            Protected(control, check_typed(order, ProtectedOrder, "order"), view, releasing(package)).run()
         else:
             material = {name: _mapped(fd) for name, fd in descriptors.items()}
             Raw(control, check_typed(order, RawOrder, "order"), material).run()

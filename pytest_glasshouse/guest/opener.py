@@ -61,10 +61,13 @@ def aligned(size: int) -> int:
     return -(-size // ALIGNMENT) * ALIGNMENT
 
 
-def map_file(fd: int) -> memoryview:
-    """A read-only view of a file, every page mapped at once: page faults one by one would cost more than decrypting."""
+def map_file(fd: int, *, whole: bool = True) -> memoryview:
+    """A read-only view of a file, every page mapped at once: page faults one by one would cost more than decrypting.
+
+    Not so of a file that is not there as a `whole` yet: mapping a page of it would take memory.
+    """
     size = os.fstat(fd).st_size
-    populate = getattr(mmap, "MAP_POPULATE", 0)
+    populate = getattr(mmap, "MAP_POPULATE", 0) if whole else 0
     return memoryview(mmap.mmap(fd, size, flags=mmap.MAP_SHARED | populate, prot=mmap.PROT_READ) if size else b"")
 
 
@@ -73,9 +76,15 @@ def releasing(fd: int) -> Release:
 
     What was freed reads zeros. The caller owns `fd`. Where the system frees nothing, nothing is lost but the memory.
     """
+    ended: set[int] = set()
 
     def release(start: int, end: int) -> None:
-        first, last = -(-start // ALIGNMENT) * ALIGNMENT, end // ALIGNMENT * ALIGNMENT
+        # A page that this range shares with the one before it is not needed any more either.
+        follows = start in ended
+        ended.discard(start)
+        ended.add(end)
+        first = start // ALIGNMENT * ALIGNMENT if follows else aligned(start)
+        last = end // ALIGNMENT * ALIGNMENT
         if last > first:
             _libc.fallocate(fd, _PUNCH_HOLE, ctypes.c_long(first), ctypes.c_long(last - first))
 

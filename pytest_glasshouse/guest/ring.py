@@ -30,6 +30,7 @@ RING_LIMIT = 256 * 1024 * 1024
 HOST_PARTS = frozenset({"config", CANARY})
 
 Take = Callable[[int], memoryview]
+Needed = Callable[[int], None]
 Pieces = Callable[[Take], Generator[memoryview]]
 
 
@@ -153,19 +154,34 @@ def ring_for_package(package: floe.Buffer, memory: DeviceMemory, *, limit: int =
 
 
 def open_package_to_device(
-    package: floe.Buffer, data_key: LockedSecret, manifest: Mapping[str, Json], ring: Ring, *, release: Release | None = None
+    package: floe.Buffer,
+    data_key: LockedSecret,
+    manifest: Mapping[str, Json],
+    ring: Ring,
+    *,
+    release: Release | None = None,
+    needed: Needed = lambda _end: None,
 ) -> RingParts:
-    """Open `package` through `ring`. Raises what `open_package` raises; then nothing is left in host or device memory."""
+    """Open `package` through `ring`. Raises what `open_package` raises; then nothing is left in host or device memory.
+
+    `needed` is called before the package is read up to that many bytes, and returns when they are there.
+    """
     scratch = LockedSecret(floe.scratch_bytes())
     whole = False
     try:
         header = checked_header(package, manifest)
         for index, part in enumerate(header.parts):
+            at = header.body + part.offset
+            needed(at + (part.length if on_host(part.name) else floe.HEADER_BYTES))
             message, aad = checked_message(package, header, index), header.context(index)
             if on_host(part.name):
                 floe.decrypt_into(data_key.view, aad, message, ring.host_part(part.name, part.size), scratch=scratch.view)
             else:
-                ring.stream(part.name, part.size, _segments(data_key, aad, message, scratch, consumed_at(release, header, index)))
+                ring.stream(
+                    part.name,
+                    part.size,
+                    _segments(data_key, aad, message, scratch, consumed_at(release, header, index), _after(needed, at)),
+                )
         parts = ring.finish()
         opened = RingParts(arena=ring.arena, parts=parts, header=header, memory=ring.memory, pinned=ring.pinned)
         whole = True
@@ -195,8 +211,16 @@ def copy_material_to_device(material: Mapping[str, memoryview], memory: DeviceMe
     return parts
 
 
-def _segments(data_key: LockedSecret, aad: bytes, message: memoryview, scratch: LockedSecret, consumed: Release | None) -> Pieces:
-    return lambda take: floe.decrypt_segments(data_key.view, aad, message, take, scratch=scratch.view, consumed=consumed)
+def _after(needed: Needed, at: int) -> Needed:
+    return lambda end: needed(at + end)
+
+
+def _segments(
+    data_key: LockedSecret, aad: bytes, message: memoryview, scratch: LockedSecret, consumed: Release | None, needed: Needed
+) -> Pieces:
+    return lambda take: floe.decrypt_segments(
+        data_key.view, aad, message, take, scratch=scratch.view, consumed=consumed, needed=needed
+    )
 
 
 def _copies(part: memoryview, slot: int) -> Pieces:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
-from pytest_glasshouse.channel.guest_channel import put_pieces
 from pytest_glasshouse.errors import (
     GlasshouseError,
     GuestGoneError,
@@ -20,12 +19,13 @@ from pytest_glasshouse.errors import (
     RefusedError,
 )
 from pytest_glasshouse.legs.allocation_policy import policy_for
-from pytest_glasshouse.legs.leg_watch import MODEL, Progress
+from pytest_glasshouse.legs.package_sending import PackageSending, window_of
 from pytest_glasshouse.legs.round import EXCLUDED, Round, protected_notes
 from pytest_glasshouse.observation.document import Challenge, Exit, Failure, Keys, LoadedCode, Spawned
 from pytest_glasshouse.observation.outcome import Ended
 from pytest_glasshouse.owner.sealing import sealing
 from pytest_glasshouse.wire.canonical import canonical, sha256_hex
+from pytest_glasshouse.wire.leg_messages import More
 from pytest_glasshouse.wire.tensors import tensor_digest
 from pytest_glasshouse.wire.tokens import public_text, thumbprint
 from pytest_glasshouse.wire.typed import check_typed
@@ -40,13 +40,11 @@ if TYPE_CHECKING:
     from pytest_glasshouse.owner.sealing import Sealing
     from pytest_glasshouse.rows.leg_order import Role
     from pytest_glasshouse.wire.canonical import Json
-    from pytest_glasshouse.wire.host_messages import ProtectedOrder
+    from pytest_glasshouse.wire.host_messages import MoreAnswer, ProtectedOrder
 
 #: How long a grant is valid, in seconds, beside the time that sending the package takes at this rate.
 _GRANT_S = 3600
 _SLOWEST_BYTES_PER_S = 1 << 20
-#: The sealing of a larger package than this, in bytes, is shown.
-_SHOWN_FROM = 64 << 20
 #: The reason a leg is given when the server could not be reached. No server gives it.
 NO_ANSWER = "no-answer"
 
@@ -113,7 +111,9 @@ class ProtectedRuntime:
         # 3. The sealed package goes over, the leg starts and is followed to its signed exit.
         leg_id = current.leg_id("protected")
         watch = current.watch("protected")
-        _send(current, sealed, f"{leg_id}-package")
+        sending = PackageSending(current, sealed, f"{leg_id}-package")
+        window = window_of(current)
+        sending.send(until=sealed.size if window is None else window)
         notes["trainingPlan"] = current.training_plan("protected")
         order: ProtectedOrder = {
             "kind": "protected",
@@ -125,8 +125,10 @@ class ProtectedRuntime:
             "owner_key": self._host_attestation.owner.public_text,
             "material": {"package": f"{leg_id}-package"},
         }
+        if sending.sent < sealed.size:
+            order["arrived"] = sending.sent
         current.begin("protected", order)
-        relay = _Relay(self._host_attestation, current, sealed, policy, notes)
+        relay = _Relay(self._host_attestation, current, sealed, policy, notes, sending)
         return ProtectedLeg(self._host_attestation, current, sealed=sealed, relay=relay, watch=watch, notes=notes)
 
     def _seal(self, current: Round) -> Sealing:
@@ -270,13 +272,20 @@ class _Relay:
     """Relays messages between the leg's agent and the server, and records them."""
 
     def __init__(
-        self, host_attestation: HostAttestation, current: Round, sealed: Sealing, policy: Policy, notes: ProtectedNotes
+        self,
+        host_attestation: HostAttestation,
+        current: Round,
+        sealed: Sealing,
+        policy: Policy,
+        notes: ProtectedNotes,
+        sending: PackageSending,
     ) -> None:
         self._host_attestation = host_attestation
         self._current = current
         self._sealed = sealed
         self._policy = policy
         self._notes = notes
+        self._sending = sending
         self._leg_id = current.leg_id("protected")
         self._sub = session_name(current)
         self.nonce = ""
@@ -290,8 +299,18 @@ class _Relay:
             self._notes["evidence"] = str(body["evidence"])
             self._notes["releaseLog"] = check_typed(body["log"], list[str], "log")
             self._relay(self._release)
+        elif kind == "more":
+            self._more(check_typed(body, More, "more")["arrived"])
         elif kind == "head":
             self._notes["head"] = str(body["head"])
+
+    def _more(self, arrived: int) -> None:
+        """The leg has used what it had of the package: it gets as much again."""
+        if arrived != self._sending.sent or arrived >= self._sealed.size:
+            raise self._current.broke_protocol(f"more: expected it after {self._sending.sent} of {self._sealed.size} bytes")
+        self._sending.send(until=arrived + (window_of(self._current) or self._sealed.size))
+        body: MoreAnswer = {"arrived": self._sending.sent}
+        self._current.channel.request("answer", {"leg": self._leg_id, "kind": "more", "body": body})
 
     def _relay(self, ask: Callable[[], None]) -> None:
         try:
@@ -340,19 +359,6 @@ class _Relay:
         self._current.channel.request(
             "answer", {"leg": self._leg_id, "kind": "release", "body": {"result": given["result"], "sealed": given["sealed"]}}
         )
-
-
-def _send(current: Round, sealed: Sealing, name: str) -> None:
-    """Seal the package and send it, piece by piece: the host never holds all of it."""
-    began = time.monotonic()
-    for sent in put_pieces(current.channel, name, sealed.size, sealed.pieces()):
-        if sealed.size > _SHOWN_FROM:
-            current.emit(
-                Progress(
-                    row_id=current.row.row_id, leg=MODEL, phase="seal", round=current.number, rounds=current.rounds,
-                    elapsed_s=time.monotonic() - began, fraction=sent / sealed.size,
-                )
-            )  # fmt: skip
 
 
 def session_name(current: Round) -> str:

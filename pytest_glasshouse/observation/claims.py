@@ -59,7 +59,7 @@ class ManifestClaims(TypedDict):
     workload: WorkloadClaim
 
 
-class SealedPart(TypedDict):
+class PackagedPart(TypedDict):
     """A part of the package."""
 
     name: str
@@ -70,7 +70,7 @@ class ConfidentialClaims(TypedDict):
     """Of the same manifest: whether the package is confidential, and its parts."""
 
     confidential: bool
-    parts: list[SealedPart]
+    parts: list[PackagedPart]
 
 
 class HeadClaims(TypedDict):

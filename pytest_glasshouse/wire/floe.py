@@ -197,12 +197,14 @@ def decrypt_segments(
     scratch: memoryview,
     rotation: int = ROTATION,
     consumed: Consumed | None = None,
+    needed: Callable[[int], None] = lambda _end: None,
 ) -> Generator[memoryview]:
     """Decrypt one FLOE message segment by segment, in order, for those who have no room for all of it.
 
     `take(n)` gives the memory for the next `n` bytes of plaintext; it is yielded when they are authenticated. The message is
     whole when the generator ends by itself. Raises as `decrypt_into`; the memory taken last holds anything then. `scratch` has
-    `scratch_bytes()`. Close the generator: it wipes the keys. `consumed` as in `decrypt_into`.
+    `scratch_bytes()`. Close the generator: it wipes the keys. `consumed` as in `decrypt_into`; `needed` is called before the
+    message is read up to that many bytes, and returns when they are there.
     """
     _check_key(key)
     view = memoryview(ciphertext).cast("B")
@@ -216,6 +218,7 @@ def decrypt_segments(
         slot, count = keys.slot(0), _count(len(body), segment)
         for number in range(count):
             place = body[number * segment : (number + 1) * segment]
+            needed(HEADER_BYTES + number * segment + len(place))
             out = take(len(place) - SEGMENT_OVERHEAD)
             if not _open_segment(slot, number, place, out, final=number == count - 1):
                 raise IntegrityError("pkg-integrity", f"segment {number}")

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
+import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from pytest_glasshouse.channel.archive import build_archive
+from pytest_glasshouse.channel.guest_channel import GuestChannel
 from pytest_glasshouse.errors import ConfigurationError
 from pytest_glasshouse.invariants import SEALED, judge
-from pytest_glasshouse.legs import row_runner
+from pytest_glasshouse.legs import protected, row_runner
 from pytest_glasshouse.legs.leg_watch import Progress
 from pytest_glasshouse.observation.results import results
+from pytest_glasshouse.owner.sealing import sealing
+from pytest_glasshouse.wire import tokens
 from pytest_glasshouse.wire.tensors import parse_safetensors
 from tests.loopback.causal_models import causal_lm
 from tests.rounds.conftest import carry_out, short_row
@@ -82,3 +90,63 @@ def test_a_raw_leg_of_a_sealed_row_is_refused_and_the_guest_gets_nothing(
             on_progress=lambda progress, _directory: sent.append(progress.phase),
         )
     assert sent == []
+
+
+#: The protected leg chooses the ring, of a few slots.
+_MAIN = """
+import os, sys
+sys.path.extend(value for flag, value in zip(sys.argv, sys.argv[1:]) if flag == "--site-packages")
+from pytest_glasshouse.agent.main import main
+from pytest_glasshouse.guest import protected
+from pytest_glasshouse.guest.device_memory import TorchMemory
+from pytest_glasshouse.guest.ring import ring_for_package
+
+protected.Protected._allocate = lambda leg: ring_for_package(leg._package, TorchMemory("cpu"), limit=131072)
+sys.exit(main())
+"""
+
+
+@pytest.mark.torch
+def test_a_device_gets_the_package_as_it_makes_room_and_the_host_never_holds_it(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a GPU, here with the CPU as the device: neither ciphertext nor plaintext is in the guest's host memory as a whole."""
+    window, held = 1 << 16, list[int]()
+    monkeypatch.setattr(protected, "sealing", functools.partial(sealing, segment=4096))
+    monkeypatch.setattr(protected, "window_of", lambda _current: window)
+
+    def told(channel: GuestChannel, op: str, *rest: Any, **given: Any) -> Any:
+        if op == "put":
+            held.append(packages_in_memory())
+        return request(channel, op, *rest, **given)
+
+    request = GuestChannel.request
+    monkeypatch.setattr(GuestChannel, "request", told)
+    ran = carry_out(
+        short_row("lora", "protected-first", base="sealed", model=model.name),
+        tmp_path,
+        model=str(model),
+        archive=build_archive({"__main__.py": _MAIN.encode()}),
+    )
+    observation = ran.outcome.observation
+    assert ran.outcome.ended is None
+    assert {each.invariant: each.reason for each in judge(observation) if each.finding != "held"} == {}
+    protected_notes: Any = observation["rounds"][0]["protected"]
+    size = int(str(tokens.peek(protected_notes["manifest"])["sealed_bytes"]))
+    assert size > 5 * window
+    asked = protected_notes["timeline"]["more"]
+    assert protected_notes["timeline"]["key_received"] < asked < protected_notes["timeline"]["package_verified"]
+    bodies: dict[str, Any] = {entry["type"]: entry["body"] for entry in map(json.loads, protected_notes["journal"])}
+    assert bodies["package_verified"]["ring_bytes"] == 131072
+    assert 0 < max(held) < size / 2
+
+
+def packages_in_memory() -> int:
+    """Bytes that sealed packages take in memory files of this user's processes."""
+    taken = 0
+    for link in Path("/proc").glob("[0-9]*/fd/*"):
+        with contextlib.suppress(OSError):
+            name = str(link.readlink())
+            if "memfd:glasshouse-protected-" in name and "-package" in name:
+                taken = max(taken, link.stat().st_blocks * 512)
+    return taken
