@@ -115,10 +115,10 @@ def test_a_device_gets_the_package_as_it_makes_room_and_the_host_never_holds_it(
     monkeypatch.setattr(protected, "sealing", functools.partial(sealing, segment=4096))
     monkeypatch.setattr(protected, "window_of", lambda _current: window)
 
-    def told(channel: GuestChannel, op: str, *rest: Any, **given: Any) -> Any:
+    def told(channel: GuestChannel, op: str, fields: Any = None, *rest: Any, **given: Any) -> Any:
         if op == "put":
-            held.append(packages_in_memory())
-        return request(channel, op, *rest, **given)
+            held.append(memory_of(f"memfd:glasshouse-{fields['name']} "))
+        return request(channel, op, fields, *rest, **given)
 
     request = GuestChannel.request
     monkeypatch.setattr(GuestChannel, "request", told)
@@ -141,12 +141,10 @@ def test_a_device_gets_the_package_as_it_makes_room_and_the_host_never_holds_it(
     assert 0 < max(held) < size / 2
 
 
-def packages_in_memory() -> int:
-    """Bytes that sealed packages take in memory files of this user's processes."""
-    taken = 0
+def memory_of(name: str) -> int:
+    """Bytes that the memory file of this name takes, whichever process has it."""
     for link in Path("/proc").glob("[0-9]*/fd/*"):
         with contextlib.suppress(OSError):
-            name = str(link.readlink())
-            if "memfd:glasshouse-protected-" in name and "-package" in name:
-                taken = max(taken, link.stat().st_blocks * 512)
-    return taken
+            if name in str(link.readlink()):
+                return link.stat().st_blocks * 512
+    return 0
