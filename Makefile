@@ -84,6 +84,7 @@ calibrate: $(STAMP) ## an hour: rows of known truth on this machine, and simulat
 bench: $(STAMP) ## ratios, printed and not judged
 	$(BIN)/python benchmarks/startup.py
 	$(BIN)/python benchmarks/opening.py
+	$(BIN)/python benchmarks/sealed.py
 	$(BIN)/python benchmarks/server.py
 	$(BIN)/python benchmarks/scale.py
 

@@ -43,6 +43,7 @@ from pytest_glasshouse.wire.host_messages import (
     PutRequest,
     StartRequest,
 )
+from pytest_glasshouse.wire.package import is_confidential
 from pytest_glasshouse.wire.printable import printable
 from pytest_glasshouse.wire.typed import check_typed
 from pytest_glasshouse.workloads.base import GUEST_ENVIRONMENT
@@ -170,6 +171,8 @@ class Agent:
         scheduler = self._schedulers[start["round"]] if "round" in start else None
         if any(not leg.ended and (scheduler is None or leg.scheduler is not scheduler) for leg in self._legs.values()):
             raise ProtocolError("start: expected no running leg outside this round; saw one")
+        if order["kind"] == "raw" and (parts := sorted(filter(is_confidential, order["material"]))):
+            raise ProtocolError(f"start: expected no confidential part for a raw leg; saw {printable(parts[0], limit=80)}")
         base = order["plan"]["base"]
         if base is not None:
             order["plan"]["base"] = self._models.plan(base["sha256"])

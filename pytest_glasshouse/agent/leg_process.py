@@ -173,7 +173,8 @@ class LegProcess(threading.Thread):
     def _start(self, theirs: socket.socket) -> subprocess.Popen[bytes]:
         base = self._order["plan"]["base"]
         cache = warm_page_cache(None if base is None else base.get("directory"))
-        material = {name: self._memory_files.descriptor(item) for name, item in self._order["material"].items()}
+        descriptor = self._memory_files.growing if "arrived" in self._order else self._memory_files.descriptor
+        material = {name: descriptor(item) for name, item in self._order["material"].items()}
         self._most_export = _HEADERS + 4 * sum(os.fstat(fd).st_size for fd in material.values())
         reading, writing = os.pipe()
         held = {} if base is None else base.get("descriptors", {})
@@ -227,6 +228,7 @@ class LegProcess(threading.Thread):
         handlers: dict[str, Callable[[], object]] = {
             "ready": lambda: self._on_ready(ours, body),
             "attest": lambda: self._on_attest(ours, body),
+            "more": lambda: self._on_more(ours, body),
             "memory": lambda: self._scan.attach(ours, body, pid=self._leg_pid),
             "scan": lambda: self._on_scan(ours, body),
             "resident": lambda: self._on_turn(ours, kind, body),
@@ -323,6 +325,15 @@ class LegProcess(threading.Thread):
         kind, answer = self._answer()
         if kind not in ("release", "refusal"):
             raise ProtocolError(f"expected the server's answer; saw {kind!r}")
+        self._send(ours, kind, answer)
+
+    def _on_more(self, ours: PeerCredentialSocket, body: dict[str, Json]) -> None:
+        """The leg needs more of its package: the host puts it, and says how much is there then."""
+        check_event("more", body)
+        self._spool.append(self._leg_id, "more", body)
+        kind, answer = self._answer()
+        if kind != "more":
+            raise ProtocolError(f"expected more of the package; saw {kind!r}")
         self._send(ours, kind, answer)
 
     def _on_scan(self, ours: PeerCredentialSocket, body: dict[str, Json]) -> None:

@@ -32,7 +32,10 @@ class MemoryFiles:
         with self._lock:
             if offset == 0:
                 self._close(name)
-                self._files[name] = (os.memfd_create(f"glasshouse-{name}", os.MFD_CLOEXEC), 0, total)
+                fd = os.memfd_create(f"glasshouse-{name}", os.MFD_CLOEXEC)
+                self._files[name] = (fd, 0, total)
+                if 0 <= total <= MAX_ITEM:
+                    os.ftruncate(fd, total)  # takes no memory; a leg may map all of it before all of it is there
             if name not in self._files:
                 raise ProtocolError(f"item {name!r}: expected the first piece at offset 0; saw {offset}")
             fd, have, announced = self._files[name]
@@ -47,6 +50,13 @@ class MemoryFiles:
         """A descriptor of a complete item, owned by the caller."""
         with self._lock:
             return os.dup(self._complete(name))
+
+    def growing(self, name: str) -> int:
+        """A descriptor of an item that may not be complete yet, owned by the caller."""
+        with self._lock:
+            if name not in self._files:
+                raise ProtocolError(f"item {name!r}: expected an item that was put; saw no such name")
+            return os.dup(self._files[name][0])
 
     def read(self, name: str, *, offset: int, size: int) -> tuple[bytes, int]:
         """Up to `size` bytes of a complete item from `offset`, and the item's whole size."""

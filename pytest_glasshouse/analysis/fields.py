@@ -1,4 +1,4 @@
-"""The rows of a report, typed: a measured row, an excluded one and a null row, and how a row's record travels to the report.
+"""The rows of a report, typed: measured, sealed, excluded and null, and how a row's record travels to the report.
 
 What older reports lack is `NotRequired`. An interval is `[low, high]`.
 """
@@ -15,6 +15,7 @@ from pytest_glasshouse.analysis.figure_fields import (
     JudgedFigures,
     NullDifference,
     RowFigures,
+    SealedFigures,
     SegmentFigures,
     Steady,
     TurnsRecord,
@@ -25,7 +26,7 @@ from pytest_glasshouse.observation.reading import CacheRecord, JournalRecord, St
 from pytest_glasshouse.rows.interleaving import InterleavingPlan
 from pytest_glasshouse.rows.spec import AdapterRecord
 
-ListName = Literal["rows", "nullRows", "excludedResults"]
+ListName = Literal["rows", "sealedRows", "nullRows", "excludedResults"]
 ExcludedAs = Literal["excluded", "failed", "error", "lost", "infrastructure"]
 
 
@@ -129,6 +130,12 @@ class ParametersRecord(TypedDict, total=False):
     parameters: dict[str, str]
 
 
+class BaseRecord(TypedDict, total=False):
+    """How the base model is protected, where the package holds it."""
+
+    base: Literal["sealed"]
+
+
 class AddedLater(TypedDict, total=False):
     """What a record gets on its way to the report: the attempts at the row, where there were several, and its seal."""
 
@@ -136,7 +143,7 @@ class AddedLater(TypedDict, total=False):
     seal: str
 
 
-class RowIdentity(AdapterRecord, ParametersRecord):
+class RowIdentity(AdapterRecord, BaseRecord, ParametersRecord):
     """What identifies every row."""
 
     rowId: str
@@ -177,14 +184,18 @@ class FindingStates(TypedDict):
     sameAllocation: bool | None
 
 
-class RowJudged(RowAsRun, RowCommon, FindingStates):
-    """What measured and excluded rows have: what was found, and whether it may be published."""
+class RowFound(RowAsRun, RowCommon):
+    """What rows with a protected leg have: what was found, and whether it may be published."""
 
     findings: list[FindingRecord]
     waived: list[Waived]
     lifecycle: LifecycleCount
     publishable: bool
     unpublishableBecause: list[str]
+
+
+class RowJudged(RowFound, FindingStates):
+    """What measured and excluded rows have."""
 
 
 @final
@@ -248,7 +259,21 @@ class NullRow(RowCommon, AllocationFields, NullDifference):
     stepBudget: NotRequired[int | None]
 
 
-RowRecord: TypeAlias = MeasuredRow | ExcludedRow | NullRow
+@final
+class SealedRow(RowFound, AllocationFields, SealedFigures, CacheRecord, StrictMemoryRecord):
+    """A row of `sealedRows`: a confidential package, so a protected leg only, and no overhead."""
+
+    confidential: Literal[True]
+    attestation: str
+    runtimeState: str
+    sameAllocation: bool | None
+    seed: int | None
+    treatment: list[str]
+    standIn: bool
+    journal: list[JournalRecord]
+
+
+RowRecord: TypeAlias = MeasuredRow | SealedRow | ExcludedRow | NullRow
 
 
 class MeasuredRecord(TypedDict):
@@ -272,5 +297,12 @@ class NullRecord(TypedDict):
     record: NullRow
 
 
+class SealedRecord(TypedDict):
+    """The record of a row whose base is sealed, on its way to the report."""
+
+    list: Literal["sealedRows"]
+    record: SealedRow
+
+
 #: A record as it travels from the test to the report: the name of its list and the object that goes there.
-Record: TypeAlias = MeasuredRecord | ExcludedRecord | NullRecord
+Record: TypeAlias = MeasuredRecord | SealedRecord | ExcludedRecord | NullRecord

@@ -302,6 +302,45 @@ class RowFigures(RoundsRecord, UntimedFigures, EstimatesRecord, CostFigures):
     stopReason: str
 
 
+class SealedRound(TypedDict):
+    """One round of a row whose base is sealed."""
+
+    round: int
+    protectedUnits: int
+    protectedElapsedSec: float
+    protectedPerSec: float
+    protectedSetupSec: float
+    protectedWarmupSec: float
+    protectedWarmupUnits: int
+    protectedCpuSec: float
+    protectedPhasesSec: dict[str, float]
+    protectedAdapterSha256: str
+    protectedFinalLoss: float
+    protectedStopReason: str
+    zeroizeSec: float | None
+
+
+class SealedFigures(UntimedFigures):
+    """Everything computed from the rounds of a row whose base is sealed."""
+
+    unit: str
+    protectedUnits: int
+    protectedElapsedSec: float
+    protectedPerSec: float
+    protectedPerSecCi95: list[float] | None
+    method: str
+    protectedSetupSec: float
+    protectedWarmupSec: float
+    protectedCpuSecPerUnit: float
+    protectedPhasesSec: dict[str, float]
+    protectedPeakMemory: PeakMemory
+    zeroizeSec: float | None
+    protectedAdapterSha256: str
+    protectedFinalLoss: float
+    stopReason: str
+    protectedRounds: list[SealedRound]
+
+
 class JudgedFigures(TypedDict):
     """Interval, verdict and limit: what follows from the figures and the settings of the run."""
 

@@ -68,23 +68,23 @@ def row_figures(
         "protectedSetupSec": seconds(sum(leg.setup_ns for leg in protected)),
         "protectedWarmupSec": seconds(sum(leg.warmup_ns for leg in protected)),
         "protectedCpuSecPerUnit": seconds(sum(leg.cpu_ns for leg in protected)) / _units(protected),
-        "protectedPhasesSec": _phases(protected),
-        "protectedPeakMemory": _peak_memory(protected),
+        "protectedPhasesSec": phases_sec(protected),
+        "protectedPeakMemory": peak_memory(protected),
         "rawUnits": _units(raw),
         "rawElapsedSec": seconds(_elapsed_ns(raw)),
         "rawPerSec": raw_rate,
         "rawSetupSec": seconds(sum(leg.setup_ns for leg in raw)),
         "rawWarmupSec": seconds(sum(leg.warmup_ns for leg in raw)),
         "rawCpuSecPerUnit": seconds(sum(leg.cpu_ns for leg in raw)) / _units(raw),
-        "rawPhasesSec": _phases(raw),
-        "rawPeakMemory": _peak_memory(raw),
+        "rawPhasesSec": phases_sec(raw),
+        "rawPeakMemory": peak_memory(raw),
         "zeroizeSec": None if any(value is None for value in zeroize) else seconds(sum(value or 0 for value in zeroize)),
-        **_untimed_figures(protected),
+        **untimed_figures(protected),
         "overheadPct": overhead_pct(protected_rate, raw_rate),
         "protectedAdapterSha256": protected[-1].adapter_sha256,
         "rawAdapterSha256": raw[-1].adapter_sha256,
-        "protectedFinalLoss": _finite("protected", protected[-1].final_loss),
-        "rawFinalLoss": _finite("raw", raw[-1].final_loss),
+        "protectedFinalLoss": finite_loss("protected", protected[-1].final_loss),
+        "rawFinalLoss": finite_loss("raw", raw[-1].final_loss),
         "stopReason": stops.pop() if len(stops) == 1 else "mixed",
         "roundFigures": [_round_figures(each) for each in rounds],
         **estimate_figures(rounds, first_rounds=first_rounds),
@@ -164,24 +164,26 @@ def _elapsed_ns(legs: Sequence[LegResult]) -> int:
 
 
 def _total_rate(name: str, legs: Sequence[LegResult]) -> float:
-    return _rate(name, _units(legs), _elapsed_ns(legs))
+    return leg_rate(name, _units(legs), _elapsed_ns(legs))
 
 
-def _phases(legs: Sequence[LegResult]) -> dict[str, float]:
+def phases_sec(legs: Sequence[LegResult]) -> dict[str, float]:
+    """Seconds of each phase, over all `legs`."""
     phases: Counter[str] = Counter()
     for leg in legs:
         phases.update(leg.phases_ns)
     return {phase: seconds(phases[phase]) for phase in sorted(phases)}
 
 
-def _peak_memory(legs: Sequence[LegResult]) -> PeakMemory:
+def peak_memory(legs: Sequence[LegResult]) -> PeakMemory:
+    """The largest of the legs' peaks."""
     peaks = [leg.peak_memory_bytes for leg in legs if leg.peak_memory_bytes is not None]
     if len(peaks) < len(legs):
         return {"bytes": None, "reason": _NO_PEAK}
     return {"bytes": max(peaks), "reason": None}
 
 
-def _untimed_figures(legs: Sequence[LegResult]) -> UntimedFigures:
+def untimed_figures(legs: Sequence[LegResult]) -> UntimedFigures:
     """Figures outside the legs' time: the memory scan, and the plaintext's exposure. Older reports have neither."""
     figures: UntimedFigures = {}
     scans = [leg.scan_ns for leg in legs if leg.scan_ns is not None]
@@ -197,8 +199,8 @@ def _untimed_figures(legs: Sequence[LegResult]) -> UntimedFigures:
 
 def _round_figures(each: RoundResult) -> RoundFigures:
     ((protected, raw),) = measured_legs([each])
-    protected_rate = _rate("protected", protected.units, protected.elapsed_ns)
-    raw_rate = _rate("raw", raw.units, raw.elapsed_ns)
+    protected_rate = leg_rate("protected", protected.units, protected.elapsed_ns)
+    raw_rate = leg_rate("raw", raw.units, raw.elapsed_ns)
     return {
         "round": each.number,
         "order": [leg for leg in each.order if leg in {"protected", "raw"}],
@@ -210,7 +212,7 @@ def _round_figures(each: RoundResult) -> RoundFigures:
         "protectedWarmupUnits": protected.warmup_units,
         "protectedCpuSec": seconds(protected.cpu_ns),
         "protectedAdapterSha256": protected.adapter_sha256,
-        "protectedFinalLoss": _finite("protected", protected.final_loss),
+        "protectedFinalLoss": finite_loss("protected", protected.final_loss),
         "protectedStopReason": protected.stop_reason,
         "rawUnits": raw.units,
         "rawElapsedSec": seconds(raw.elapsed_ns),
@@ -220,21 +222,23 @@ def _round_figures(each: RoundResult) -> RoundFigures:
         "rawWarmupUnits": raw.warmup_units,
         "rawCpuSec": seconds(raw.cpu_ns),
         "rawAdapterSha256": raw.adapter_sha256,
-        "rawFinalLoss": _finite("raw", raw.final_loss),
+        "rawFinalLoss": finite_loss("raw", raw.final_loss),
         "rawStopReason": raw.stop_reason,
         "zeroizeSec": None if protected.zeroize_ns is None else seconds(protected.zeroize_ns),
         "overheadPct": overhead_pct(protected_rate, raw_rate),
     }
 
 
-def _rate(name: str, units: int, elapsed_ns: int) -> float:
+def leg_rate(name: str, units: int, elapsed_ns: int) -> float:
+    """Units per second. Raises `ReportError`, which names the leg."""
     try:
         return rate(units, seconds(elapsed_ns))
     except ValueError as error:
         raise ReportError(f"{name} leg: {error}") from error
 
 
-def _finite(name: str, loss: str) -> float:
+def finite_loss(name: str, loss: str) -> float:
+    """A final loss. Raises `ReportError`, which names the leg, for one that is not finite."""
     try:
         value = float(loss)
     except ValueError as error:

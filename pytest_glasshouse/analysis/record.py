@@ -17,6 +17,8 @@ from pytest_glasshouse.analysis.fields import Record
 from pytest_glasshouse.analysis.figures import judged_figures, measured_legs, row_figures
 from pytest_glasshouse.analysis.lifecycle import lifecycle
 from pytest_glasshouse.analysis.null_row import null_figures
+from pytest_glasshouse.analysis.publishable import unique, unpublishable_because
+from pytest_glasshouse.analysis.sealed_row import sealed_figures
 from pytest_glasshouse.analysis.segments import design, segments, steady
 from pytest_glasshouse.observation.reading import cache_state, invariant_key, journals, stand_in, strict_memory, treatment
 from pytest_glasshouse.overhead.verdict import Verdict
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
     from pytest_glasshouse.analysis.fields import (
         AddedLater,
         AllocationFields,
+        BaseRecord,
         ExcludedRow,
         Exclusion,
         FindingRecord,
@@ -37,6 +40,7 @@ if TYPE_CHECKING:
         OptionalAllocationFields,
         ParametersRecord,
         RowAsRun,
+        SealedRow,
         Waived,
         Work,
     )
@@ -82,7 +86,7 @@ def build_record(
     *,
     judge: Judge | None = None,
 ) -> Record:
-    """The unsealed record of one row: `{"list": "rows" | "nullRows" | "excludedResults", "record": {...}}`.
+    """The unsealed record of one row: `{"list": "rows" | "sealedRows" | "nullRows" | "excludedResults", "record": {...}}`.
 
     A row is measured when it did not end early, both legs of every round it asked for are there, and every finding held
     or is waived. Anything else is an excluded result and carries no rate and no overhead.
@@ -112,6 +116,8 @@ def build_record(
             **_LATER,
         }
         return {"list": "nullRows", "record": null}
+    if outcome.row.sealed:
+        return {"list": "sealedRows", "record": _sealed(outcome, allocation, rounds, found, settings, judge=judge)}
     extended = extension(outcome.observation, rounds)
     first_rounds = None if extended is None else extended.first_rounds
     figures = row_figures(rounds, first_rounds=first_rounds, usd_per_hour=price(outcome.observation))
@@ -123,7 +129,7 @@ def build_record(
         max_overhead_pct=settings.max_overhead_pct,
         first_rounds=first_rounds,
     )
-    reasons = _reasons(outcome, found, settings)
+    reasons = unpublishable_because(outcome, found, settings.unpublishable)
     row: MeasuredRow = {
         **_as_run(outcome, settings),
         **_allocation_fields(allocation),
@@ -155,6 +161,43 @@ def build_record(
     return {"list": "rows", "record": row}
 
 
+def _sealed(
+    outcome: Outcome,
+    allocation: AllocationFacts,
+    rounds: Sequence[RoundResult],
+    found: list[FindingRecord],
+    settings: RecordSettings,
+    *,
+    judge: Judge | None,
+) -> SealedRow:
+    """The record of a row without a raw leg: its lifecycle, and the rate of its protected leg."""
+    reasons, states = unpublishable_because(outcome, found, settings.unpublishable), finding_states(found)
+    return {
+        **_as_run(outcome, settings),
+        **_allocation_fields(allocation),
+        "confidential": True,
+        **sealed_figures(rounds),
+        "seed": settings.seed,
+        "findings": found,
+        "waived": _waived(found, settings),
+        "attestation": states["attestation"],
+        "runtimeState": states["runtimeState"],
+        "sameAllocation": states["sameAllocation"],
+        "treatment": treatment(outcome.observation),
+        "standIn": stand_in(outcome.observation),
+        **cache_state(outcome.observation),
+        **strict_memory(outcome.observation),
+        "journal": journals(outcome.observation),
+        "lifecycle": lifecycle(outcome.observation, waived=settings.waived, judge=judge),
+        "observation": outcome.observation,
+        "dryRun": allocation.dry_run,
+        "simulated": allocation.simulated,
+        "publishable": not reasons,
+        "unpublishableBecause": reasons,
+        **_LATER,
+    }
+
+
 def _excluded(
     outcome: Outcome,
     rounds: Sequence[RoundResult],
@@ -179,7 +222,7 @@ def _excluded(
         "dryRun": allocation is None or allocation.dry_run,
         "simulated": allocation is not None and allocation.simulated,
         "publishable": False,
-        "unpublishableBecause": _unique(["not measured", *_reasons(outcome, found, settings)]),
+        "unpublishableBecause": unique(["not measured", *unpublishable_because(outcome, found, settings.unpublishable)]),
         **_LATER,
     }
 
@@ -246,6 +289,7 @@ def turns(observation: Observation, rounds: Sequence[RoundResult]) -> TurnsRecor
 def _as_run(outcome: Outcome, settings: RecordSettings) -> RowAsRun:
     row = outcome.row
     as_declared = _work(row) == _work(outcome.declared)
+    base: BaseRecord = {"base": "sealed"} if row.sealed else {}
     parameters: ParametersRecord = {"parameters": dict(row.parameters)} if row.parameters else {}
     return {
         "rowId": row.row_id,
@@ -257,6 +301,7 @@ def _as_run(outcome: Outcome, settings: RecordSettings) -> RowAsRun:
         "workload": row.workload,
         "modelId": row.model,
         **row.adapter,
+        **base,
         **_work(row),
         "fixedOrder": settings.fixed_order,
         "warmupSec": row.warmup_s,
@@ -300,7 +345,7 @@ def _exclusion(
         return {"outcome": "failed", "reason": reason, "decision": _EXCLUDED}
     if not found:
         return {"outcome": "error", "reason": "no finding was judged", "decision": _EXCLUDED}
-    extended = None if outcome.row.null else extension(outcome.observation, rounds)
+    extended = None if outcome.row.null or outcome.row.sealed else extension(outcome.observation, rounds)
     planned = outcome.row.rounds if extended is None else extended.rounds
     complete = len(rounds) == planned and all(_complete(each, outcome.row) for each in rounds)
     if not complete or outcome.allocation is None:
@@ -313,6 +358,8 @@ def _exclusion(
 
 def _complete(each: RoundResult, row: RowSpec) -> bool:
     """Whether every leg of a round was measured, and in an interleaved one every turn."""
+    if row.sealed:
+        return each.protected is not None
     if row.order != "interleaved":
         return each.protected is not None and each.raw is not None
     planned = interleaving(row)
@@ -336,40 +383,3 @@ def _waived(found: Sequence[FindingRecord], settings: RecordSettings) -> list[Wa
         for each in found
         if _is_waived(each, settings)
     ]
-
-
-def _reasons(outcome: Outcome, found: Sequence[FindingRecord], settings: RecordSettings) -> list[str]:
-    """Why this row may not be published; empty when it may."""
-    row, allocation = outcome.row, outcome.allocation
-    reasons = list(settings.unpublishable)
-    if allocation is None or allocation.dry_run:
-        reasons.append("dry run")
-    if allocation is not None and allocation.simulated:
-        reasons.append("simulated provider")
-    if row.gpu_model is not None and allocation is not None and allocation.gpu_model != row.gpu_model:
-        reasons.append("not the GPU the row names")
-    if _reference_source(outcome.observation) == "checkout":
-        reasons.append("reference values from a checkout")
-    if _shortened(row, outcome.declared):
-        reasons.append("shortened target")
-    if stand_in(outcome.observation):
-        reasons.append("stand-in model")
-    reasons += [f"{each['invariant']} is {each['finding']}" for each in found if each["finding"] != "held"]
-    return _unique(reasons)
-
-
-def _reference_source(observation: Observation) -> str | None:
-    return observation["allocation"].get("referenceSource") if "allocation" in observation else None
-
-
-def _shortened(row: RowSpec, declared: RowSpec) -> bool:
-    """Less of the declared target, or a target of another kind, which cannot be compared and so is not trusted."""
-    if row.target_s is not None and declared.target_s is not None:
-        return row.target_s < declared.target_s or row.warmup_s < declared.warmup_s
-    if row.steps is not None and declared.steps is not None:
-        return row.steps < declared.steps or row.warmup_s < declared.warmup_s
-    return True
-
-
-def _unique(reasons: Iterable[str]) -> list[str]:
-    return list(dict.fromkeys(reasons))

@@ -12,7 +12,7 @@ from pytest_glasshouse.overhead.interval import log_ratio
 from pytest_glasshouse.overhead.verdict import LimitJudgement, Verdict, implausible_negative, judge_limit
 
 if TYPE_CHECKING:
-    from pytest_glasshouse.analysis.fields import MeasuredRow, NullRow
+    from pytest_glasshouse.analysis.fields import MeasuredRow, NullRow, SealedRow
     from pytest_glasshouse.analysis.figure_fields import ExtensionRecord, LimitBasis, LimitFigures, RoundsRecord
 
 
@@ -38,10 +38,10 @@ def _implausible(row: LimitBasis, first: int | None) -> bool:
     return found and not row["fixedOrder"]
 
 
-def limit_of(row: MeasuredRow | NullRow, limit_pct: float | None = None) -> LimitJudgement | None:
+def limit_of(row: MeasuredRow | SealedRow | NullRow, limit_pct: float | None = None) -> LimitJudgement | None:
     """A measured row under `limit_pct`, by default the limit that its run was given; None where there is neither.
 
-    None for a null row too, which has no overhead.
+    None for a null row and for one whose base is sealed, too: they have no overhead.
     """
     if "roundFigures" not in row:
         return None

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 from pytest_glasshouse.overhead.verdict import Verdict
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from pytest_glasshouse.overhead.interval import Interval
     from pytest_glasshouse.overhead.verdict import Judgement
 
@@ -31,6 +33,13 @@ def figure_with_interval(overhead_pct: float, ci95: tuple[float, float] | None) 
     if ci95 is None:
         return f"{signed(overhead_pct)} % (single sample)"
     return f"{signed(overhead_pct)} % (95 % interval {signed(ci95[0])} to {signed(ci95[1])})"
+
+
+def rate_with_interval(per_s: float, ci95: Sequence[float] | None, unit: str) -> str:
+    """A rate as it may be shown: with its 95 % interval over rounds, or as a single sample."""
+    if ci95 is None:
+        return f"{per_s:,.3f} {unit}/s (single sample)"
+    return f"{per_s:,.3f} {unit}/s (95 % interval {ci95[0]:,.3f} to {ci95[1]:,.3f})"
 
 
 def signed(value: float) -> str:

@@ -34,7 +34,7 @@ from pytest_glasshouse.legs.row_runner import Allocation, RowSettings
 from pytest_glasshouse.observation.document import Observation
 from pytest_glasshouse.observation.outcome import Ended
 from pytest_glasshouse.observation.reading import protected_of
-from pytest_glasshouse.owner.sealing import SealedPackage
+from pytest_glasshouse.owner.sealing import Sealing
 from pytest_glasshouse.providers import local_process as process
 from pytest_glasshouse.providers.base import Grant, Instance
 from pytest_glasshouse.rows.spec import RowSpec
@@ -94,7 +94,7 @@ class TargetGuest:
     #: Called with the process id of the guest's first process, as soon as it exists.
     on_spawned: Callable[[int], None] = lambda _pid: None
     host_attestation: HostAttestation = field(default_factory=HostAttestation, init=False)
-    sealed: list[SealedPackage] = field(default_factory=list, init=False)
+    sealed: list[Sealing] = field(default_factory=list, init=False)
 
     def __post_init__(self) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="glasshouse-target-"))
@@ -214,11 +214,11 @@ class TargetGuests:
 class _RecordingRuntime(ProtectedRuntime):
     """Records the packages it sealed, so that an attack can search for their secrets."""
 
-    def __init__(self, host_attestation: HostAttestation, sealed_packages: list[SealedPackage]) -> None:
+    def __init__(self, host_attestation: HostAttestation, sealed_packages: list[Sealing]) -> None:
         super().__init__(host_attestation)
         self._sealed = sealed_packages
 
-    def _seal(self, current: Round) -> SealedPackage:
+    def _seal(self, current: Round) -> Sealing:
         self._sealed.append(super()._seal(current))
         return self._sealed[-1]
 

@@ -19,7 +19,7 @@ from pytest_glasshouse.wire.printable import printable
 from pytest_glasshouse.wire.typed import check_typed
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from pytest_glasshouse.wire.canonical import Json
 
@@ -270,6 +270,19 @@ def put(channel: Channel, name: str, data: bytes | memoryview) -> None:
     for offset, piece in frames.pieces(data):
         fields = {"name": name, "offset": offset, "total": len(data)}
         channel.request("put", fields, piece, within_s=until - time.monotonic())
+
+
+def put_pieces(channel: Channel, name: str, total: int, pieces: Iterable[bytes | memoryview]) -> Iterator[int]:
+    """Hold `total` bytes in the guest's memory under `name`, as they come; yields how many are there.
+
+    A piece is not kept: what makes them may make each in the same memory.
+    """
+    until, offset = _deadline(total), 0
+    for piece in pieces:
+        fields = {"name": name, "offset": offset, "total": total}
+        channel.request("put", fields, piece, within_s=until - time.monotonic())
+        offset += len(piece)
+        yield offset
 
 
 def put_model_piece(channel: Channel, model: str, name: str, offset: int, piece: bytes) -> None:

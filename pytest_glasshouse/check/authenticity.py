@@ -89,7 +89,7 @@ def witnessed(document: Report, trust: Trust) -> bool:
     A null row has no receipt: a witness must have affirmed its agent's evidence for a measured row.
     """
     parties = {document["keys"]["report"], *document["keys"]["owners"]}
-    servers = {_keys_of(row["observation"])[0] for row in document["rows"]}
+    servers = {_keys_of(row["observation"])[0] for row in (*document["rows"], *document.get("sealedRows", ()))}
     agents = {
         str(guest.get("ak"))
         for null in document["nullRows"]

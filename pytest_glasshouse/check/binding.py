@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from pytest_glasshouse.errors import GlasshouseError, IntegrityError
 from pytest_glasshouse.observation.reading import observed_rounds, protected_of
 from pytest_glasshouse.report.fields import every_row
-from pytest_glasshouse.rows.leg_order import extension_seed, leg_orders, starting_orders, turn_orders
+from pytest_glasshouse.rows.leg_order import extension_seed, leg_orders, sealed_orders, starting_orders, turn_orders
 from pytest_glasshouse.rows.spec import SIMULATED_GPU
 from pytest_glasshouse.wire.canonical import canonical, sha256_hex, tagged
 from pytest_glasshouse.wire.tokens import peek
@@ -101,13 +101,15 @@ def _nonces(document: Report) -> Iterator[tuple[str, str]]:
 def _planned(record: Mapping[str, object], plan: Mapping[str, object]) -> Faults:
     if record.get("adapter") != plan.get("adapter"):
         yield ".adapter", f"the plan that was signed for has {plan.get('adapter')!r}"
+    if record.get("base") != plan.get("base") or ("protectedRounds" in record and plan.get("base") != "sealed"):
+        yield ".base", f"the plan that was signed for has {plan.get('base')!r}"
     for field, name in _PLAN_FIELDS.items():
         if (
             name not in plan
             or (field not in record and plan[name] is None)
             or (field in {"seed", "marginPct"} and field not in record)
-            # A null row lacks the fields that belong to a protected leg.
-            or (plan.get("null") is True and field not in record)
+            # A null row lacks the fields that belong to a protected leg, and a sealed one those of a comparison.
+            or ((plan.get("null") is True or plan.get("base") == "sealed") and field not in record)
         ):
             continue
         value = record.get(field)
@@ -142,6 +144,8 @@ def _orders(plan: Plan, rounds: Sequence[RoundNotes]) -> Faults:
 def _drawn(plan: Plan, ran: int) -> tuple[tuple[tuple[str, ...], ...], Callable[[int], list[str] | None]]:
     """The order of legs in each round, and the turns of a round (None for none), as drawn from the plan's seed."""
     rounds, seed, fixed = plan["rounds"], plan["seed"], plan["fixedOrder"]
+    if plan.get("base") == "sealed":
+        return sealed_orders(rounds), lambda _number: None
     more = max(0, ran - rounds) if "halfWidthPct" in plan else 0
     # The rounds that were planned, then those the row was extended by.
     parts = [(rounds, seed), (more, extension_seed(seed))] if more else [(rounds, seed)]

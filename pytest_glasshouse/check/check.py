@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from pytest_glasshouse.check.authenticity import Trust, unproven_signatures, witnessed
 from pytest_glasshouse.check.legacy_results import NOT_VERIFIABLE, LegacyChecked, check_legacy, is_legacy
-from pytest_glasshouse.check.recompute import Derivation, differences, null_faults, record_faults
+from pytest_glasshouse.check.recompute import Derivation, differences, null_faults, record_faults, sealed_faults
 from pytest_glasshouse.errors import IntegrityError, ReportError
 from pytest_glasshouse.invariants.revisions import newest
 from pytest_glasshouse.report import bundle as bundles
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from pathlib import Path
 
+    from pytest_glasshouse.analysis.fields import MeasuredRow, SealedRow
     from pytest_glasshouse.report.fields import Report
 
 
@@ -193,6 +194,8 @@ def _document_faults(document: Report, derivation: Derivation) -> Iterator[Fault
         seen.setdefault(record["rowId"], path)
         if "differencePct" in record:
             faults = null_faults(record, derivation)
+        elif "protectedRounds" in record:
+            faults = sealed_faults(record, derivation)
         else:
             faults = record_faults(record, derivation, max_overhead_pct=document["methodology"]["maxOverheadPct"])
         for below, text in (*faults, *attempt_faults(record)):
@@ -242,12 +245,16 @@ def _attempt_faults(document: Report) -> Iterator[Fault]:
         return
     measured = Counter(row["rowId"] for each in attempts for row in each["finished"] if row["outcome"] == "measured")
     begun = Counter(row_id for each in attempts for row_id in each["begun"])
-    for place, row in enumerate(document["rows"]):
+    standing: list[tuple[str, MeasuredRow | SealedRow]] = [
+        *((f"$.rows[{place}]", row) for place, row in enumerate(document["rows"])),
+        *((f"$.sealedRows[{place}]", row) for place, row in enumerate(document.get("sealedRows", ()))),
+    ]
+    for path, row in standing:
         outcomes = [each["outcome"] for each in row.get("attempts", ())] or ["measured"]
         if not 1 <= measured[row["rowId"]] <= outcomes.count("measured"):
-            yield Fault(path=f"$.rows[{place}].rowId", text="the attempts do not say that it was measured once")
+            yield Fault(path=f"{path}.rowId", text="the attempts do not say that it was measured once")
         if begun[row["rowId"]] > len(outcomes) and ("attempts" in row or row["publishable"]):
-            yield Fault(path=f"$.rows[{place}].attempts", text=f"the run began it {begun[row['rowId']]} times")
+            yield Fault(path=f"{path}.attempts", text=f"the run began it {begun[row['rowId']]} times")
     if [each["attempt"] for each in attempts] != list(range(1, len(attempts) + 1)):
         yield Fault(path="$.attempts", text="an attempt is missing")
 
@@ -320,6 +327,6 @@ def _judged(document: Report, faults: list[Fault], trust: Trust) -> Checked:
         faults=tuple(faults),
         level=level,
         missing=tuple(missing),
-        rows=len(document["rows"]),
+        rows=len(document["rows"]) + len(document.get("sealedRows", ())),
         excluded=len(document["excludedResults"]),
     )

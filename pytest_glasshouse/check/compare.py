@@ -10,14 +10,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pytest_glasshouse.analysis.row_limits import first_rounds, log_ratios
-from pytest_glasshouse.analysis.wording import figure_with_interval, signed
+from pytest_glasshouse.analysis.wording import figure_with_interval, rate_with_interval, signed
 from pytest_glasshouse.overhead.difference import Difference, difference
 from pytest_glasshouse.wire.printable import printable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Collection, Iterator, Mapping, Sequence
 
-    from pytest_glasshouse.analysis.fields import MeasuredRow
+    from pytest_glasshouse.analysis.fields import MeasuredRow, SealedRow
     from pytest_glasshouse.report.fields import Report
 
 #: Fields that must be equal for a difference to be about protection.
@@ -44,9 +44,10 @@ class ComparedRow:
 
 @dataclass(frozen=True, kw_only=True)
 class Compared:
-    """The rows of both reports, and those that only one of them measured."""
+    """The rows of both reports, and those that only one of them measured. `sealed` are rows of both without a raw leg."""
 
     pairs: tuple[ComparedRow, ...]
+    sealed: tuple[tuple[SealedRow, SealedRow], ...]
     only_before: tuple[str, ...]
     only_after: tuple[str, ...]
 
@@ -54,11 +55,17 @@ class Compared:
 def compare(before: Report, after: Report) -> Compared:
     """Pair the measured rows of two reports by their ids."""
     first, second = ({row["rowId"]: row for row in document["rows"]} for document in (before, after))
+    first_sealed, second_sealed = ({row["rowId"]: row for row in each.get("sealedRows", ())} for each in (before, after))
     return Compared(
+        sealed=tuple((row, second_sealed[row_id]) for row_id, row in first_sealed.items() if row_id in second_sealed),
         pairs=tuple(_pair(row, second[row_id]) for row_id, row in first.items() if row_id in second),
-        only_before=tuple(row["name"] for row_id, row in first.items() if row_id not in second),
-        only_after=tuple(row["name"] for row_id, row in second.items() if row_id not in first),
+        only_before=_only(first, second) + _only(first_sealed, second_sealed),
+        only_after=_only(second, first) + _only(second_sealed, first_sealed),
     )
+
+
+def _only(rows: Mapping[str, MeasuredRow | SealedRow], others: Collection[str]) -> tuple[str, ...]:
+    return tuple(row["name"] for row_id, row in rows.items() if row_id not in others)
 
 
 def _pair(before: MeasuredRow, after: MeasuredRow) -> ComparedRow:
@@ -92,10 +99,15 @@ def lines(compared: Compared, *, names: Sequence[str]) -> Iterator[str]:
             rounds = f"{len(row['roundFigures'])} round(s)"
             yield f"  {label}  {shown}; {printable(row['verdict'])}; {rounds}, {printable(name)}"
         yield f"  B - A  {_shown(pair.difference)}"
+    for one, other in compared.sealed:
+        yield f"{printable(one['name'])} (base sealed: no overhead, so rates are all that can be put side by side)"
+        for label, name, each in (("A", names[0], one), ("B", names[1], other)):
+            rate = rate_with_interval(each["protectedPerSec"], each["protectedPerSecCi95"], each["unit"])
+            yield f"  {label}  {rate} on {printable(each['gpuModel'])}; {len(each['protectedRounds'])} rounds, {printable(name)}"
     for label, only in (("A", compared.only_before), ("B", compared.only_after)):
         if only:
             yield f"only {label} measured: {', '.join(map(printable, only))}"
-    if not compared.pairs:
+    if not compared.pairs and not compared.sealed:
         yield "no row was measured in both reports"
 
 

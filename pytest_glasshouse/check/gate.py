@@ -25,7 +25,7 @@ from pytest_glasshouse.wire.printable import printable
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from pytest_glasshouse.analysis.fields import ExcludedRow, ListName, MeasuredRow, RowRecord
+    from pytest_glasshouse.analysis.fields import ExcludedRow, ListName, MeasuredRow, RowRecord, SealedRow
     from pytest_glasshouse.report.fields import Report, Subject
 
 
@@ -103,6 +103,7 @@ class Gated:
 def gate(document: Report, checked: Checked, policy: GatePolicy, *, now: datetime) -> Gated:
     """Judge a report that validates. `checked` is what `check` found in it; `now` is in UTC."""
     judged = [(place, row) for place, row in enumerate(document["rows"]) if counts_for_gate(row)]
+    without_raw = [(place, row) for place, row in enumerate(document.get("sealedRows", ())) if counts_for_gate(row)]
     # Unmeasured rows come before what is missing because of them, so that the first objection is the cause.
     objections = [
         *(GateObjection(path=fault.path, text=fault.text) for fault in checked.faults),
@@ -113,11 +114,12 @@ def gate(document: Report, checked: Checked, policy: GatePolicy, *, now: datetim
         *_run(document, policy, now),
         *_tried_again(document),
         *(each for place, row in judged for each in _row(f"$.rows[{place}]", row, policy)),
+        *(each for place, row in without_raw for each in _sealed(f"$.sealedRows[{place}]", row, policy)),
     ]
     return Gated(
-        ruling=_ruling(document, checked, objections, judged),
+        ruling=_ruling(document, checked, objections, [*judged, *without_raw]),
         objections=tuple(objections),
-        judged=len(judged),
+        judged=len(judged) + len(without_raw),
         selected=document["summary"]["selected"],
         level=checked.level,
     )
@@ -206,23 +208,28 @@ def _excluded(document: Report) -> Iterator[GateObjection]:
 
 
 def _dry(document: Report) -> Iterator[GateObjection]:
-    for place, row in enumerate(document["rows"]):
+    measured: list[tuple[str, MeasuredRow | SealedRow]] = [
+        *((f"$.rows[{place}]", row) for place, row in enumerate(document["rows"])),
+        *((f"$.sealedRows[{place}]", row) for place, row in enumerate(document.get("sealedRows", ()))),
+    ]
+    for path, row in measured:
         if not counts_for_gate(row):
             named = row["namedGpuModel"]
             about = "any GPU" if named is None else f"the {named} it names"
-            yield GateObjection(path=f"$.rows[{place}]", text=f"{row['name']} is {_instead(row)}: it says nothing about {about}")
+            yield GateObjection(path=path, text=f"{row['name']} is {_instead(row)}: it says nothing about {about}")
 
 
-def _instead(row: MeasuredRow) -> str:
+def _instead(row: MeasuredRow | SealedRow) -> str:
     """What a row that does not count is."""
     return "a dry run" if row["dryRun"] else "simulated" if row["simulated"] else f"measured on {row['gpuModel']}"
 
 
 def _missing(document: Report, policy: GatePolicy) -> Iterator[GateObjection]:
-    if not document["rows"] and not document["excludedResults"]:
+    measured: list[MeasuredRow | SealedRow] = [*document["rows"], *document.get("sealedRows", ())]
+    if not measured and not document["excludedResults"]:
         yield GateObjection(path="$.rows", text="the report has no row")
     for pattern in policy.rows:
-        rows = [row for row in document["rows"] if _matches(row, pattern)]
+        rows = [row for row in measured if _matches(row, pattern)]
         if any(counts_for_gate(row) for row in rows):
             continue
         instead = [f"{row['name']}, which is {_instead(row)}" for row in rows]
@@ -234,15 +241,15 @@ def _missing(document: Report, policy: GatePolicy) -> Iterator[GateObjection]:
         yield GateObjection(path="$.rows", text=text)
 
 
-def _matches(row: MeasuredRow | ExcludedRow, pattern: str) -> bool:
+def _matches(row: MeasuredRow | SealedRow | ExcludedRow, pattern: str) -> bool:
     return any(fnmatchcase(each, pattern) for each in (row["name"], row["rowId"]))
 
 
 def _tried_again(document: Report) -> Iterator[GateObjection]:
     """Whatever the policy: rows that were tried until a result came out do not pass."""
-    names: tuple[ListName, ...] = ("rows", "nullRows", "excludedResults")
+    names: tuple[ListName, ...] = ("rows", "sealedRows", "nullRows", "excludedResults")
     for name in names:
-        rows: Sequence[RowRecord] = document[name]
+        rows: Sequence[RowRecord] = document.get(name, ())
         for place, row in enumerate(rows):
             if attempts := attempts_line(row):
                 yield GateObjection(
@@ -254,19 +261,31 @@ def _row(path: str, row: MeasuredRow, policy: GatePolicy) -> Iterator[GateObject
     if implausible(row):
         text = f"{row['name']}: {Verdict.IMPLAUSIBLE_NEGATIVE.value}: {row['verdictReason']}"
         yield GateObjection(path=f"{path}.verdict", text=text)
+    yield from _of_any(path, row, policy, measured=len(row["roundFigures"]))  # those of an extension too
+    yield from _overhead(path, row, policy)
+
+
+def _sealed(path: str, row: SealedRow, policy: GatePolicy) -> Iterator[GateObjection]:
+    """A row without a raw leg: everything but an overhead. Where one is limited, this row does not show that it is within."""
+    yield from _of_any(path, row, policy, measured=len(row["protectedRounds"]))
+    named = not policy.rows or any(_matches(row, pattern) for pattern in policy.rows)
+    if policy.max_overhead_pct is not None and named:
+        text = f"{row['name']} has no overhead to be at most {policy.max_overhead_pct:g} %: its base is sealed, without a raw leg"
+        yield GateObjection(path=path, text=text)
+
+
+def _of_any(path: str, row: MeasuredRow | SealedRow, policy: GatePolicy, *, measured: int) -> Iterator[GateObjection]:
     if policy.publishable and not row["publishable"]:
         because = "; ".join(row["unpublishableBecause"])
         yield GateObjection(path=f"{path}.publishable", text=f"{row['name']} is not publishable: {because}")
-    measured = len(row["roundFigures"])  # those of an extension too
     if policy.min_rounds is not None and measured < policy.min_rounds:
         text = f"{row['name']} has {measured} round(s); at least {policy.min_rounds} were required"
         yield GateObjection(path=f"{path}.rounds", text=text)
     if not policy.allow_lenient_policy:
         yield from (GateObjection(path=path, text=f"{row['name']}: {why}") for why in _lenient(row))
-    yield from _overhead(path, row, policy)
 
 
-def _lenient(row: MeasuredRow) -> list[str]:
+def _lenient(row: MeasuredRow | SealedRow) -> list[str]:
     """In what a measured row's attestation policy asks for less than this project does, each reason once.
 
     A report follows from its own data whatever its policy allowed, so this is the gate's question and not a fault.

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
-from pytest_glasshouse.analysis.wording import figure_with_interval
+from pytest_glasshouse.analysis.wording import figure_with_interval, rate_with_interval
 from pytest_glasshouse.check.check import check_bytes, load_document
 from pytest_glasshouse.check.legacy_results import may_be_report
 from pytest_glasshouse.errors import IntegrityError, ReportError
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from pytest_glasshouse.analysis.fields import MeasuredRow
+    from pytest_glasshouse.analysis.fields import MeasuredRow, SealedRow
     from pytest_glasshouse.check.recompute import Derivation
     from pytest_glasshouse.report.fields import Report
 
@@ -29,7 +29,7 @@ class HistoryEntry:
     created_at: str
     run_id: str
     commit: str | None
-    row: MeasuredRow
+    row: MeasuredRow | SealedRow
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,7 +74,8 @@ def history(directory: Path, *, pattern: str = "*", derivation: Derivation | Non
             left_out.append((str(name), f"{len(faults)} fault(s); first: {faults[0]}"))
             continue
         seen.add(document["runId"])
-        entries += [_entry(document, row) for row in document["rows"] if fnmatchcase(row["name"], pattern)]
+        rows: list[MeasuredRow | SealedRow] = [*document["rows"], *document.get("sealedRows", ())]
+        entries += [_entry(document, row) for row in rows if fnmatchcase(row["name"], pattern)]
     entries.sort(key=lambda each: (each.created_at, each.run_id))
     return RowHistory(entries=tuple(entries), left_out=tuple(left_out), others=others)
 
@@ -88,10 +89,17 @@ def _is_other_json(data: bytes) -> bool:
     return not may_be_report(document)
 
 
-def _entry(document: Report, row: MeasuredRow) -> HistoryEntry:
+def _entry(document: Report, row: MeasuredRow | SealedRow) -> HistoryEntry:
     return HistoryEntry(
         created_at=document["createdAt"], run_id=document["runId"], commit=document["subject"]["gitCommit"], row=row
     )
+
+
+def _shown(row: MeasuredRow | SealedRow) -> list[str]:
+    if "protectedRounds" in row:
+        return [rate_with_interval(row["protectedPerSec"], row["protectedPerSecCi95"], row["unit"]), "sealed, no raw leg"]
+    interval = row["overheadCi95Pct"]
+    return [figure_with_interval(row["overheadPct"], None if interval is None else (interval[0], interval[1])), row["verdict"]]
 
 
 def lines(found: RowHistory) -> Iterator[str]:
@@ -102,9 +110,7 @@ def lines(found: RowHistory) -> Iterator[str]:
     for (_, gpu), entries in groups.items():
         yield f"{printable(entries[0].row['name'])} on {printable(gpu)}"
         for entry in entries:
-            interval = entry.row["overheadCi95Pct"]
-            shown = figure_with_interval(entry.row["overheadPct"], None if interval is None else (interval[0], interval[1]))
-            words = [shown, entry.row["verdict"], *(["dry run"] if entry.row["dryRun"] else [])]
+            words = [*_shown(entry.row), *(["dry run"] if entry.row["dryRun"] else [])]
             which = f"{printable(entry.created_at)}  {printable(entry.commit or 'no commit')[:12]:12}"
             yield f"  {which}  {'; '.join(map(printable, words))}  ({printable(entry.run_id)})"
     yield from (f"left out: {printable(name)}: {printable(why)}" for name, why in found.left_out)

@@ -18,12 +18,14 @@ from pytest_glasshouse.analysis.figures import judged_figures, row_figures
 from pytest_glasshouse.analysis.lifecycle import lifecycle
 from pytest_glasshouse.analysis.null_row import null_figures
 from pytest_glasshouse.analysis.record import data_order_seeds, finding_json, finding_states, turns, workload_facts
+from pytest_glasshouse.analysis.sealed_row import sealed_figures
 from pytest_glasshouse.errors import GlasshouseError, IntegrityError, ProtocolError
 from pytest_glasshouse.invariants.revisions import IMPLAUSIBLE_BEFORE_NULL
 from pytest_glasshouse.observation.document import check_observation
 from pytest_glasshouse.observation.reading import (
     cache_state,
     invariant_key,
+    is_sealed,
     journal_lines,
     journals,
     observed_rounds,
@@ -39,7 +41,7 @@ from pytest_glasshouse.wire.journal import read
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
-    from pytest_glasshouse.analysis.fields import ExcludedRow, FindingRecord, MeasuredRow, NullRow
+    from pytest_glasshouse.analysis.fields import ExcludedRow, FindingRecord, MeasuredRow, NullRow, RowFound, SealedRow
     from pytest_glasshouse.analysis.figure_fields import RoundFigures, RowFigures
     from pytest_glasshouse.invariants import Finding
     from pytest_glasshouse.observation.document import Observation
@@ -148,6 +150,49 @@ def null_faults(record: NullRow, derivation: Derivation) -> Faults:
         yield from differences(f".{field}", value, written.get(field))
 
 
+def sealed_faults(record: SealedRow, derivation: Derivation) -> Faults:
+    """Every fault of one `sealedRows[]` object, its path relative to the object."""
+    yield from _state_faults(record)
+    observation = record["observation"]
+    yield from _journal_faults(observation)
+    if not is_sealed(observation):
+        yield ".observation.plan", "has no sealed base: a row that is compared with nothing must be planned as one"
+    try:
+        findings = derivation.findings(observation)
+        yield from _finding_faults(record["findings"], [finding_json(each) for each in findings])
+        yield from _lifecycle_faults(record, derivation, findings)
+        expected: dict[str, object] = {
+            **sealed_figures(derivation.rounds(observation)),
+            "journal": journals(observation),
+            "treatment": treatment(observation),
+            "standIn": stand_in(observation),
+            **cache_state(observation),
+            **strict_memory(observation),
+        }
+    except _UNDERIVABLE as error:
+        yield ".observation", f"cannot be derived from ({type(error).__name__})"
+        return
+    if "cacheState" in record and "cacheState" not in expected:
+        yield ".cacheState", "nothing in the observation gives it"
+    written: Mapping[str, object] = record
+    for field, value in expected.items():
+        if field not in _SENTENCES or derivation.sentences:
+            yield from differences(f".{field}", value, written.get(field))
+
+
+def _lifecycle_faults(record: RowFound, derivation: Derivation, findings: Sequence[Finding]) -> Faults:
+    observation = record["observation"]
+    waived = {each["invariant"]: each["reason"] for each in record["waived"]}
+
+    def judged(part: Observation) -> Sequence[Finding]:
+        """A row of one round equals its only round, which was judged already."""
+        return findings if part == observation else derivation.findings(part)
+
+    counted = lifecycle(observation, waived=waived, judge=judged)
+    if record["lifecycle"] != counted:
+        yield ".lifecycle", f"the observation gives {counted['held']} held of {counted['attempted']}"
+
+
 def _arithmetic_faults(row: MeasuredRow) -> Faults:
     """Faults that follow from the figures alone."""
     yield from _rate_faults("", row)
@@ -192,11 +237,12 @@ def _rate_faults(path: str, figures: RowFigures | RoundFigures) -> Faults:
         yield f"{path}.overheadPct", f"the rates give {expected:.2f}"
 
 
-def _state_faults(record: MeasuredRow | ExcludedRow) -> Faults:
+def _state_faults(record: MeasuredRow | SealedRow | ExcludedRow) -> Faults:
     """States that follow from the findings, and whether all findings of a measured row passed."""
     stated: Mapping[str, object] = record
     for name, value in finding_states(record["findings"]).items():
-        if stated[name] != value:
+        # A sealed row has no raw leg whose state could be stated.
+        if (name in stated or "protectedRounds" not in record) and stated[name] != value:
             yield f".{name}", f"the findings give {value}"
     waived = {invariant_key(each["invariant"]) for each in record["waived"]}
     names = [invariant_key(each["invariant"]) for each in record["findings"]]
@@ -235,15 +281,7 @@ def _derived_faults(record: MeasuredRow | ExcludedRow, derivation: Derivation, m
     observation = record["observation"]
     findings = derivation.findings(observation)
     yield from _finding_faults(record["findings"], [finding_json(each) for each in findings])
-    waived = {each["invariant"]: each["reason"] for each in record["waived"]}
-
-    def judged(part: Observation) -> Sequence[Finding]:
-        """A row of one round equals its only round, which was judged above."""
-        return findings if part == observation else derivation.findings(part)
-
-    counted = lifecycle(observation, waived=waived, judge=judged)
-    if record["lifecycle"] != counted:
-        yield ".lifecycle", f"the observation gives {counted['held']} held of {counted['attempted']}"
+    yield from _lifecycle_faults(record, derivation, findings)
     if "outcome" in record:
         return
     yield from ((".observation", f"it must not be measured: {each}") for each in disturbances(observation))

@@ -82,7 +82,7 @@ def signature_gaps(name: ListName, record: RowRecord, observed: RoundNotes, keys
 def enrolled_keys(document: Report, servers: AbstractSet[str]) -> frozenset[str]:
     """Keys of guests whose evidence one of `servers` affirmed, in any measured row."""
     found = set()
-    for row in document["rows"]:
+    for row in (*document["rows"], *document.get("sealedRows", ())):
         observation = row["observation"]
         for observed in observed_rounds(observation):
             protected = protected_of(observed)

@@ -51,7 +51,7 @@ def _compare(options: argparse.Namespace) -> int:
             "--allow-unlike"
         )
     write_lines(lines(compared, names=(options.before.name, options.after.name)))
-    return EXIT_OK if compared.pairs else EXIT_NOTHING
+    return EXIT_OK if compared.pairs or compared.sealed else EXIT_NOTHING
 
 
 def _sound(path: Path, options: argparse.Namespace) -> Report | None:

@@ -8,27 +8,32 @@ from __future__ import annotations
 import argparse
 import os
 import secrets
-from collections.abc import Iterator, Mapping
+import sys
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pytest_glasshouse.errors import ConfigurationError, IntegrityError
 from pytest_glasshouse.run.exit_codes import EXIT_OK, EXIT_USAGE
-from pytest_glasshouse.wire.output import write_lines
+from pytest_glasshouse.wire.output import write_line, write_lines
 from pytest_glasshouse.wire.printable import json_text, printable
 
 if TYPE_CHECKING:
     from pytest_glasshouse.cli.parser import Commands
     from pytest_glasshouse.wire.canonical import Json
+    from pytest_glasshouse.wire.part_file import PartFile, PartSource
 
-#: A part is held in memory whole; more than this is no part of anything that fits on a GPU.
-_PART_LIMIT = 1 << 36
+#: A larger package than this, in bytes, takes long enough to be shown, each time that so many percent more are done.
+_SHOWN_FROM = 256 << 20
+_EVERY_PERCENT = 5
 _SEAL = """\
 Encrypt files into one package under a fresh key, and describe it in a manifest signed by the owner. Writes
   OUT             the package
   OUT.manifest    the signed manifest: it holds the hash of the package's header, and so binds every byte
   OUT.key         the data key, sealed to the owner: only the owner can read it
-Parts are named by their files, in lower case letters, digits, `.`, `-` and `_`; the files of a directory are taken as they
+A directory with config.json, tokenizer.json and *.safetensors is a base model: those files of it that a row loads are sealed, and
+the package is confidential. A row names it as its model (model="OUT", base="sealed"); GLASSHOUSE_OWNER_KEY names the owner's key.
+Other parts are named by their files, in lower case letters, digits, `.`, `-` and `_`; the files of a directory are taken as they
 lie in it, without those in folders below.
 """
 _INSPECT = """\
@@ -54,9 +59,11 @@ def declare(commands: Commands) -> None:
     )  # fmt: skip
     seal.add_argument("source", nargs="+", type=Path, metavar="DIR|FILE", help="one directory, or files")
     seal.add_argument("--owner", required=True, type=Path, metavar="FILE", help="the owner's key, as `glasshouse keygen` made it")
-    seal.add_argument("--out", required=True, type=Path, metavar="OUT", help="the package; it must not exist")
+    seal.add_argument("-o", "--out", required=True, type=Path, metavar="OUT", help="the package; it must not exist")
     seal.add_argument("--name", default="files", metavar="NAME", help="the workload's name in the manifest (default: files)")
-    seal.add_argument("--confidential", action="store_true", help="refuse a raw leg on this package")
+    seal.add_argument(
+        "--confidential", action="store_true", help="refuse a raw leg on this package (a base model always is confidential)"
+    )
     seal.set_defaults(run=_seal, report_error_code=EXIT_USAGE)
 
     inspect = commands.add_parser(
@@ -83,7 +90,7 @@ def _keygen(options: argparse.Namespace) -> int:
 
 def _seal(options: argparse.Namespace) -> int:
     from pytest_glasshouse.owner.keyfiles import read_owner
-    from pytest_glasshouse.owner.sealing import seal
+    from pytest_glasshouse.owner.sealing import sealing
     from pytest_glasshouse.wire.whole_file import refuse_unwritable
 
     refuse_unwritable(options.out, what="--out")
@@ -93,28 +100,60 @@ def _seal(options: argparse.Namespace) -> int:
         refuse_unwritable(target, what="--out")
         if os.path.lexists(target):
             raise ConfigurationError(f"--out: {target} exists; choose another name")
-    parts = dict(_parts(options.source))
-    workload: dict[str, Json] = {"name": options.name}
-    sealed = seal(
-        parts, owner=owner, run="", round_nonce=secrets.token_hex(32), workload=workload, confidential=options.confidential
-    )
-    contents = (
-        sealed.package,
-        sealed.manifest.encode() + b"\n",
-        owner.seal_data_key(sealed.data_key, manifest_sha256=sealed.manifest_sha256),
-    )
-    for target, content in zip(targets, contents, strict=True):
-        _write_new(target, content)
+    parts: Mapping[str, bytes | PartSource]
+    model = _is_model(options.source)
+    if model:
+        workload, parts = _model(options.source[0])
+    else:
+        workload, parts = {"name": options.name}, dict(_parts(options.source))
+    sealed = sealing(
+        parts, owner=owner, run="", round_nonce=secrets.token_hex(32), workload=workload,
+        confidential=options.confidential or model,
+    )  # fmt: skip
+    _write_new(targets[0], _shown(sealed.pieces(), sealed.size))
+    _write_new(targets[1], [sealed.manifest.encode() + b"\n"])
+    _write_new(targets[2], [owner.seal_data_key(sealed.data_key, manifest_sha256=sealed.manifest_sha256)])
     write_lines([
-        f"package   {targets[0]} ({len(sealed.package)} bytes, {len(parts)} parts and a canary)",
+        *([f"model     {workload['model_id']}, confidential: rows that name it have no raw leg"] if model else []),
+        f"package   {targets[0]} ({sealed.size} bytes, {len(parts)} parts and a canary)",
         f"manifest  {targets[1]} (sha256 {sealed.manifest_sha256})",
         f"key       {targets[2]} (sealed to its owner)",
     ])  # fmt: skip
     return EXIT_OK
 
 
-def _parts(sources: list[Path]) -> Iterator[tuple[str, bytes]]:
+def _shown(pieces: Iterable[bytes | memoryview], size: int) -> Iterator[bytes | memoryview]:
+    """The pieces as they come; of a large package, how far it is, on standard error."""
+    over, done, shown = sys.stderr.isatty(), 0, 0
+    for piece in pieces:
+        yield piece
+        done += len(piece)
+        if size > _SHOWN_FROM and (percent := 100 * done // size) >= shown + _EVERY_PERCENT:
+            shown = percent
+            write_line(f"sealed {done >> 20} of {size >> 20} MiB ({percent} %)", out=sys.stderr, over=over)
+    if over and shown:
+        write_line("", out=sys.stderr)
+
+
+def _is_model(sources: list[Path]) -> bool:
+    """Whether one directory is given, and has the files of a causal language model."""
+    directory = sources[0]
+    has = directory.is_dir() and all((directory / name).is_file() for name in ("config.json", "tokenizer.json"))
+    return len(sources) == 1 and has and any(directory.glob("*.safetensors"))
+
+
+def _model(directory: Path) -> tuple[dict[str, Json], Mapping[str, bytes | PartSource]]:
+    from pytest_glasshouse.legs.sealed_model import claims_of
+    from pytest_glasshouse.workloads.lora_material import resolve, sealed_parts
+
+    base = resolve(f"{directory.resolve()}")
+    names, parts = sealed_parts(base)
+    return claims_of(base, names, parts), parts
+
+
+def _parts(sources: list[Path]) -> Iterator[tuple[str, PartFile]]:
     from pytest_glasshouse.wire.package import is_part_name
+    from pytest_glasshouse.wire.part_file import PartFile
 
     if len(sources) == 1 and sources[0].is_dir():
         sources = sorted(path for path in sources[0].iterdir() if path.is_file())
@@ -126,7 +165,7 @@ def _parts(sources: list[Path]) -> Iterator[tuple[str, bytes]]:
             why = "appears twice" if path.name in seen else "cannot name a part; use lower case letters, digits, `.`, `-`, `_`"
             raise ConfigurationError(f"{path}: {path.name!r} {why}")
         seen.add(path.name)
-        yield path.name, _read(path)
+        yield path.name, PartFile.of(path)
 
 
 def _inspect(options: argparse.Namespace) -> int:
@@ -216,15 +255,15 @@ def _with_suffix(path: Path, suffix: str) -> Path:
     return path.with_name(path.name + suffix)
 
 
-def _read(path: Path) -> bytes:
-    from pytest_glasshouse.wire.bounded_file import read_named
-
-    return read_named(path, what=str(path), limit=_PART_LIMIT)
-
-
-def _write_new(path: Path, content: bytes) -> None:
+def _write_new(path: Path, content: Iterable[bytes | memoryview]) -> None:
+    """Write a file that must not be there, piece by piece. What could not be written to its end is removed."""
     try:
         with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "wb") as stream:
-            stream.write(content)
+            try:
+                for piece in content:
+                    stream.write(piece)
+            except BaseException:
+                path.unlink()
+                raise
     except OSError as error:
         raise ConfigurationError(f"{path}: cannot be written ({error.strerror})") from None

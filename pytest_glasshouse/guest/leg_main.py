@@ -12,7 +12,7 @@ import traceback
 
 from pytest_glasshouse.errors import GlasshouseError
 from pytest_glasshouse.guest.control import Control
-from pytest_glasshouse.guest.opener import map_file
+from pytest_glasshouse.guest.opener import map_file, releasing
 from pytest_glasshouse.guest.protected import Protected
 from pytest_glasshouse.guest.raw import Raw
 from pytest_glasshouse.wire.guest_messages import failure
@@ -28,11 +28,15 @@ def run_leg(control_fd: int) -> int:
     """Run the leg the agent asks for on `control_fd`; returns its exit status."""
     control = Control(socket.socket(fileno=control_fd))
     begin = check_typed(control.receive("begin")[1], Begin, "begin")
-    order, material = begin["order"], {name: _mapped(fd) for name, fd in begin["descriptors"].items()}
+    order, descriptors = begin["order"], begin["descriptors"]
     try:
         if order["kind"] == "protected":
-            Protected(control, check_typed(order, ProtectedOrder, "order"), material["package"]).run()
+            package = descriptors["package"]
+            # Its descriptor stays open: pages of it are freed as they are decrypted.
+            view = map_file(package, whole="arrived" not in order)
+            Protected(control, check_typed(order, ProtectedOrder, "order"), view, releasing(package)).run()
         else:
+            material = {name: _mapped(fd) for name, fd in descriptors.items()}
             Raw(control, check_typed(order, RawOrder, "order"), material).run()
     except NonFiniteLossError as error:
         control.send("failed", {**failure(error), "reason": "non-finite loss"})

@@ -7,6 +7,7 @@ is raised. Nothing is written to disk.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import mmap
 import os
 from collections.abc import Iterator, Mapping
@@ -23,6 +24,12 @@ from pytest_glasshouse.wire.package import PackageHeader, parse_header
 
 #: Parts begin at multiples of this, so that tensors of any dtype can lie on them.
 ALIGNMENT = 4096
+#: Linux: free a range of a file and keep its size.
+_PUNCH_HOLE = 0x03
+_libc = ctypes.CDLL(None, use_errno=True)
+
+#: Told of a range of the package that is not needed any more.
+Release = floe.Consumed
 #: With more threads, memory bandwidth is the limit, not the cipher.
 THREADS_LIMIT = 4
 
@@ -54,11 +61,34 @@ def aligned(size: int) -> int:
     return -(-size // ALIGNMENT) * ALIGNMENT
 
 
-def map_file(fd: int) -> memoryview:
-    """A read-only view of a file, every page mapped at once: page faults one by one would cost more than decrypting."""
+def map_file(fd: int, *, whole: bool = True) -> memoryview:
+    """A read-only view of a file, every page mapped at once: page faults one by one would cost more than decrypting.
+
+    Not so of a file that is not there as a `whole` yet: mapping a page of it would take memory.
+    """
     size = os.fstat(fd).st_size
-    populate = getattr(mmap, "MAP_POPULATE", 0)
+    populate = getattr(mmap, "MAP_POPULATE", 0) if whole else 0
     return memoryview(mmap.mmap(fd, size, flags=mmap.MAP_SHARED | populate, prot=mmap.PROT_READ) if size else b"")
+
+
+def releasing(fd: int) -> Release:
+    """A function that frees a memory file's pages within a range, so that ciphertext and plaintext never fill memory together.
+
+    What was freed reads zeros. The caller owns `fd`. Where the system frees nothing, nothing is lost but the memory.
+    """
+    ended: set[int] = set()
+
+    def release(start: int, end: int) -> None:
+        # A page that this range shares with the one before it is not needed any more either.
+        follows = start in ended
+        ended.discard(start)
+        ended.add(end)
+        first = start // ALIGNMENT * ALIGNMENT if follows else aligned(start)
+        last = end // ALIGNMENT * ALIGNMENT
+        if last > first:
+            _libc.fallocate(fd, _PUNCH_HOLE, ctypes.c_long(first), ctypes.c_long(last - first))
+
+    return release
 
 
 def unseal_key(sealed: str, *, result_token: str, manifest_sha256: str, private: X25519PrivateKey) -> LockedSecret:
@@ -88,12 +118,13 @@ def open_package(
     *,
     threads: int | None = None,
     arena: Arena | None = None,
+    release: Release | None = None,
 ) -> Opened:
     """Open `package`, whose header must be the one that `manifest` (verified claims) names.
 
     Uses `threads` threads (default: one per processor, up to `THREADS_LIMIT`) and `arena`, of `arena_bytes(package)` (default:
     a new one). Raises `IntegrityError`: `pkg-format`, `pkg-header`, `pkg-length`, `pkg-commit` or `pkg-integrity`; then no
-    plaintext is left behind. The caller must wipe `data_key`.
+    plaintext is left behind. The caller must wipe `data_key`. `release` is told of ciphertext that is not needed any more.
     """
     header = checked_header(package, manifest)
     starts, size = _layout(header)
@@ -106,7 +137,10 @@ def open_package(
         for index, part in enumerate(header.parts):
             message = checked_message(package, header, index)
             view = arena.view[starts[index] : starts[index] + part.size]
-            floe.decrypt_into(data_key.view, header.context(index), message, view, scratch=scratch.view, threads=workers)
+            floe.decrypt_into(
+                data_key.view, header.context(index), message, view, scratch=scratch.view, threads=workers,
+                consumed=consumed_at(release, header, index),
+            )  # fmt: skip
             parts[part.name] = view
         whole = True
     finally:
@@ -114,6 +148,14 @@ def open_package(
         if not whole:
             arena.wipe()
     return Opened(arena=arena, parts=parts, header=header)
+
+
+def consumed_at(release: Release | None, header: PackageHeader, index: int) -> Release | None:
+    """`release` for ranges of one part's message in place of the package's."""
+    if release is None:
+        return None
+    at = header.body + header.parts[index].offset
+    return lambda start, end: release(at + start, at + end)
 
 
 def checked_header(package: floe.Buffer, manifest: Mapping[str, Json]) -> PackageHeader:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, cast
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
-from pytest_glasshouse.errors import RefusedError
+from pytest_glasshouse.errors import IntegrityError, RefusedError
 from pytest_glasshouse.guest import antidebug, loaded_code
 from pytest_glasshouse.guest.control import BackgroundWriter, ControlTurns
 from pytest_glasshouse.guest.device_memory import TorchMemory
@@ -25,9 +25,9 @@ from pytest_glasshouse.guest.scan_client import ScanClient
 from pytest_glasshouse.guest.training import TrainedLeg, base_sha256, import_training, train
 from pytest_glasshouse.wire import evidence, tokens
 from pytest_glasshouse.wire.canonical import sha256_hex
-from pytest_glasshouse.wire.host_messages import RefusalAnswer, ReleaseAnswer
+from pytest_glasshouse.wire.host_messages import MoreAnswer, RefusalAnswer, ReleaseAnswer
 from pytest_glasshouse.wire.journal import Journal
-from pytest_glasshouse.wire.leg_messages import LegChallenge
+from pytest_glasshouse.wire.leg_messages import LegChallenge, More
 from pytest_glasshouse.wire.package import CANARY
 from pytest_glasshouse.wire.typed import check_typed
 from pytest_glasshouse.workloads.base import NonFiniteLossError
@@ -35,7 +35,7 @@ from pytest_glasshouse.workloads.base import NonFiniteLossError
 if TYPE_CHECKING:
     from pytest_glasshouse.guest.control import Control
     from pytest_glasshouse.guest.memory import LockedSecret
-    from pytest_glasshouse.guest.opener import Opened
+    from pytest_glasshouse.guest.opener import Opened, Release
     from pytest_glasshouse.wire.canonical import Json
     from pytest_glasshouse.wire.host_messages import ProtectedOrder
     from pytest_glasshouse.wire.leg_messages import Attest, Ready
@@ -44,9 +44,12 @@ if TYPE_CHECKING:
 class Protected:
     """One protected leg. `run` returns when the agent has the signed head and the last scan is done."""
 
-    def __init__(self, control: Control, order: ProtectedOrder, package: memoryview) -> None:
+    def __init__(self, control: Control, order: ProtectedOrder, package: memoryview, release: Release) -> None:
+        """`release` frees what of `package` is not needed any more."""
         self._control = control
         self._package = package
+        self._release = release
+        self._arrived = order.get("arrived", len(package))
         self._plan = order["plan"]
         self._manifest_token = order["manifest"]
         self._server_key = tokens.public_key(order["server_key"])
@@ -127,8 +130,18 @@ class Protected:
 
     def _open(self, target: Arena | Ring, key: LockedSecret, claims: dict[str, Json]) -> Opened | RingParts:
         if isinstance(target, Ring):
-            return open_package_to_device(self._package, key, claims, target)
-        return open_package(self._package, key, claims, arena=target)
+            return open_package_to_device(self._package, key, claims, target, release=self._release, needed=self._await_bytes)
+        return open_package(self._package, key, claims, arena=target, release=self._release)
+
+    def _await_bytes(self, end: int) -> None:
+        """Wait until the package's first `end` bytes are there: the host sends more when it is asked to."""
+        while self._arrived < end:
+            more: More = {"arrived": self._arrived}
+            self._control.send("more", more)
+            arrived = check_typed(self._control.receive("more")[1], MoreAnswer, "more")["arrived"]
+            if not self._arrived < arrived <= len(self._package):
+                raise IntegrityError("pkg-length", "the host sent no more of the package")
+            self._arrived = arrived
 
     def _train_and_leave(self, opened: Opened | RingParts, claims: dict[str, Json], manifest: str, open_ns: int) -> None:
         verified: dict[str, Json] = {"manifest": manifest, "open_ns": open_ns, "locked": int(opened.arena.locked)}

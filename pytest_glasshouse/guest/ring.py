@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 from pytest_glasshouse.errors import IntegrityError
 from pytest_glasshouse.guest.device_memory import zero_tensors
 from pytest_glasshouse.guest.memory import Arena, LockedSecret
-from pytest_glasshouse.guest.opener import aligned, checked_header, checked_message
+from pytest_glasshouse.guest.opener import Release, aligned, checked_header, checked_message, consumed_at
 from pytest_glasshouse.wire import floe
-from pytest_glasshouse.wire.package import CANARY, parse_header
+from pytest_glasshouse.wire.package import CANARY, SEALED_FILE, parse_header
 from pytest_glasshouse.workloads.resident import Resident
 
 if TYPE_CHECKING:
@@ -26,11 +26,17 @@ if TYPE_CHECKING:
     from pytest_glasshouse.wire.package import PackageHeader
 
 RING_LIMIT = 256 * 1024 * 1024
-#: Parts that the host itself reads: the configuration, and the canary for the scan.
+#: Parts that the host itself reads: the configuration, and the canary for the scan. A sealed model's small files are, too.
 HOST_PARTS = frozenset({"config", CANARY})
 
 Take = Callable[[int], memoryview]
+Needed = Callable[[int], None]
 Pieces = Callable[[Take], Generator[memoryview]]
+
+
+def on_host(name: str) -> bool:
+    """Whether the host itself reads this part."""
+    return name in HOST_PARTS or name.startswith(SEALED_FILE)
 
 
 @dataclass(kw_only=True)
@@ -73,8 +79,8 @@ class Ring:
     """A ring for parts of the given sizes. `slot` is the size of the largest piece."""
 
     def __init__(self, sizes: Mapping[str, int], *, slot: int, memory: DeviceMemory, limit: int = RING_LIMIT) -> None:
-        host = sum(aligned(size) for name, size in sizes.items() if name in HOST_PARTS)
-        streamed = [size for name, size in sizes.items() if name not in HOST_PARTS]
+        host = sum(aligned(size) for name, size in sizes.items() if on_host(name))
+        streamed = [size for name, size in sizes.items() if not on_host(name)]
         pieces = sum(max(1, -(-size // slot)) for size in streamed)  # an empty part is a piece, too
         step = aligned(slot)
         count = min(pieces, (limit - host) // step)
@@ -147,18 +153,35 @@ def ring_for_package(package: floe.Buffer, memory: DeviceMemory, *, limit: int =
         return Ring({}, slot=1, memory=memory, limit=limit)
 
 
-def open_package_to_device(package: floe.Buffer, data_key: LockedSecret, manifest: Mapping[str, Json], ring: Ring) -> RingParts:
-    """Open `package` through `ring`. Raises what `open_package` raises; then nothing is left in host or device memory."""
+def open_package_to_device(
+    package: floe.Buffer,
+    data_key: LockedSecret,
+    manifest: Mapping[str, Json],
+    ring: Ring,
+    *,
+    release: Release | None = None,
+    needed: Needed = lambda _end: None,
+) -> RingParts:
+    """Open `package` through `ring`. Raises what `open_package` raises; then nothing is left in host or device memory.
+
+    `needed` is called before the package is read up to that many bytes, and returns when they are there.
+    """
     scratch = LockedSecret(floe.scratch_bytes())
     whole = False
     try:
         header = checked_header(package, manifest)
         for index, part in enumerate(header.parts):
+            at = header.body + part.offset
+            needed(at + (part.length if on_host(part.name) else floe.HEADER_BYTES))
             message, aad = checked_message(package, header, index), header.context(index)
-            if part.name in HOST_PARTS:
+            if on_host(part.name):
                 floe.decrypt_into(data_key.view, aad, message, ring.host_part(part.name, part.size), scratch=scratch.view)
             else:
-                ring.stream(part.name, part.size, _segments(data_key, aad, message, scratch))
+                ring.stream(
+                    part.name,
+                    part.size,
+                    _segments(data_key, aad, message, scratch, consumed_at(release, header, index), _after(needed, at)),
+                )
         parts = ring.finish()
         opened = RingParts(arena=ring.arena, parts=parts, header=header, memory=ring.memory, pinned=ring.pinned)
         whole = True
@@ -176,7 +199,7 @@ def copy_material_to_device(material: Mapping[str, memoryview], memory: DeviceMe
     whole = False
     try:
         for name, part in material.items():
-            if name in HOST_PARTS:
+            if on_host(name):
                 ring.host_part(name, len(part))[:] = part
             else:
                 ring.stream(name, len(part), _copies(part, slot))
@@ -188,8 +211,16 @@ def copy_material_to_device(material: Mapping[str, memoryview], memory: DeviceMe
     return parts
 
 
-def _segments(data_key: LockedSecret, aad: bytes, message: memoryview, scratch: LockedSecret) -> Pieces:
-    return lambda take: floe.decrypt_segments(data_key.view, aad, message, take, scratch=scratch.view)
+def _after(needed: Needed, at: int) -> Needed:
+    return lambda end: needed(at + end)
+
+
+def _segments(
+    data_key: LockedSecret, aad: bytes, message: memoryview, scratch: LockedSecret, consumed: Release | None, needed: Needed
+) -> Pieces:
+    return lambda take: floe.decrypt_segments(
+        data_key.view, aad, message, take, scratch=scratch.view, consumed=consumed, needed=needed
+    )
 
 
 def _copies(part: memoryview, slot: int) -> Pieces:
@@ -208,5 +239,5 @@ def _sizes(header: PackageHeader) -> dict[str, int]:
 
 
 def _slot(header: PackageHeader) -> int:
-    largest = max((part.size for part in header.parts if part.name not in HOST_PARTS), default=1)
+    largest = max((part.size for part in header.parts if not on_host(part.name)), default=1)
     return max(1, min(header.segment - floe.SEGMENT_OVERHEAD, largest))

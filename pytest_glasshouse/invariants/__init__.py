@@ -6,6 +6,7 @@ from pytest_glasshouse.invariants.allocation import same_allocation as same_allo
 from pytest_glasshouse.invariants.finding import Finding as Finding
 from pytest_glasshouse.invariants.judging import ALL as ALL
 from pytest_glasshouse.invariants.judging import NULL as NULL
+from pytest_glasshouse.invariants.judging import SEALED as SEALED
 from pytest_glasshouse.invariants.judging import assert_held as assert_held
 from pytest_glasshouse.invariants.judging import judge as judge
 from pytest_glasshouse.invariants.lifecycle import journal_countersigned as journal_countersigned

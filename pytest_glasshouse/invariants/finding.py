@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pytest_glasshouse.errors import IntegrityError, ProtocolError
 from pytest_glasshouse.observation.document import Observation, RoundNotes
+from pytest_glasshouse.observation.reading import is_sealed
 from pytest_glasshouse.wire.canonical import canonical, sha256_hex
 
 if TYPE_CHECKING:
@@ -53,6 +54,11 @@ class EvidenceReader:
         self._observation = observation
         self.notes = notes
         self.read: list[Any] = [notes["round"]]
+
+    @property
+    def sealed(self) -> bool:
+        """Whether the row's base is sealed."""
+        return is_sealed(self._observation)
 
     def of_row(self, *path: str) -> Any:
         """A value of the whole row; `unseen` when it is missing."""

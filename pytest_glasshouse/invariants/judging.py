@@ -16,6 +16,7 @@ from pytest_glasshouse.invariants.lifecycle import (
 from pytest_glasshouse.invariants.trust import attestation_verified, key_released_after_attestation, weights_from_package
 from pytest_glasshouse.invariants.turns import interleaved, is_null, paused_leg_idle
 from pytest_glasshouse.invariants.work import adapter_digests_distinct, adapters_trained, losses_finite, same_work
+from pytest_glasshouse.observation.reading import is_sealed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -44,6 +45,18 @@ ALL: tuple[Invariant, ...] = (
     paused_leg_idle,
 )
 
+#: What compares a protected leg with a raw one, or is about a raw one.
+_OF_TWO_LEGS: tuple[Invariant, ...] = (
+    raw_callback_completed,
+    legs_in_order,
+    adapter_digests_distinct,
+    same_work,
+    paused_leg_idle,
+)
+
+#: The invariants of a row whose base is sealed: no leg follows the protected one, or is compared with it.
+SEALED: tuple[Invariant, ...] = tuple(each for each in ALL if each not in _OF_TWO_LEGS)
+
 #: The invariants of a null row.
 NULL: tuple[Invariant, ...] = (
     raw_callback_completed,
@@ -70,7 +83,7 @@ def judge(observation: Observation) -> tuple[Finding, ...]:
     """Every invariant judged from one observation, in the order of `ALL`.
 
     `paused leg idle` is one of interleaved rounds only: where no leg is ever paused it would hold by definition. A null
-    row has no protected leg, and is judged by those of `NULL`.
+    row has no protected leg, and is judged by those of `NULL`; one whose base is sealed has no raw leg: `SEALED`.
     """
     return tuple(invariant(observation) for invariant in applicable(observation))
 
@@ -79,6 +92,8 @@ def applicable(observation: Observation) -> tuple[Invariant, ...]:
     """The invariants that apply to a row of this kind."""
     if is_null(observation):
         return NULL
+    if is_sealed(observation):
+        return SEALED
     return ALL if interleaved(observation) else tuple(each for each in ALL if each is not paused_leg_idle)
 
 

@@ -9,6 +9,7 @@ from pytest_glasshouse.invariants.finding import EvidenceReader, Finding, broken
 from pytest_glasshouse.observation.claims import ImagesClaim, KeyReceived, PackageVerified, TrainStarted
 from pytest_glasshouse.wire import evidence, journal
 from pytest_glasshouse.wire.canonical import sha256_hex
+from pytest_glasshouse.wire.package import SEALED_WEIGHTS
 from pytest_glasshouse.wire.typed import check_typed
 
 if TYPE_CHECKING:
@@ -126,4 +127,28 @@ def _weights(reader: EvidenceReader) -> str:
             seen=f"initial weights {started['initial']}",
             todo="do not use this row; find out where the weights came from",
         )
-    return f"initial weights {workload['initial_sha256'][:16]}"
+    loaded = f"initial weights {workload['initial_sha256'][:16]}"
+    return f"{loaded}; {_confidential(reader)}" if reader.sealed else loaded
+
+
+def _confidential(reader: EvidenceReader) -> str:
+    """Of a row whose base is sealed: the package has the model's weights and is confidential, and no raw leg got any of it."""
+    reader.of_row("plan", "base")
+    claims = verified.confidential_claims(reader)
+    weights = [part["size"] for part in claims["parts"] if part["name"].startswith(SEALED_WEIGHTS)]
+    if not claims["confidential"] or not weights:
+        raise broken(
+            "the package is not a confidential one with the model's weights",
+            expected="a confidential manifest, and weights among its parts",
+            seen=f"confidential: {claims['confidential']}; {len(weights)} parts of weights",
+            todo="do not use this row: its base model was not sealed",
+        )
+    for leg in ("raw", "raw2"):
+        if reader.maybe(leg) is not None:
+            raise broken(
+                f"a {leg} leg ran, which gets the package's content in the clear",
+                expected="no raw leg, of a confidential package",
+                seen=f"a {leg} leg",
+                todo="treat the model as known to the guest's owner",
+            )
+    return f"the model's {sum(weights)} bytes from the package, which no raw leg got"

@@ -11,6 +11,7 @@ from pytest_glasshouse.errors import IntegrityError
 from pytest_glasshouse.invariants.finding import JudgedInvariant, broken, unseen
 from pytest_glasshouse.observation.claims import (
     BordersClaims,
+    ConfidentialClaims,
     EvidenceClaims,
     ExitClaims,
     HeadClaims,
@@ -75,6 +76,13 @@ def manifest_claims(reader: EvidenceReader) -> ManifestClaims:
     token = reader.of("protected", "manifest")
     owner = key(reader, "keys", "owner", row=True)
     return claims(token, ManifestClaims, key=owner, typ=evidence.TYP_MANIFEST, name="manifest")
+
+
+def confidential_claims(reader: EvidenceReader) -> ConfidentialClaims:
+    """The same manifest's claims about its parts, and whether it is confidential."""
+    token = reader.of("protected", "manifest")
+    owner = key(reader, "keys", "owner", row=True)
+    return claims(token, ConfidentialClaims, key=owner, typ=evidence.TYP_MANIFEST, name="manifest")
 
 
 def head_claims(reader: EvidenceReader) -> HeadClaims:

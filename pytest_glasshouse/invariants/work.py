@@ -58,6 +58,8 @@ def _trained(reader: EvidenceReader) -> str:
                 seen=f"{digest}, the initial one",
                 todo="do not use this row: that leg trained nothing",
             )
+    if len(digests) == 1:
+        return "it differs from the initial weights"
     return f"{'both' if len(digests) == 2 else 'all'} differ from the initial weights"  # noqa: PLR2004
 
 

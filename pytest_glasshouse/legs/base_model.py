@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal, TypedDict
 
 from pytest_glasshouse.channel.guest_channel import put_model_piece
 from pytest_glasshouse.errors import GlasshouseError, GuestGoneError, GuestRefusedError, ProtocolError
-from pytest_glasshouse.legs.leg_watch import Progress
+from pytest_glasshouse.legs.leg_watch import MODEL, Progress
 from pytest_glasshouse.legs.model_sources import ModelSources
 from pytest_glasshouse.legs.round import EXCLUDED, Round
 from pytest_glasshouse.observation.document import ModelArrival
@@ -28,8 +28,6 @@ if TYPE_CHECKING:
     from pytest_glasshouse.wire.host_messages import ModelRequest
     from pytest_glasshouse.workloads.base import BaseModel
 
-#: The name of this phase's part of a row, where a leg's would stand.
-MODEL = "model"
 #: A transfer without a new byte for this long fails, and so does one slower than this on the whole.
 _IDLE_S = 180
 _SLOWEST_BYTES_PER_S = 2 << 20

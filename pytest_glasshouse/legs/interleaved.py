@@ -60,7 +60,7 @@ class InterleavedRound:
     def run(self, protected: ProtectedRuntime, raw: RawRunner) -> Ended | None:
         """Start, follow and end every leg."""
         current, design = self._current, self._design
-        if current.confidential:
+        if current.confidential or current.material.sealed:
             refuse_raw(current)
         orders = turn_orders(self._starts, number=current.number, pairs=design.pairs, seed=current.seed)
         turns = [role for pair in orders for role in pair]

@@ -35,7 +35,8 @@ _PHASES = {
     "callback": "exit",
     "resident": "wait",
 }
-
+#: The name of what comes before the first leg, where a leg's would stand: the model, or a large package, on its way.
+MODEL = "model"
 
 #: Time beyond a leg's deadline in which the guest may answer the request under way, and kill the leg.
 _GRACE_S = 5.0
@@ -43,7 +44,10 @@ _GRACE_S = 5.0
 
 @dataclass(frozen=True, kw_only=True)
 class Progress:
-    """The progress of a row. `fraction` is of the leg's target, `rate` in units per second; None where there is none yet."""
+    """The progress of a row. `fraction` is of the leg's target, `rate` in units per second; None where there is none yet.
+
+    `legs` is how many a round has.
+    """
 
     row_id: str
     leg: str
@@ -53,6 +57,7 @@ class Progress:
     elapsed_s: float
     fraction: float | None = None
     rate: float | None = None
+    legs: int = 2
 
     def to_json(self) -> dict[str, Json]:
         """As a JSON object."""
@@ -221,5 +226,6 @@ class LegWatch:
                 elapsed_s=elapsed_s,
                 fraction=None if fraction is None else min(fraction, 1.0),
                 rate=rate,
+                legs=self._progress.legs,
             )
         )

@@ -9,7 +9,6 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
-from pytest_glasshouse.channel.guest_channel import put
 from pytest_glasshouse.errors import (
     GlasshouseError,
     GuestGoneError,
@@ -20,11 +19,13 @@ from pytest_glasshouse.errors import (
     RefusedError,
 )
 from pytest_glasshouse.legs.allocation_policy import policy_for
+from pytest_glasshouse.legs.package_sending import PackageSending, window_of
 from pytest_glasshouse.legs.round import EXCLUDED, Round, protected_notes
 from pytest_glasshouse.observation.document import Challenge, Exit, Failure, Keys, LoadedCode, Spawned
 from pytest_glasshouse.observation.outcome import Ended
-from pytest_glasshouse.owner.sealing import SealedPackage, seal
+from pytest_glasshouse.owner.sealing import sealing
 from pytest_glasshouse.wire.canonical import canonical, sha256_hex
+from pytest_glasshouse.wire.leg_messages import More
 from pytest_glasshouse.wire.tensors import tensor_digest
 from pytest_glasshouse.wire.tokens import public_text, thumbprint
 from pytest_glasshouse.wire.typed import check_typed
@@ -36,11 +37,14 @@ if TYPE_CHECKING:
     from pytest_glasshouse.legs.leg_watch import LegWatch
     from pytest_glasshouse.observation.document import ProtectedNotes
     from pytest_glasshouse.owner.policy import Policy
+    from pytest_glasshouse.owner.sealing import Sealing
     from pytest_glasshouse.rows.leg_order import Role
     from pytest_glasshouse.wire.canonical import Json
-    from pytest_glasshouse.wire.host_messages import ProtectedOrder
+    from pytest_glasshouse.wire.host_messages import MoreAnswer, ProtectedOrder
 
+#: How long a grant is valid, in seconds, beside the time that sending the package takes at this rate.
 _GRANT_S = 3600
+_SLOWEST_BYTES_PER_S = 1 << 20
 #: The reason a leg is given when the server could not be reached. No server gives it.
 NO_ANSWER = "no-answer"
 
@@ -106,8 +110,10 @@ class ProtectedRuntime:
 
         # 3. The sealed package goes over, the leg starts and is followed to its signed exit.
         leg_id = current.leg_id("protected")
-        put(current.channel, f"{leg_id}-package", sealed.package)
         watch = current.watch("protected")
+        sending = PackageSending(current, sealed, f"{leg_id}-package")
+        window = window_of(current)
+        sending.send(until=sealed.size if window is None else window)
         notes["trainingPlan"] = current.training_plan("protected")
         order: ProtectedOrder = {
             "kind": "protected",
@@ -119,11 +125,13 @@ class ProtectedRuntime:
             "owner_key": self._host_attestation.owner.public_text,
             "material": {"package": f"{leg_id}-package"},
         }
+        if sending.sent < sealed.size:
+            order["arrived"] = sending.sent
         current.begin("protected", order)
-        relay = _Relay(self._host_attestation, current, sealed, policy, notes)
+        relay = _Relay(self._host_attestation, current, sealed, policy, notes, sending)
         return ProtectedLeg(self._host_attestation, current, sealed=sealed, relay=relay, watch=watch, notes=notes)
 
-    def _seal(self, current: Round) -> SealedPackage:
+    def _seal(self, current: Round) -> Sealing:
         material = current.material
         base = material.base
         workload: dict[str, Json] = {
@@ -135,8 +143,8 @@ class ProtectedRuntime:
             else {"model_id": base.model_id, "revision": base.revision, "sha256": base.sha256, "stand_in": base.stand_in},
             "facts": material.facts,
         }
-        return seal(
-            material.parts,
+        return sealing(
+            {**material.parts, **material.sealed},
             owner=self._host_attestation.owner,
             run=current.run_id,
             round_nonce=current.nonce,
@@ -144,7 +152,7 @@ class ProtectedRuntime:
             confidential=current.confidential,
         )
 
-    def _register(self, sealed: SealedPackage, policy: Policy) -> None:
+    def _register(self, sealed: Sealing, policy: Policy) -> None:
         registration = self._host_attestation.owner.register(
             server=self._host_attestation.server_key,
             server_hpke=self._host_attestation.server_hpke,
@@ -154,7 +162,7 @@ class ProtectedRuntime:
         )
         self._host_attestation.client.register(registration)
 
-    def _enrol(self, current: Round, sealed: SealedPackage, policy: Policy, notes: ProtectedNotes) -> None:
+    def _enrol(self, current: Round, sealed: Sealing, policy: Policy, notes: ProtectedNotes) -> None:
         grant = self._host_attestation.owner.grant(
             server=self._host_attestation.server_key,
             run=current.run_id,
@@ -162,7 +170,7 @@ class ProtectedRuntime:
             package=sealed.manifest_sha256,
             policy_sha256=policy.sha256,
             allocation=current.grant.allocation_id,
-            expires=int(time.time()) + _GRANT_S,
+            expires=int(time.time()) + _GRANT_S + sealed.size // _SLOWEST_BYTES_PER_S,
             subject=current.subject,
             row=current.row.row_id,
         )
@@ -184,7 +192,7 @@ class ProtectedLeg:
         host_attestation: HostAttestation,
         current: Round,
         *,
-        sealed: SealedPackage,
+        sealed: Sealing,
         relay: _Relay,
         watch: LegWatch,
         notes: ProtectedNotes,
@@ -275,13 +283,20 @@ class _Relay:
     """Relays messages between the leg's agent and the server, and records them."""
 
     def __init__(
-        self, host_attestation: HostAttestation, current: Round, sealed: SealedPackage, policy: Policy, notes: ProtectedNotes
+        self,
+        host_attestation: HostAttestation,
+        current: Round,
+        sealed: Sealing,
+        policy: Policy,
+        notes: ProtectedNotes,
+        sending: PackageSending,
     ) -> None:
         self._host_attestation = host_attestation
         self._current = current
         self._sealed = sealed
         self._policy = policy
         self._notes = notes
+        self._sending = sending
         self._leg_id = current.leg_id("protected")
         self._sub = session_name(current)
         self.nonce = ""
@@ -295,8 +310,18 @@ class _Relay:
             self._notes["evidence"] = str(body["evidence"])
             self._notes["releaseLog"] = check_typed(body["log"], list[str], "log")
             self._relay(self._release)
+        elif kind == "more":
+            self._more(check_typed(body, More, "more")["arrived"])
         elif kind == "head":
             self._notes["head"] = str(body["head"])
+
+    def _more(self, arrived: int) -> None:
+        """The leg has used what it had of the package: it gets as much again."""
+        if arrived != self._sending.sent or arrived >= self._sealed.size:
+            raise self._current.broke_protocol(f"more: expected it after {self._sending.sent} of {self._sealed.size} bytes")
+        self._sending.send(until=arrived + (window_of(self._current) or self._sealed.size))
+        body: MoreAnswer = {"arrived": self._sending.sent}
+        self._current.channel.request("answer", {"leg": self._leg_id, "kind": "more", "body": body})
 
     def _relay(self, ask: Callable[[], None]) -> None:
         try:

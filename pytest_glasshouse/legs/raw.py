@@ -36,7 +36,7 @@ class RawRunner:
 
     def begin(self, current: Round, role: RawRole = "raw") -> RawLeg:
         """Start a raw leg. The caller follows it and then calls `finish`. Raises `ConfigurationError` where none may run."""
-        if current.confidential:
+        if current.confidential or current.material.sealed:
             refuse_raw(current)
         current.meet_guest(role)
         notes = raw_notes(current.notes, role)

@@ -101,7 +101,8 @@ class Round:
 
     def guest_plan(self, leg: Role) -> TrainingPlan:
         """What a leg is to train, as its guest is sent it."""
-        target, base = self.row.target_s, self.material.base
+        # What the package holds is no file of the guest.
+        target, base = self.row.target_s, None if self.row.sealed else self.material.base
         return {
             "workload": self.row.workload,
             "device": "cuda" if self.grant.device == "cuda" else "cpu",
@@ -216,7 +217,13 @@ class Round:
             steps=self.row.steps,
             emit=self.emit if self.design is None else self._emit_without_rate,
             progress=Progress(
-                row_id=self.row.row_id, leg=leg, phase="start", round=self.number, rounds=self.rounds, elapsed_s=0.0
+                row_id=self.row.row_id,
+                leg=leg,
+                phase="start",
+                round=self.number,
+                rounds=self.rounds,
+                elapsed_s=0.0,
+                legs=len(self.order),
             ),
             allocation_id=self.grant.allocation_id,
         )

@@ -22,12 +22,13 @@ from pytest_glasshouse.legs.protected import ProtectedRuntime, plan_sha256
 from pytest_glasshouse.legs.raw import RawRunner
 from pytest_glasshouse.legs.round import Round
 from pytest_glasshouse.legs.row_settings import RowSettings
+from pytest_glasshouse.legs.sealed_model import sealed_of
 from pytest_glasshouse.observation.document import Observation, Plan, RoundNotes
 from pytest_glasshouse.observation.outcome import AllocationFacts, Ended, Outcome
 from pytest_glasshouse.observation.reading import ROLES
 from pytest_glasshouse.providers.mock_faulty_channel import FaultyChannel, poisoned
 from pytest_glasshouse.rows.interleaving import interleaving
-from pytest_glasshouse.rows.leg_order import extension_seed, leg_orders, starting_orders
+from pytest_glasshouse.rows.leg_order import extension_seed, leg_orders, sealed_orders, starting_orders
 from pytest_glasshouse.workloads.registry import prepare
 
 if TYPE_CHECKING:
@@ -104,6 +105,7 @@ class Allocation:
             targets=row.targets,
             alpha=row.alpha,
             online=self.grant.provider != "mock",
+            sealed=sealed_of(row, model, owner_key=settings.owner_key),
         )
         if "nonfinite-loss" in self.grant.faults:
             material = poisoned(material)
@@ -130,7 +132,7 @@ class Allocation:
                     emit=self._on_progress,
                     cursor=cursor,
                     plan_sha256=plan_sha256(observation["plan"]),
-                    confidential=settings.confidential,
+                    confidential=settings.confidential or row.sealed,
                     strict_memory=settings.strict_memory,
                     allowance=self._allowance,
                     vouch=protected.vouch if row.null else None,
@@ -163,8 +165,8 @@ class Allocation:
         return outcome
 
     def _bring_model(self, current: Round, observation: Observation) -> Ended | None:
-        """Before the first leg: the base model to the guest. How the row ends where that fails."""
-        if current.number > 1:
+        """Before the first leg: a base model that is not sealed goes to the guest. How the row ends where that fails."""
+        if current.number > 1 or current.row.sealed:
             return None
         arrival, ended = bring(current, self._settings.model_sources)
         if arrival is not None:
@@ -181,12 +183,14 @@ class Allocation:
         return Outcome(row=row, declared=declared, allocation=self._facts(), observation=observation, ended=ended)
 
     def _extends(self, row: RowSpec) -> bool:
-        return self._settings.half_width_pct is not None and not row.null
+        return self._settings.half_width_pct is not None and not row.null and not row.sealed
 
     def _orders(self, row: RowSpec, *, rounds: int, seed: int) -> Sequence[Sequence[Role]]:
         """In which order the legs of each of `rounds` rounds run, or start."""
         if rounds == 0:
             return ()
+        if row.sealed:
+            return sealed_orders(rounds)
         fixed = self._settings.fixed_order
         if row.order != "interleaved":
             return leg_orders(row.order, rounds=rounds, seed=seed, fixed=fixed)
@@ -256,6 +260,8 @@ class Allocation:
         }
         if "adapter" in row.adapter:
             plan["adapter"] = row.adapter["adapter"]
+        if row.base == "sealed":
+            plan["base"] = row.base
         if settings.revision is not None:
             plan["invariantsRevision"] = settings.revision
         if settings.half_width_pct is not None and self._extends(row):

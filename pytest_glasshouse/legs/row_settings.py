@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 from pytest_glasshouse.legs.model_sources import ModelSources
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from pytest_glasshouse.legs.attestation import OutsideServer
     from pytest_glasshouse.observation.document import Observation
     from pytest_glasshouse.observation.outcome import Outcome
@@ -29,6 +31,8 @@ class RowSettings:
     """Where the row's model lies, if not where the row says."""
     model_sources: ModelSources = field(default_factory=ModelSources)
     """How the row's model reaches the guest."""
+    owner_key: Path | None = None
+    """The owner's key file, by which a model that was sealed ahead is opened."""
     confidential: bool = False
     strict_memory: bool = False
     subject: dict[str, Any] = field(default_factory=dict)

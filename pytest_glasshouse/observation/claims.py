@@ -59,6 +59,20 @@ class ManifestClaims(TypedDict):
     workload: WorkloadClaim
 
 
+class PackagedPart(TypedDict):
+    """A part of the package."""
+
+    name: str
+    size: int
+
+
+class ConfidentialClaims(TypedDict):
+    """Of the same manifest: whether the package is confidential, and its parts."""
+
+    confidential: bool
+    parts: list[PackagedPart]
+
+
 class HeadClaims(TypedDict):
     """Signed by the leg at its end: its journal's last link and its adapter's digest."""
 

@@ -63,6 +63,7 @@ class Plan(AdapterRecord):
     halfWidthPct: NotRequired[str]
     maxRounds: NotRequired[int]
     parameters: NotRequired[list[list[str]]]
+    base: NotRequired[Literal["sealed"]]
     interleaving: NotRequired[InterleavingPlan]
     null: NotRequired[bool]
     subject: Facts

@@ -50,6 +50,11 @@ def invariant_key(name: str) -> str:
     return name.strip().replace(" ", "_")
 
 
+def is_sealed(observation: Observation) -> bool:
+    """Whether a row was planned with its base model in the package: it is confidential, and has a protected leg only."""
+    return "plan" in observation and observation["plan"].get("base") == "sealed"
+
+
 def observed_rounds(observation: Observation) -> list[RoundNotes]:
     """The rounds of an observation; none when it has none."""
     return observation.get("rounds", [])

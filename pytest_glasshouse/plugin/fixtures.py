@@ -136,6 +136,7 @@ def _glasshouse_row_objects(request: pytest.FixtureRequest) -> Iterator[RowObjec
         on_round=on_round,
         server=options.outside_server,
         policy=options.owner_policy,
+        owner_key=options.owner_key,
     )
     if context.broker is None:
         raise InfrastructureError(

@@ -34,7 +34,7 @@ def workflow_commands(records: Sequence[Record], *, cleanup: str, problems: Sequ
         yield annotation("error", f"{row['name']}: {row['outcome']}", f"{reason} ({row['decision']})")
     if len(missed) > SHOWN:
         yield annotation("error", "glasshouse", f"{len(missed) - SHOWN} more rows were not measured; see the job summary")
-    dry = sum(each["record"]["dryRun"] for each in records if each["list"] == "rows")
+    dry = sum(each["record"]["dryRun"] for each in records if each["list"] in ("rows", "sealedRows"))
     if dry:
         yield annotation("notice", "glasshouse", f"{dry} of {len(records)} rows are a dry run; not a gate")
 

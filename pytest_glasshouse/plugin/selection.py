@@ -112,6 +112,11 @@ def without_effect(rows: Iterable[RowItem], options: Options) -> tuple[str, ...]
         notes.append(
             f"--glasshouse-preset {options.preset} changes nothing here: no interleaved row is selected (--order interleaved)"
         )
+    if options.max_overhead_pct is not None and (sealed := [printable(row.name) for row in running if row.sealed]):
+        notes.append(
+            f"--glasshouse-max-overhead limits nothing in {', '.join(sealed)}: where the base is sealed there is no raw leg, "
+            "and no overhead"
+        )
     if options.model is not None and not any(row.workload == "lora" for row in running):
         notes.append("--glasshouse-model changes nothing here: no lora row is selected")
     return tuple(notes)

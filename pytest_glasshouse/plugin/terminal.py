@@ -16,7 +16,7 @@ from pytest_glasshouse.wire.printable import printable, visible
 if TYPE_CHECKING:
     import pytest
 
-    from pytest_glasshouse.analysis.fields import FindingRecord, MeasuredRow, NullRow, Record, RowRecord
+    from pytest_glasshouse.analysis.fields import FindingRecord, MeasuredRow, NullRow, Record, RowRecord, SealedRow
     from pytest_glasshouse.run.options import Options
     from pytest_glasshouse.tamper.result import TamperRecord
 
@@ -112,11 +112,17 @@ def summary(records: Sequence[Record], tamper: Sequence[TamperRecord]) -> Iterat
     from pytest_glasshouse.report.attempts import attempts_line, row_title
 
     measured = [each["record"] for each in records if each["list"] == "rows"]
+    sealed = [each["record"] for each in records if each["list"] == "sealedRows"]
     nulls = [each["record"] for each in records if each["list"] == "nullRows"]
     excluded = [each["record"] for each in records if each["list"] == "excludedResults"]
     if measured:
         yield from table([("row", "order", "protected", "raw", "overhead", "95 % interval", "verdict", "findings")] + [
             (row_title(row), *_measured(row)) for row in measured
+        ])  # fmt: skip
+    if sealed:
+        yield ""
+        yield from table([("base sealed, no raw leg", "rounds", "protected rate", "findings")] + [
+            (row_title(row), str(row["rounds"]), _rate(row), findings(row["findings"])) for row in sealed
         ])  # fmt: skip
     if nulls:
         yield ""
@@ -130,7 +136,7 @@ def summary(records: Sequence[Record], tamper: Sequence[TamperRecord]) -> Iterat
             yield f"  {printable(row_title(row))} ({row['order']}): {row['outcome']}"
             yield f"      reason    {printable(row['reason'], limit=_REASON)}"
             yield f"      decision  {printable(row['decision'], limit=_REASON)}"
-    every: list[RowRecord] = [*measured, *nulls, *excluded]
+    every: list[RowRecord] = [*measured, *sealed, *nulls, *excluded]
     if several := [row for row in every if attempts_line(row)]:
         yield ""
         yield "several attempts, not publishable:"
@@ -157,6 +163,12 @@ def _measured(row: MeasuredRow) -> tuple[str, ...]:
         row["verdict"],
         findings(row["findings"]),
     )
+
+
+def _rate(row: SealedRow) -> str:
+    from pytest_glasshouse.analysis.wording import rate_with_interval
+
+    return rate_with_interval(row["protectedPerSec"], row["protectedPerSecCi95"], row["unit"])
 
 
 def _null(row: NullRow) -> tuple[str, ...]:

@@ -29,7 +29,7 @@ Unchecked: TypeAlias = dict[str, Any]
 
 #: What assembling a document from rows that nothing has checked may raise: members are missing or of another type.
 MALFORMED = (GlasshouseError, LookupError, TypeError, ValueError, AttributeError)
-_RECORD_PATH = re.compile(r"\$\.(rows|excludedResults|nullRows)\[(\d+)\]")
+_RECORD_PATH = re.compile(r"\$\.(rows|sealedRows|excludedResults|nullRows)\[(\d+)\]")
 _PLAIN_PATH = re.compile(r"\$(?:\.[A-Za-z0-9_]{1,40}(?![^.\[:])|\[\d+\])*")
 #: Most objections of one kind.
 _MOST = 1000

@@ -42,8 +42,8 @@ _RECORD_NAME = re.compile(r"\.(?:rowId|name|modelId|declared|namedGpuModel|param
 _STEP = re.compile(r"\.(\w+)|\[(\d+)\]")
 #: Fields of a withheld row that stay: its identity, not what was observed.
 _IDENTITY = (
-    "rowId", "name", "asDeclared", "overridden", "declared", "namedGpuModel", "workload", "modelId", "adapter", "parameters",
-    "order", "rounds", "targetSec", "stepBudget", "fixedOrder", "warmupSec", "dryRun", "simulated", "attempts",
+    "rowId", "name", "asDeclared", "overridden", "declared", "namedGpuModel", "workload", "modelId", "adapter", "base",
+    "parameters", "order", "rounds", "targetSec", "stepBudget", "fixedOrder", "warmupSec", "dryRun", "simulated", "attempts",
 )  # fmt: skip
 _ANONYMOUS_IDENTITY = tuple(name for name in _IDENTITY if name not in ("parameters", "attempts"))
 #: The first pass masks texts, the second withholds rows that still have objections, the third removes their names too, and
@@ -81,7 +81,7 @@ def redact_document(
         try:
             document = resealed(document, key=key)
         except MALFORMED:
-            every = ((name, place) for name in LISTS for place in range(len(document[name])))
+            every = ((name, place) for name in LISTS for place in range(len(document.get(name, ()))))
             found = [Objection(path=f"$.{name}[{place}]", text="cannot be read") for name, place in every]
             continue
         found = find(document)
@@ -163,8 +163,7 @@ def _redact(document: Unchecked, found: Sequence[Objection], *, run_id: str, num
         names[str(record["rowId"])] = row["rowId"]
         if number < _PASSES - 2:
             document["excludedResults"].append(row)
-    for name in LISTS:
-        document[name] = [each for each in document[name] if each is not None]
+    document |= {name: [each for each in document[name] if each is not None] for name in LISTS if name in document}
     for attempt in document.get("attempts", ()):
         for name in ("kept", "begun"):
             attempt[name] = [names.get(each, each) for each in attempt[name]]
@@ -227,6 +226,9 @@ def resealed(document: Unchecked, *, key: Ed25519PrivateKey) -> Unchecked:
         "nullRows": [sealed(each, key=key) for each in document["nullRows"]],
         "excludedResults": [sealed(each, key=key) for each in document["excludedResults"]],
     }
+    if document.get("sealedRows"):
+        lists["sealedRows"] = [sealed(each, key=key) for each in document["sealedRows"]]
+    document = {name: value for name, value in document.items() if name != "sealedRows"}
     claims = {**document["claims"], "notShown": not_shown(lists)}
     return sealed(
         {

@@ -15,7 +15,7 @@ from pytest_glasshouse.wire.printable import markdown_cell, visible
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from pytest_glasshouse.analysis.fields import ExcludedRow, MeasuredRow, NullRow, RowRecord
+    from pytest_glasshouse.analysis.fields import ExcludedRow, MeasuredRow, NullRow, RowRecord, SealedRow
     from pytest_glasshouse.report.fields import Claims, CleanupSection, Report, Summary
     from pytest_glasshouse.tamper.result import TamperRecord
 
@@ -44,9 +44,12 @@ def _lines(document: Report, faults: int) -> Iterator[str]:
         yield ""
         yield f"**{dry_run}**"
     yield from _rows(document["rows"])
+    yield from _sealed(document.get("sealedRows", ()))
     yield from _nulls(document["nullRows"])
     yield from _excluded(document["excludedResults"])
-    yield from _tried_again([*document["rows"], *document["nullRows"], *document["excludedResults"]])
+    yield from _tried_again(
+        [*document["rows"], *document.get("sealedRows", ()), *document["nullRows"], *document["excludedResults"]]
+    )
     yield from _tamper(document["tamper"])
     yield from _lifecycle(summary)
     yield from _cleanup(document["cleanup"])
@@ -105,6 +108,14 @@ def _status(row: MeasuredRow) -> str:
     words += [] if limit is None else [f"{limit.verdict.value} of {limit.limit_pct:g} %"]
     words += [f"{row['attestation']}, {row['runtimeState']}"]
     return "; ".join(words)
+
+
+def _sealed(rows: Sequence[SealedRow]) -> Iterator[str]:
+    if rows:
+        yield from _section("Sealed rows")
+        yield tables.SEALED_NOTE
+        yield ""
+        yield from _table(tables.SEALED_HEAD, tables.sealed_table(rows))
 
 
 def _nulls(nulls: Sequence[NullRow]) -> Iterator[str]:

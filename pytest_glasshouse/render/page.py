@@ -13,9 +13,10 @@ from urllib.parse import quote
 from pytest_glasshouse.check.check import Level
 from pytest_glasshouse.render import tables
 from pytest_glasshouse.render.html import Code, MarkedText, bullets, definitions, details, escaped, paragraph, table
-from pytest_glasshouse.render.page_rows import excluded_details, row_card, row_details
+from pytest_glasshouse.render.page_rows import excluded_details, findings, row_card, row_details
 from pytest_glasshouse.render.page_style import style_sheet
 from pytest_glasshouse.render.plot_interval import common_scale
+from pytest_glasshouse.report.attempts import attempts_line, row_title
 from pytest_glasshouse.report.bundle import report_bytes
 
 if TYPE_CHECKING:
@@ -47,6 +48,7 @@ def page(document: Report, checked: Checked) -> str:
 def _body(document: Report, checked: Checked) -> Iterator[str]:
     yield from _top(document, checked)
     yield from _rows(document)
+    yield from _sealed(document)
     yield from _excluded(document)
     yield from _nulls(document)
     yield from _tamper(document)
@@ -98,6 +100,17 @@ def _rows(document: Report) -> Iterator[str]:
     yield f'<div class="cards">{"".join(row_card(document, row, scale) for row in rows)}</div>'
     yield "<h2>Row by row</h2>"
     yield from (row_details(document, row, is_open=place < _OPEN) for place, row in enumerate(rows))
+
+
+def _sealed(document: Report) -> Iterator[str]:
+    rows = document.get("sealedRows", ())
+    if rows:
+        yield "<h2>Sealed rows</h2>"
+        yield paragraph(tables.SEALED_NOTE)
+        yield table("Rows whose base is sealed", tables.SEALED_HEAD, tables.sealed_table(rows), numbers=(2,))
+        for row in rows:
+            attempts = paragraph(attempts_line(row)) if attempts_line(row) else ""
+            yield f'<section id="{escaped(row["rowId"])}">{details(row_title(row), attempts + findings(row))}</section>'
 
 
 def _excluded(document: Report) -> Iterator[str]:
@@ -175,6 +188,12 @@ def _methodology(document: Report) -> Iterator[str]:
 def _digests(document: Report) -> str:
     body: list[tuple[str, str, Code]] = [("report", "policy", Code(document["policySha256"] or "none"))]
     body += [("report", f"{name} key", Code(key)) for name, keys in _keys(document) for key in keys]
+    for sealed in document.get("sealedRows", ()):
+        body.append((sealed["name"], "protected adapter, last round", Code(sealed["protectedAdapterSha256"])))
+        body += [
+            (sealed["name"], f"journal head, round {each['round']}", Code(each["headSha256"] or "none"))
+            for each in sealed["journal"]
+        ]
     for row in document["rows"]:
         adapters = (("protected", row["protectedAdapterSha256"]), ("raw", row["rawAdapterSha256"]))
         body += [(row["name"], f"{leg} adapter, last round", Code(digest)) for leg, digest in adapters]

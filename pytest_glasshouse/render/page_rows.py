@@ -19,7 +19,7 @@ from pytest_glasshouse.report.attempts import attempts_line, row_title
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from pytest_glasshouse.analysis.fields import ExcludedRow, MeasuredRow
+    from pytest_glasshouse.analysis.fields import ExcludedRow, MeasuredRow, SealedRow
     from pytest_glasshouse.render.svg import Scale
     from pytest_glasshouse.report.fields import Report
 
@@ -69,7 +69,7 @@ def _attempts(row: MeasuredRow | ExcludedRow) -> str:
     return paragraph(f"Not publishable: {attempts}") if attempts else ""
 
 
-def findings(row: MeasuredRow | ExcludedRow) -> str:
+def findings(row: MeasuredRow | SealedRow | ExcludedRow) -> str:
     """Every finding with its reason and the digest of what it was computed from."""
     judged = row["findings"]
     held = tables.held_count(judged)

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pytest_glasshouse.analysis.wording import figure_with_interval, signed
+from pytest_glasshouse.analysis.wording import figure_with_interval, rate_with_interval, signed
+from pytest_glasshouse.report.attempts import row_title
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from pytest_glasshouse.analysis.fields import ExcludedRow, FindingRecord, MeasuredRow
+    from pytest_glasshouse.analysis.fields import ExcludedRow, FindingRecord, MeasuredRow, SealedRow
     from pytest_glasshouse.analysis.figure_fields import EstimateFigures, FixedCost, JobCostRecord
     from pytest_glasshouse.report.fields import Claims, Summary
     from pytest_glasshouse.tamper.result import TamperRecord
@@ -35,6 +36,13 @@ _PHASES = (
     ("protected", "attest"), ("protected", "release"), ("protected", "open"), ("protected", "load"), ("raw", "load"),
     ("protected", "zeroize"),
 )  # fmt: skip
+SEALED_HEAD = (
+    "Row", "Ran on", "Rounds", "Protected rate", "Attest", "Release", "Open", "Load", "Zeroize", "Exposed at most", "Status",
+)  # fmt: skip
+SEALED_NOTE = (
+    "The package holds the base model and is confidential: a raw leg would give it away, so there is none, and no overhead. "
+    "Seconds are totals over the rounds."
+)
 _NOT_SEEN = "not seen"
 
 
@@ -42,8 +50,12 @@ def measured_sentence(summary: Summary) -> str:
     """How many rows were measured, on the GPU they name, and publishable."""
     return (
         f"{summary['measured']} of {summary['selected']} rows measured, {summary['measuredOnNamedGpu']} of them on the GPU "
-        f"they name, {summary['publishable']} publishable."
+        f"they name, {summary['publishable']} publishable." + _sealed_sentence(summary.get("sealedMeasured", 0))
     )
+
+
+def _sealed_sentence(measured: int) -> str:
+    return f" Another {measured} without a raw leg: their base is sealed." if measured else ""
 
 
 def dry_run_sentence(summary: Summary) -> str:
@@ -63,6 +75,27 @@ def lifecycle_sentence(summary: Summary) -> str:
         f"Held in {lifecycle['held']} of {lifecycle['attempted']} lifecycles begun: with 95 % confidence at least "
         f"{lower95 * 100:.1f} % of them."
     )
+
+
+def sealed_table(rows: Sequence[SealedRow]) -> list[list[str]]:
+    """The cells of `SEALED_HEAD` for each row whose base is sealed."""
+    return [_sealed(row) for row in rows]
+
+
+def _sealed(row: SealedRow) -> list[str]:
+    phases = [row["protectedPhasesSec"].get(name) for name in ("attest", "release", "open", "load")]
+    words = [*(["dry run"] if row["dryRun"] else []), *(["publishable"] if row["publishable"] else [])]
+    words.append(f"{row['attestation']}, {row['runtimeState']}, {held_count(row['findings'])}")
+    exposed = row.get("exposurePeakBytes")
+    return [
+        row_title(row),
+        row["gpuModel"],
+        str(row["rounds"]),
+        rate_with_interval(row["protectedPerSec"], row["protectedPerSecCi95"], row["unit"]),
+        *(_NOT_SEEN if value is None else f"{value:,.3f} s" for value in (*phases, row["zeroizeSec"])),
+        _NOT_SEEN if exposed is None else f"{exposed / 1e6:,.1f} MB",
+        "; ".join(words),
+    ]
 
 
 def claim_lists(claims: Claims) -> list[tuple[str, list[str]]]:

@@ -54,7 +54,7 @@ def _entry(row: RowRecord) -> AttemptFields:
         entry["outcome"], entry["reason"] = row["outcome"], row["reason"]
     elif "differencePct" in row:
         entry["differencePct"] = row["differencePct"]
-    else:
+    elif "overheadPct" in row:
         entry["overheadPct"], entry["overheadCi95Pct"] = row["overheadPct"], row["overheadCi95Pct"]
         entry["verdict"] = row["verdict"]
     return entry

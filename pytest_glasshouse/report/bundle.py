@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_glasshouse.errors import IntegrityError, ReportError
 from pytest_glasshouse.observation.reading import journal_lines, observed_rounds, protected_of
+from pytest_glasshouse.report.fields import protected_rows
 from pytest_glasshouse.report.intoto import envelopes
 from pytest_glasshouse.wire.bounded_file import read_regular
 from pytest_glasshouse.wire.bounded_zip import read_zip
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-    from pytest_glasshouse.analysis.fields import ExcludedRow, MeasuredRow, RowRecord
+    from pytest_glasshouse.analysis.fields import RowRecord
     from pytest_glasshouse.observation.document import RoundNotes
     from pytest_glasshouse.report.fields import Report
 
@@ -50,8 +51,7 @@ def members(document: Report) -> dict[str, bytes]:
     found = {REPORT_MEMBER: report_bytes(document), "keys/report.pub": _line(document["keys"]["report"])}
     for name, keys in (("server", document["keys"]["servers"]), ("owner", document["keys"]["owners"])):
         found |= {f"keys/{name}-{number}.pub": _line(key) for number, key in enumerate(keys, start=1)}
-    rows: list[MeasuredRow | ExcludedRow] = [*document["rows"], *document["excludedResults"]]
-    for record in rows:
+    for record in protected_rows(document):
         found |= dict(_of_row(f"rows/{record['rowId']}", record))
     return found
 

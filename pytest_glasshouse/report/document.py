@@ -16,6 +16,7 @@ from pytest_glasshouse.overhead.interval import proportion_lower_bound
 from pytest_glasshouse.overhead.verdict import MIN_ROUNDS
 from pytest_glasshouse.report.attempts import other_attempts
 from pytest_glasshouse.report.claims import CLAIMS, NOT_CLAIMED
+from pytest_glasshouse.report.fields import protected_rows
 from pytest_glasshouse.report.schema import SCHEMA_VERSION
 from pytest_glasshouse.report.seal import sealed
 from pytest_glasshouse.tamper.result import TamperResult
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-    from pytest_glasshouse.analysis.fields import ExcludedRow, MeasuredRow, Record, RowRecord
+    from pytest_glasshouse.analysis.fields import ExcludedRow, MeasuredRow, Record, RowRecord, SealedRow
     from pytest_glasshouse.report.fields import (
         CleanupRecord,
         Environment,
@@ -47,7 +48,7 @@ if TYPE_CHECKING:
     from pytest_glasshouse.wire.canonical import Json
     from pytest_glasshouse.wire.cleanup_status import CleanupStatus
 
-Judged = TypeVar("Judged", "MeasuredRow", "ExcludedRow")
+Judged = TypeVar("Judged", "MeasuredRow", "SealedRow", "ExcludedRow")
 
 SCHEMA_URL = "https://pytest-glasshouse.dev/schemas/report-v1.schema.json"
 
@@ -126,6 +127,9 @@ def assemble(
         ],
         "nullRows": [sealed(each["record"], key=key) for each in records if each["list"] == "nullRows"],
     }
+    sealed_rows = [sealed(_after_cleanup(each["record"], unproven), key=key) for each in records if each["list"] == "sealedRows"]
+    if sealed_rows:
+        lists["sealedRows"] = sealed_rows
     played = [each.to_json() for each in tamper]
     document: Report = {
         "$schema": SCHEMA_URL,
@@ -159,6 +163,8 @@ def assemble(
         "keys": {"report": public_text(key.public_key()), **observed_keys(lists)},
         "extra": dict(run.extra),
     }
+    if "sealedRows" in lists:
+        document["sealedRows"] = lists["sealedRows"]
     if len(run.attempts) > 1:
         document["attempts"] = list(run.attempts)
     return sealed(document, key=key)
@@ -172,7 +178,7 @@ def summary(
     """Counts per outcome, and over every lifecycle begun in how many all invariants held."""
     rows, excluded, nulls = lists["rows"], lists["excludedResults"], lists["nullRows"]
     outcomes = Counter(each["outcome"] for each in excluded)
-    every: list[MeasuredRow | ExcludedRow] = [*rows, *excluded]
+    without_raw, every = lists.get("sealedRows", []), protected_rows(lists)
     lifecycles = [each["lifecycle"] for each in every]
     lifecycles += [attempt["lifecycle"] for each in every for attempt in other_attempts(each)]
     held = sum(each["held"] for each in lifecycles)
@@ -186,24 +192,26 @@ def summary(
         "lost": outcomes["lost"],
         "infrastructure": outcomes["infrastructure"],
         "dryRun": sum(each["dryRun"] for each in every) + sum(each["dryRun"] for each in nulls),
-        "publishable": sum(each["publishable"] for each in rows),
+        "publishable": sum(each["publishable"] for each in (*rows, *without_raw)),
         "measuredOnNamedGpu": sum(measured_on_named_gpu(each) for each in rows),
         "tamperPassed": sum(each["passed"] for each in tamper),
         "tamperAttempted": len(tamper),
         "lifecycle": {"held": held, "attempted": attempted, "lower95": proportion_lower_bound(held, attempted)},
         "outstandingReleases": list(outstanding),
     }
+    if without_raw:
+        counts["sealedMeasured"] = len(without_raw)
     if nulls:
         counts["nullMeasured"], counts["nullQualifying"] = len(nulls), sum(each["qualifies"] for each in nulls)
     return counts
 
 
-def measured_on_named_gpu(row: MeasuredRow) -> bool:
+def measured_on_named_gpu(row: MeasuredRow | SealedRow) -> bool:
     """Whether a measured row ran on the GPU it names; a row for any GPU names none and a dry run is none."""
     return not row["dryRun"] and row["namedGpuModel"] in {None, row["gpuModel"]}
 
 
-def counts_for_gate(row: MeasuredRow) -> bool:
+def counts_for_gate(row: MeasuredRow | SealedRow) -> bool:
     """Whether a gate and a badge count a measured row: it ran on a GPU, rented from a provider that is not simulated."""
     return measured_on_named_gpu(row) and not row["simulated"]
 
@@ -211,7 +219,7 @@ def counts_for_gate(row: MeasuredRow) -> bool:
 def not_shown(lists: RowLists) -> list[str]:
     """What the findings leave unseen: each such invariant with its reasons."""
     unseen: dict[str, set[str]] = {}
-    for each in lists["rows"]:
+    for each in (*lists["rows"], *lists.get("sealedRows", ())):
         for finding in each["findings"]:
             if finding["finding"] == "unseen":
                 unseen.setdefault(finding["invariant"], set()).add(finding["reason"])
@@ -239,7 +247,7 @@ def policy_sha256(lists: RowLists) -> str | None:
     """The digest of the policy all rounds ran under; of the sorted list of digests where there were several."""
     digests = {
         protected_of(observed).get("policySha256")
-        for each in (*lists["rows"], *lists["excludedResults"])
+        for each in protected_rows(lists)
         for observed in observed_rounds(each["observation"])
     } - {None}
     if len(digests) <= 1:
@@ -249,8 +257,7 @@ def policy_sha256(lists: RowLists) -> str | None:
 
 def observed_keys(lists: RowLists) -> ObservedKeys:
     """The servers' and the owners' public keys that the observations name."""
-    rows: list[MeasuredRow | ExcludedRow] = [*lists["rows"], *lists["excludedResults"]]
-    keys = [each["observation"]["keys"] for each in rows if "keys" in each["observation"]]
+    keys = [each["observation"]["keys"] for each in protected_rows(lists) if "keys" in each["observation"]]
     return {"servers": sorted({each["server"] for each in keys}), "owners": sorted({each["owner"] for each in keys})}
 
 

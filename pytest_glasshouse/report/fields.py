@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal, NotRequired, TypedDict
 
-from pytest_glasshouse.analysis.fields import ExcludedRow, LifecycleCount, ListName, MeasuredRow, NullRow, RowRecord
+from pytest_glasshouse.analysis.fields import ExcludedRow, LifecycleCount, ListName, MeasuredRow, NullRow, RowRecord, SealedRow
 from pytest_glasshouse.tamper.result import TamperRecord
 from pytest_glasshouse.wire.canonical import Json
 from pytest_glasshouse.wire.cleanup_status import CleanupStatus
@@ -12,7 +12,7 @@ from pytest_glasshouse.wire.cleanup_status import CleanupStatus
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-LISTS: tuple[ListName, ...] = ("rows", "excludedResults", "nullRows")
+LISTS: tuple[ListName, ...] = ("rows", "sealedRows", "excludedResults", "nullRows")
 
 
 class GeneratedBy(TypedDict):
@@ -102,6 +102,7 @@ class Summary(TypedDict):
     infrastructure: int
     nullMeasured: NotRequired[int]
     nullQualifying: NotRequired[int]
+    sealedMeasured: NotRequired[int]
     dryRun: int
     publishable: int
     measuredOnNamedGpu: int
@@ -159,17 +160,23 @@ class ReportKeys(ObservedKeys):
 
 
 class RowLists(TypedDict):
-    """The three lists of rows."""
+    """The lists of rows. `sealedRows` is absent where there are none."""
 
     rows: list[MeasuredRow]
+    sealedRows: NotRequired[list[SealedRow]]
     nullRows: list[NullRow]
     excludedResults: list[ExcludedRow]
+
+
+def protected_rows(document: RowLists) -> list[MeasuredRow | SealedRow | ExcludedRow]:
+    """The rows that have, or were to have, a protected leg."""
+    return [*document["rows"], *document.get("sealedRows", ()), *document["excludedResults"]]
 
 
 def every_row(document: RowLists) -> Iterator[tuple[str, ListName, RowRecord]]:
     """Path, list and record of every row."""
     for name in LISTS:
-        rows: Sequence[RowRecord] = document[name]
+        rows: Sequence[RowRecord] = document.get(name, ())
         yield from ((f"$.{name}[{place}]", name, row) for place, row in enumerate(rows))
 
 

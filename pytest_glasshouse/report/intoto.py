@@ -16,21 +16,22 @@ from cryptography.exceptions import InvalidSignature
 
 from pytest_glasshouse.errors import ConfigurationError, IntegrityError, ReportError
 from pytest_glasshouse.observation.reading import journal_lines, observed_rounds, protected_of
+from pytest_glasshouse.report.fields import protected_rows
 from pytest_glasshouse.wire.canonical import canonical, parse_object, sha256_hex
 from pytest_glasshouse.wire.journal import head_of
 from pytest_glasshouse.wire.tokens import public_key, thumbprint
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
-    from pytest_glasshouse.analysis.fields import ExcludedRow, MeasuredRow
+    from pytest_glasshouse.analysis.fields import ExcludedRow, MeasuredRow, SealedRow
     from pytest_glasshouse.observation.document import RoundNotes
     from pytest_glasshouse.report.fields import Report
     from pytest_glasshouse.wire.canonical import Json
 
-    ReportedRow = MeasuredRow | ExcludedRow
+    ReportedRow = MeasuredRow | SealedRow | ExcludedRow
 
 STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
 PREDICATE_TYPE = "https://pytest-glasshouse.dev/attestation/protected-run/v1"
@@ -161,8 +162,8 @@ def pre_authentication(payload: bytes) -> bytes:
     return b"DSSEv1 %d %b %d %b" % (len(kind), kind, len(payload), payload)
 
 
-def _records(document: Report) -> list[ReportedRow]:
-    return [*document["rows"], *document["excludedResults"]]
+def _records(document: Report) -> Sequence[ReportedRow]:
+    return protected_rows(document)
 
 
 def _rounds(record: ReportedRow) -> Iterator[RoundNotes]:

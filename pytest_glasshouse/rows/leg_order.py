@@ -45,6 +45,13 @@ def leg_orders(order: str, *, rounds: int, seed: int, fixed: bool) -> tuple[tupl
     return (named, *later)
 
 
+def sealed_orders(rounds: int) -> tuple[tuple[LegName], ...]:
+    """One order per round of a row whose base is sealed: its one leg. Raises `ConfigurationError` for more than `MOST_ROUNDS`."""
+    if rounds > MOST_ROUNDS:
+        raise ConfigurationError(f"expected at most {MOST_ROUNDS} rounds, saw {rounds}")
+    return (("protected",),) * rounds
+
+
 def extension_seed(seed: int) -> int:
     """The seed of the orders of the rounds that a row is extended by, which are balanced among themselves."""
     return seed + 1

@@ -43,9 +43,11 @@ class Overrides:
     def chosen(self, declared: RowSpec) -> RowSpec:
         """The row with the user's overrides, before a dry run shortens it."""
         changes: dict[str, Any] = {}
-        if self.order is not None:
-            changes["order"] = self.order
-        if (self.order or declared.order) == "interleaved":
+        # A sealed row has one leg: there is no order to choose.
+        order = None if declared.sealed else self.order
+        if order is not None:
+            changes["order"] = order
+        if (order or declared.order) == "interleaved":
             changes |= self._interleaved(declared)
         elif declared.order == "interleaved":
             # Fields that only an interleaved row has; such a row is left out of the run.
@@ -133,7 +135,9 @@ class RowItem:
         """
         declared = dataclasses.replace(declared, parameters=parameters) if parameters else declared
         row = overrides.apply(declared)
-        if row.model is None or not os.path.isdir(os.path.expanduser(row.model)):  # noqa: PTH111, PTH112  (an unknown ~ or an invalid path is no directory)
+        # A sealed model is a file.
+        is_there = os.path.exists if row.sealed else os.path.isdir
+        if row.model is None or not is_there(os.path.expanduser(row.model)):  # noqa: PTH111  (an unknown ~ or an invalid path is no directory)
             return cls(declared=declared, row=row)
         directory = Path(os.path.expanduser(row.model)).resolve()  # noqa: PTH111  (Path.expanduser raises for an unknown ~)
         return cls(declared=declared, row=dataclasses.replace(row, model=directory.name), model=str(directory))

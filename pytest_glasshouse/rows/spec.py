@@ -25,6 +25,7 @@ WorkloadName = Literal["mlp", "lora"]
 RowKind = Literal["smoke", "sustained", "null"]
 Preset = Literal["quick", "standard", "publish"]
 ModelSource = Literal["there", "hub", "pushed"]
+Base = Literal["pinned", "sealed"]
 
 #: Required fields with a fixed set of values.
 _CHOICES: Mapping[str, object] = {"workload": WorkloadName, "gpu": Gpu, "order": Order}
@@ -53,6 +54,8 @@ _INTERLEAVED: Mapping[str, object] = {"preset": None, "null": False, "resident":
 
 #: Fields that only a lora row may set, and their values in the published rows.
 _LORA: Mapping[str, object] = {"rank": 4, "targets": ("q_proj", "v_proj"), "alpha": None}
+#: Fields added later than these that only a lora row may set, and their defaults.
+_BASE: Mapping[str, object] = {"base": "pinned"}
 #: The largest rank of an adapter: a larger one would hardly be smaller than the layer it adapts.
 _LARGEST_RANK = 1024
 _LARGEST_ALPHA = 1 << 16
@@ -146,6 +149,10 @@ class RowSpec(metaclass=_KeywordOnly):
     """Hub id, with or without a commit (`ORG/NAME@COMMIT`), or directory of a causal LM (lora rows)."""
     model_source: ModelSource | None = None
     """How the model reaches a rented guest (lora rows): `there`, from the `hub`, or `pushed`; None: the first that can."""
+    base: Base = "pinned"
+    """How the model is protected (lora rows). `pinned`: its files lie on the guest, pinned by digest: for a public model.
+    `sealed`: its weights are in the sealed package and in no file of the guest: for one that the guest's owner must not have.
+    Such a row has no raw leg, which would give the weights away, and so no overhead; its order is `protected-first`."""
     data: str | None = None
     """Path of a text file to train on instead of the packaged corpus (lora rows)."""
     rank: int = 4
@@ -216,9 +223,19 @@ class RowSpec(metaclass=_KeywordOnly):
         object.__setattr__(self, "targets", tuple(sorted(names)))
         if self.model_source is not None and (self.workload == "mlp" or self.model_source not in get_args(ModelSource)):
             self._refuse("model_source", "nothing, or for a lora row one of " + ", ".join(get_args(ModelSource)))
-        for field, usual in _LORA.items():
+        for field, usual in {**_LORA, **_BASE}.items():
             if self.workload == "mlp" and getattr(self, field) != usual:
                 self._refuse(field, "nothing, for an mlp row")
+
+        self._sealed()
+
+    def _sealed(self) -> None:
+        if self.base not in get_args(Base):
+            self._refuse("base", "one of " + ", ".join(get_args(Base)))
+        if self.base == "sealed" and self.order != "protected-first":
+            self._refuse("order", "protected-first, for a row whose base is sealed: it has no raw leg")
+        if self.base == "sealed" and self.model_source is not None:
+            self._refuse("model_source", "nothing, for a row whose base is sealed: no file of it is brought to the guest")
 
     def _parameters(self) -> None:
         given = self.parameters
@@ -256,6 +273,11 @@ class RowSpec(metaclass=_KeywordOnly):
         return GPU_MODELS.get(self.gpu)
 
     @property
+    def sealed(self) -> bool:
+        """Whether the row's base model is in its package, which is confidential: there is no raw leg and no overhead."""
+        return self.base == "sealed"
+
+    @property
     def adapter(self) -> AdapterRecord:
         """The `adapter` member of plans and records; empty for the published rows' adapter."""
         if all(getattr(self, field) == usual for field, usual in _LORA.items()):
@@ -269,15 +291,15 @@ class RowSpec(metaclass=_KeywordOnly):
     def row_id(self) -> str:
         """Name and the first 12 hex digits of the SHA-256 of the row's content, without `published`, `smoke` and `model_source`.
 
-        Fields that were added later (interleaving, adapter, parameters) count only where they differ from their default, so that
-        older rows keep their ids.
+        Fields that were added later (interleaving, adapter, base, parameters) count only where they differ from their default, so
+        that older rows keep their ids.
         """
         content = dataclasses.asdict(self)
         if not self.parameters:
             del content["parameters"]
         for field in ("published", "smoke", "model_source"):
             del content[field]
-        for field, usual in {**_INTERLEAVED, **_LORA}.items():
+        for field, usual in {**_INTERLEAVED, **_LORA, **_BASE}.items():
             if content[field] == usual:
                 del content[field]
         digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

@@ -70,6 +70,7 @@ class Engine:
         takes seconds. Returns what each row's model was resolved to, by its name in the row. Raises `ConfigurationError`, and
         `InfrastructureError` for a hub that cannot be reached.
         """
+        from pytest_glasshouse.legs.sealed_model import sealed_of
         from pytest_glasshouse.providers.registry import RENTING
         from pytest_glasshouse.workloads.lora_rehearsal import rehearse
         from pytest_glasshouse.workloads.registry import prepare
@@ -78,20 +79,21 @@ class Engine:
         resolved: dict[str, ResolvedModel] = {}
         for row, directory in rows:
             model, provider = directory or row.model, options.provider_of(row)
-            key = (model, row.data, row.rank, row.targets, row.alpha, row.model_source, provider)
+            key = (model, row.data, row.rank, row.targets, row.alpha, row.model_source, row.base, provider)
             if row.workload != "lora" or key in made:
                 continue
             made.add(key)
             try:
                 material = prepare(
                     "lora", seed=seed, model=model, data=row.data, rank=row.rank, targets=row.targets, alpha=row.alpha,
-                    online=provider != "mock",
+                    online=provider != "mock", sealed=sealed_of(row, model, owner_key=options.owner_key),
                 )  # fmt: skip
                 base = material.base
                 if base is not None and row.model is not None:
                     of_hub = base.revision is not None and not base.stand_in
                     reference = f"{base.model_id}@{base.revision}" if of_hub else None
                     resolved[row.model] = {"reference": reference, "size": base.size}
+                if base is not None and not row.sealed:
                     options.model_sources_of(row).of(base, same_disk=provider not in RENTING)
                 if rehearsed:
                     rehearse(material)

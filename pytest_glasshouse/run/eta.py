@@ -125,7 +125,7 @@ def _tick(row: _Row, event: Event, leg: tuple[int, str], at: float) -> None:
 def _rest(row: _Row, event: Event, leg: tuple[int, str], at: float) -> float | None:
     """The rest of a row's first round: what trains at its rate so far, and a second leg as long as the first."""
     rest = _training(row, event, leg, at)
-    if leg[1] not in _LEGS or (leg[0], _TURNS) in row.legs:
+    if leg[1] not in _LEGS or (leg[0], _TURNS) in row.legs or event.get("legs") == 1:
         return rest
     other = (leg[0], next(each for each in _LEGS if each != leg[1]))
     spent = at - row.legs[leg]

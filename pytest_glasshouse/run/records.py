@@ -16,7 +16,7 @@ from pytest_glasshouse.errors import BudgetError, ConfigurationError, Glasshouse
 from pytest_glasshouse.wire.printable import printable
 
 if TYPE_CHECKING:
-    from pytest_glasshouse.analysis.fields import MeasuredRecord, NullRecord, Record
+    from pytest_glasshouse.analysis.fields import MeasuredRecord, NullRecord, Record, SealedRecord
     from pytest_glasshouse.analysis.record import RecordSettings
     from pytest_glasshouse.observation.outcome import Ended, Outcome
     from pytest_glasshouse.rows.overrides import RowItem
@@ -52,7 +52,7 @@ def width_of(outcome: Outcome, engine: Engine) -> float | None:
     from pytest_glasshouse.analysis.row_limits import log_ratios
     from pytest_glasshouse.overhead.interval import interval_pct
 
-    if outcome.row.null:
+    if outcome.row.null or outcome.row.sealed:
         return None
     try:
         rounds = engine.results(outcome.observation)
@@ -138,7 +138,8 @@ def _overridden(row: RowSpec, declared: RowSpec, options: Options) -> tuple[str,
 
 def _public(declared: RowSpec) -> RowSpec:
     """A declared row as it may be published: a model directory of this machine becomes its name."""
-    if declared.model is None or not os.path.isdir(os.path.expanduser(declared.model)):  # noqa: PTH111, PTH112  (see `RowItem.of`)
+    is_there = os.path.exists if declared.sealed else os.path.isdir
+    if declared.model is None or not is_there(os.path.expanduser(declared.model)):  # noqa: PTH111  (see `RowItem.of`)
         return declared
     return dataclasses.replace(declared, model=Path(os.path.expanduser(declared.model)).resolve().name)  # noqa: PTH111  (where ~ has no meaning it is no directory)
 
@@ -154,7 +155,7 @@ def failure_of(record: Record, options: Options) -> str:
     return f"{name}: " + "\n".join(printable(each, limit=4000) for each in misses) if misses else ""
 
 
-def _misses(record: MeasuredRecord | NullRecord, options: Options) -> Iterator[str]:
+def _misses(record: MeasuredRecord | SealedRecord | NullRecord, options: Options) -> Iterator[str]:
     from pytest_glasshouse.analysis.row_limits import limit_of
 
     limit = limit_of(record["record"])
@@ -164,5 +165,5 @@ def _misses(record: MeasuredRecord | NullRecord, options: Options) -> Iterator[s
             f"{limit.verdict.value}: expected a one-sided 95 % upper bound of at most {limit.limit_pct:g} % overhead, "
             f"saw {upper} ({limit.reason})"
         )
-    if options.publishable and record["list"] == "rows" and not record["record"]["publishable"]:
+    if options.publishable and record["list"] in ("rows", "sealedRows") and not record["record"]["publishable"]:
         yield f"not publishable: {'; '.join(record['record']['unpublishableBecause'])}"

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, TypedDict
 
-from pytest_glasshouse.analysis.fields import ExcludedRecord, MeasuredRecord, NullRecord, StartedAttempt
+from pytest_glasshouse.analysis.fields import ExcludedRecord, MeasuredRecord, NullRecord, SealedRecord, StartedAttempt
 from pytest_glasshouse.errors import ConfigurationError, IntegrityError, ReportError
 from pytest_glasshouse.report.attempts import attempt_entry, lost_attempt_entry, standing_record
 from pytest_glasshouse.run.attempt_history import (
@@ -270,6 +270,7 @@ def _of_report(path: Path, environ: Mapping[str, str], derivation: Derivation | 
     document = _document_of(path, environ, derivation)
     records: list[Record] = [
         *(MeasuredRecord(list="rows", record=row) for row in document["rows"]),
+        *(SealedRecord(list="sealedRows", record=row) for row in document.get("sealedRows", ())),
         *(NullRecord(list="nullRows", record=row) for row in document["nullRows"]),
         *(ExcludedRecord(list="excludedResults", record=row) for row in document["excludedResults"]),
     ]

@@ -15,7 +15,7 @@ from pytest_glasshouse.errors import RefusedError
 from pytest_glasshouse.invariants import judge
 from pytest_glasshouse.rows.leg_order import LegName
 from pytest_glasshouse.tamper.case import Case
-from pytest_glasshouse.tamper.signed_round import CONTEXT, INITIAL, PHASES, RoundEdit, SignedRound, clean_scan
+from pytest_glasshouse.tamper.signed_round import CONTEXT, INITIAL, PHASES, RoundEdit, SignedRound, clean_scan, untouched
 from pytest_glasshouse.tamper.testbed import CONTAINER, Editable, TamperTestbed
 from pytest_glasshouse.wire import journal, tokens
 from pytest_glasshouse.wire.canonical import canonical, parse_object, sha256_hex, unb64u
@@ -32,9 +32,14 @@ _SCANNED = "memory scanned clean"
 _FINITE, _PLACE, _WORK = "losses finite", "same allocation", "same work"
 
 
-def judge_changed_round(testbed: TamperTestbed, edit: RoundEdit, *, turns: Sequence[LegName] = ()) -> None:
-    """Judge an edited round as a check does; raise `RefusedError` with the finding that does not hold."""
-    unchanged = {each.invariant: each.finding for each in judge(SignedRound(testbed, turns=turns).observation)}
+def judge_changed_round(
+    testbed: TamperTestbed, edit: RoundEdit, *, turns: Sequence[LegName] = (), of: RoundEdit = untouched
+) -> None:
+    """Judge an edited round as a check does; raise `RefusedError` with the finding that does not hold.
+
+    `of` makes the round of another kind, in which everything holds.
+    """
+    unchanged = {each.invariant: each.finding for each in judge(SignedRound(testbed, of, turns=turns).observation)}
     changed = judge(SignedRound(testbed, edit, turns=turns).observation)
     findings = [each for each in changed if each.finding != unchanged[each.invariant]]
     for state, reason in (("broken", "{}"), ("unseen", "unseen: {}")):
@@ -52,6 +57,42 @@ def _case(name: str, reason: str, edit: RoundEdit) -> Case:
         caught_by=reason.removeprefix("unseen: "),
         asset="journal",
     )
+
+
+def sealed_base(about: str, content: Any) -> None:
+    """Makes a round that of a row whose base is sealed: a confidential package with weights, and one leg."""
+    if about == "manifest":
+        content |= {"confidential": True, "parts": [{"name": "config", "size": 2}, {"name": "weights.0", "size": 64}]}
+    elif about == "observation":
+        content["plan"] = {"base": "sealed"}
+        notes = content["rounds"][0]
+        notes |= {"order": ["protected"], "raw": None, "guest": [met for met in notes["guest"] if met["leg"] == "protected"]}
+
+
+def _sealed(name: str, reason: str, change: RoundEdit) -> Case:
+    """A change in the round of a row whose base is sealed."""
+
+    def edit(about: str, content: Any) -> None:
+        sealed_base(about, content)
+        change(about, content)
+
+    EDITS[f"audit-sealed-{name}"] = edit
+    return Case(
+        name=f"audit-sealed-{name}",
+        play=lambda testbed: judge_changed_round(testbed, edit, of=sealed_base),
+        expected_reason=reason,
+        caught_by=reason,
+        asset="journal",
+    )
+
+
+def _of_manifest(**changes: Any) -> RoundEdit:
+    return lambda about, content: content.update(changes) if about == "manifest" else None
+
+
+def _raw_leg_ran(about: str, content: Any) -> None:
+    if about == "observation":
+        content["rounds"][0]["raw"] = {}
 
 
 def _claims(name: str, reason: str, what: str, **changes: Any) -> Case:
@@ -316,4 +357,8 @@ CASES = (
     _claims("another-device", _WORK, "callback", facts={"device": "cuda", "peakMemoryBytes": None}),
     _leg("another-plan", _WORK, "raw", trainingPlan={"steps": 2, "order_seed": 2}),
     _claims("of-another-shape", f"unseen: {_TIME}", "callback", prologue=7),
+    # A row whose base is sealed.
+    _sealed("and-not-confidential", _WEIGHTS, _of_manifest(confidential=False)),
+    _sealed("without-weights-in-the-package", _WEIGHTS, _of_manifest(parts=[{"name": "config", "size": 2}])),
+    _sealed("and-a-raw-leg-ran", _WEIGHTS, _raw_leg_ran),
 )

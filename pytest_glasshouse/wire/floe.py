@@ -27,6 +27,8 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
 from pytest_glasshouse.errors import IntegrityError
 
 Buffer: TypeAlias = "bytes | bytearray | memoryview"
+#: Called with the beginning and the end of a range.
+Consumed: TypeAlias = Callable[[int, int], None]
 
 #: 4 MiB, the encrypted length of a segment: the fastest of those tried, and small beside any package.
 SEGMENT = 4 * 1024 * 1024
@@ -58,30 +60,84 @@ def encrypt(
     random_bytes: Callable[[int], bytes] = os.urandom,
 ) -> bytes:
     """`data` as one FLOE message. `segment` is the length of an encrypted segment."""
+    view = memoryview(data).cast("B")
+    header = message_header(key, aad, segment=segment, rotation=rotation, random_bytes=random_bytes)
+    out = bytearray(cipher_length(len(view), segment=segment))
+    out[:HEADER_BYTES] = header
+    take, place = in_order(view), in_order(memoryview(out)[HEADER_BYTES:])
+    for _ in encrypt_segments(
+        key, aad, header, take, len(view), rotation=rotation, random_bytes=random_bytes, buffer=place
+    ):  # fmt: skip
+        pass
+    return bytes(out)
+
+
+def in_order(view: memoryview) -> Callable[[int], memoryview]:
+    """A function that gives the next bytes of `view`."""
+    at = 0
+
+    def take(size: int) -> memoryview:
+        nonlocal at
+        at += size
+        return view[at - size : at]
+
+    return take
+
+
+def message_header(
+    key: Buffer,
+    aad: bytes,
+    *,
+    segment: int = SEGMENT,
+    rotation: int = ROTATION,
+    random_bytes: Callable[[int], bytes] = os.urandom,
+) -> bytes:
+    """The header of a new message, which commits to key and context and not to the data: it is known before any is read."""
     _check_key(key)
     if not SEGMENT_OVERHEAD < segment < 1 << 32:
         raise ValueError(f"segment of {segment} bytes")
-    view = memoryview(data).cast("B")
-    out = bytearray(cipher_length(len(view), segment=segment))
-    params = _PARAMS.pack(0, 0, segment, _IV_BYTES)
-    iv = random_bytes(_IV_BYTES)
-    keys = _Keys(key, params + iv, aad, rotation, memoryview(bytearray(scratch_bytes())))
+    begun = _PARAMS.pack(0, 0, segment, _IV_BYTES) + random_bytes(_IV_BYTES)
+    keys = _Keys(key, begun, aad, rotation, memoryview(bytearray(scratch_bytes())))
     try:
-        out[:HEADER_BYTES] = params + iv + bytes(keys.header_tag)
-        target = memoryview(out)[HEADER_BYTES:]
-        inner = segment - SEGMENT_OVERHEAD
-        count = _count(len(target), segment)
+        return begun + bytes(keys.header_tag)
+    finally:
+        keys.wipe()
+
+
+def encrypt_segments(
+    key: Buffer,
+    aad: bytes,
+    header: bytes,
+    take: Callable[[int], Buffer],
+    size: int,
+    *,
+    rotation: int = ROTATION,
+    random_bytes: Callable[[int], bytes] = os.urandom,
+    buffer: Callable[[int], memoryview] | None = None,
+) -> Generator[memoryview]:
+    """Encrypt `size` bytes segment by segment, in order, for those who never hold all of them.
+
+    `header` is a `message_header` of the same key and context, and begins the message. `take(n)` gives the next `n` bytes.
+    `buffer(n)` gives the memory for a segment of `n` bytes; by default it is the same for each, so what was yielded holds until
+    the next is asked for. Close the generator: it wipes the keys.
+    """
+    segment = segment_length(header)
+    inner, count = segment - SEGMENT_OVERHEAD, max(1, -(-size // (segment - SEGMENT_OVERHEAD)))
+    own = memoryview(bytearray(min(segment, size + SEGMENT_OVERHEAD))) if buffer is None else None
+    keys = _Keys(key, header[:42], aad, rotation, memoryview(bytearray(scratch_bytes())))
+    try:
         slot = keys.slot(0)
         for number in range(count):
             final = number == count - 1
-            plain = view[number * inner :] if final else view[number * inner : (number + 1) * inner]
-            place = target[number * segment : number * segment + len(plain) + SEGMENT_OVERHEAD]
-            place[:4] = struct.pack(">I", len(place)) if final else _INNER
+            length = (size - number * inner if final else inner) + SEGMENT_OVERHEAD
+            place = own[:length] if own is not None else buffer(length)  # type: ignore[misc]  # one of them is there
+            place[:4] = struct.pack(">I", length) if final else _INNER
             place[4:16] = random_bytes(12)
+            plain = take(length - SEGMENT_OVERHEAD)
             AESGCM(slot.segment(number)).encrypt_into(bytes(place[4:16]), plain, _segment_aad(number, final=final), place[16:])
+            yield place
     finally:
         keys.wipe()
-    return bytes(out)
 
 
 def decrypt(key: Buffer, aad: bytes, ciphertext: Buffer, *, rotation: int = ROTATION) -> bytes:
@@ -101,12 +157,14 @@ def decrypt_into(
     rotation: int = ROTATION,
     scratch: memoryview | None = None,
     threads: int = 1,
+    consumed: Consumed | None = None,
 ) -> None:
     """Decrypt one FLOE message into `out`, which must have exactly its plaintext's length, with up to `threads` threads.
 
     Raises `IntegrityError`: `pkg-format` (parameters), `pkg-length` (no message has this length), `pkg-commit` (another
     key or context), `pkg-integrity` (a segment is not what was sealed). After an error `out` holds anything, but nobody
-    writes to it any more. `scratch` has `scratch_bytes(threads)`.
+    writes to it any more. `scratch` has `scratch_bytes(threads)`. `consumed` is called, from any of the threads, with the range
+    of each segment in `ciphertext` that will not be read again.
     """
     _check_key(key)
     view = memoryview(ciphertext).cast("B")
@@ -121,7 +179,7 @@ def decrypt_into(
     try:
         if not hmac.compare_digest(keys.header_tag, view[42:HEADER_BYTES]):
             raise IntegrityError("pkg-commit", "another key or another context")
-        opening = _Opening(keys, body, segment, target)
+        opening = _Opening(keys, body, segment, target, consumed)
         opening.run(shares)
         # Not raised inside an except block: the error would carry the frames, and they the cipher, past this call.
         if opening.refused is not None:
@@ -138,12 +196,15 @@ def decrypt_segments(
     *,
     scratch: memoryview,
     rotation: int = ROTATION,
+    consumed: Consumed | None = None,
+    needed: Callable[[int], None] = lambda _end: None,
 ) -> Generator[memoryview]:
     """Decrypt one FLOE message segment by segment, in order, for those who have no room for all of it.
 
     `take(n)` gives the memory for the next `n` bytes of plaintext; it is yielded when they are authenticated. The message is
     whole when the generator ends by itself. Raises as `decrypt_into`; the memory taken last holds anything then. `scratch` has
-    `scratch_bytes()`. Close the generator: it wipes the keys.
+    `scratch_bytes()`. Close the generator: it wipes the keys. `consumed` as in `decrypt_into`; `needed` is called before the
+    message is read up to that many bytes, and returns when they are there.
     """
     _check_key(key)
     view = memoryview(ciphertext).cast("B")
@@ -157,9 +218,12 @@ def decrypt_segments(
         slot, count = keys.slot(0), _count(len(body), segment)
         for number in range(count):
             place = body[number * segment : (number + 1) * segment]
+            needed(HEADER_BYTES + number * segment + len(place))
             out = take(len(place) - SEGMENT_OVERHEAD)
             if not _open_segment(slot, number, place, out, final=number == count - 1):
                 raise IntegrityError("pkg-integrity", f"segment {number}")
+            if consumed is not None:
+                consumed(HEADER_BYTES + number * segment, HEADER_BYTES + number * segment + len(place))
             yield out
     finally:
         keys.wipe()
@@ -175,8 +239,9 @@ def derive_keys(key: Buffer, aad: bytes, ciphertext: Buffer, scratch: memoryview
 class _Opening:
     """The segments of one message, opened in neighbouring shares: one for the caller's thread, the others beside it."""
 
-    def __init__(self, keys: _Keys, body: memoryview, segment: int, out: memoryview) -> None:
+    def __init__(self, keys: _Keys, body: memoryview, segment: int, out: memoryview, consumed: Consumed | None) -> None:
         self._keys = keys
+        self._consumed = consumed
         self._body = body
         self._segment = segment
         self._out = out
@@ -215,6 +280,8 @@ class _Opening:
             if not _open_segment(slot, number, place, out, final=number == self._count - 1):
                 self._stop, self.refused = True, number
                 return
+            if self._consumed is not None:
+                self._consumed(HEADER_BYTES + number * self._segment, HEADER_BYTES + number * self._segment + len(place))
         self._finished.append(share)
 
 

@@ -152,6 +152,7 @@ EVENTS: Mapping[str, Shape] = MappingProxyType({
     "evidence": Fields({"evidence": _TOKEN, "log": Items(of=Text(most=MOST_LINE), least=1, most=2)}),
     "journal": Fields({"line": Text(most=MOST_LINE)}),
     "head": Fields({"head": _TOKEN}),
+    "more": Fields({"arrived": _COUNT}),
     "started": Fields(_STARTED),
     "progress": _PROGRESS,
     "callback": Fields(
@@ -170,12 +171,13 @@ EVENTS: Mapping[str, Shape] = MappingProxyType({
 _EITHER = ("spawned", "images", "resident", "failed", "exit")
 EVENTS_OF: Mapping[str, frozenset[str]] = MappingProxyType({
     "protected": frozenset({
-        *_EITHER, "challenge-wanted", "evidence", "journal", "head", *(name for name in EVENTS if name.startswith("scan")),
+        *_EITHER, "challenge-wanted", "evidence", "more", "journal", "head",
+        *(name for name in EVENTS if name.startswith("scan")),
     }),
     "raw": frozenset({*_EITHER, "started", "progress", "callback"}),
 })  # fmt: skip
 #: All others are sent once by a leg. `failed` may come twice: from the leg, and from its agent when it has ended.
-REPEATABLE_EVENTS = frozenset({"journal", "progress", "failed"})
+REPEATABLE_EVENTS = frozenset({"journal", "progress", "more", "failed"})
 
 _OBSERVED: Members = {
     name: _NAMES if isinstance(required, list) else Whole(low=-(2**53) + 1)

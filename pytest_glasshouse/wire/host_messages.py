@@ -56,11 +56,15 @@ class LegOrder(TypedDict):
 
 
 class ProtectedOrder(LegOrder):
-    """The order of a protected leg: the package's manifest, and the keys of server and owner."""
+    """The order of a protected leg: the package's manifest, and the keys of server and owner.
+
+    Where not all of the package is there, `arrived` is how many bytes of it are; the leg asks for more when it needs them.
+    """
 
     manifest: str
     server_key: str
     owner_key: str
+    arrived: NotRequired[int]
 
 
 class RawOrder(LegOrder):
@@ -175,6 +179,12 @@ class ReleaseAnswer(AnswerBody):
 
     result: str
     sealed: str
+
+
+class MoreAnswer(AnswerBody):
+    """Answer `more`: how many bytes of the package are there now."""
+
+    arrived: int
 
 
 class RefusalAnswer(AnswerBody):

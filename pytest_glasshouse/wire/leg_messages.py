@@ -56,6 +56,12 @@ class Attest(TypedDict):
     head: str
 
 
+class More(TypedDict):
+    """Leg to agent: it needs more of its package than the bytes that have arrived."""
+
+    arrived: int
+
+
 class Export(TypedDict):
     """Leg to agent: one piece of its adapter."""
 

@@ -23,6 +23,9 @@ HEADER_LIMIT = 1 << 20
 PARTS_LIMIT = 4096
 #: The part that is made for one round and that the raw leg never gets.
 CANARY = "canary"
+#: The beginnings of the names of a sealed base model's parts: files that the host itself reads, and weights.
+SEALED_FILE = "base."
+SEALED_WEIGHTS = "weights."
 
 _LENGTH = struct.Struct(">I")
 _NAME = re.compile(r"[a-z0-9][a-z0-9_.-]{0,63}")
@@ -62,6 +65,11 @@ def is_part_name(name: str) -> bool:
     return _NAME.fullmatch(name) is not None
 
 
+def is_confidential(name: str) -> bool:
+    """Whether a part of this name is one that no raw leg may get."""
+    return name.startswith((SEALED_FILE, SEALED_WEIGHTS))
+
+
 def part_context(package: str, name: str, index: int, of: int, size: int) -> bytes:
     """The associated data of a part: it belongs to one package, one place, one name and one size."""
     return b"glasshouse-part/1\n" + canonical({"package": package, "part": index, "of": of, "name": name, "size": size})
@@ -69,14 +77,25 @@ def part_context(package: str, name: str, index: int, of: int, size: int) -> byt
 
 def write(package: str, segment: int, parts: Sequence[tuple[str, int, bytes]]) -> bytes:
     """The package of `parts`: name, plaintext size, FLOE message."""
+    headers = [(name, size, message[: floe.HEADER_BYTES]) for name, size, message in parts]
+    return b"".join((head(package, segment, headers), *(message for _, _, message in parts)))
+
+
+def head(package: str, segment: int, parts: Sequence[tuple[str, int, bytes]]) -> bytes:
+    """What comes before the first message: `parts` are name, plaintext size, and the header of the FLOE message."""
     listed: list[Json] = []
     offset = 0
-    for name, size, message in parts:
-        commit = message[: floe.HEADER_BYTES].hex()
-        listed.append({"name": name, "size": size, "offset": offset, "length": len(message), "commit": commit})
-        offset += len(message)
+    for name, size, commit in parts:
+        length = floe.cipher_length(size, segment=segment)
+        listed.append({"name": name, "size": size, "offset": offset, "length": length, "commit": commit.hex()})
+        offset += length
     header = canonical({"format": FORMAT, "package": package, "segment": segment, "parts": listed})
-    return b"".join((MAGIC, _LENGTH.pack(len(header)), header, *(message for _, _, message in parts)))
+    return b"".join((MAGIC, _LENGTH.pack(len(header)), header))
+
+
+def header_digest(begins: bytes) -> str:
+    """The digest of the header in what `head` gave: what the manifest names."""
+    return sha256_hex(begins[len(MAGIC) + _LENGTH.size :])
 
 
 def parse_header(buffer: floe.Buffer) -> PackageHeader:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from pytest_glasshouse.wire.canonical import Json
+    from pytest_glasshouse.wire.part_file import PartSource
     from pytest_glasshouse.wire.tensors import TensorEntry
     from pytest_glasshouse.workloads.model_files import ModelFile
     from pytest_glasshouse.workloads.resident import Resident
@@ -91,12 +92,28 @@ class BaseModel:
 
 @dataclass(frozen=True, kw_only=True)
 class Material:
-    """The parts that the host seals: `config` (canonical JSON), the data, and `initial` (safetensors)."""
+    """The parts that the host seals: `config` (canonical JSON), the data, and `initial` (safetensors).
+
+    `sealed` are parts of the package that no raw leg gets: the base model, where the row seals it.
+    """
 
     parts: Mapping[str, bytes] = field(repr=False)
+    sealed: Mapping[str, bytes | PartSource] = field(default_factory=dict, repr=False)
     initial_sha256: str
     base: BaseModel | None
     facts: Facts
+
+
+@dataclass(frozen=True, kw_only=True)
+class SealedModel:
+    """A model that was sealed ahead of the run, as its owner reads it: its small files, the heads of its weights, and its parts.
+
+    `names` gives the part of each file, and `parts` each part's content, which is decrypted when the row's package is sealed.
+    """
+
+    base: BaseModel
+    names: Mapping[str, str]
+    parts: Mapping[str, bytes | PartSource] = field(repr=False)
 
 
 class Trainer(Protocol):

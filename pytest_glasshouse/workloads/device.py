@@ -23,7 +23,14 @@ if TYPE_CHECKING:
 
 ConfigT = TypeVar("ConfigT")
 
-_DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16", "I64": "int64", "I32": "int32"}
+_DTYPES = {
+    "F32": "float32", "F16": "float16", "BF16": "bfloat16", "I64": "int64", "I32": "int32", "F64": "float64", "BOOL": "bool",
+    "U8": "uint8", "I8": "int8", "I16": "int16",
+}  # fmt: skip
+
+
+#: A sealed model of many files has a long one.
+_LONGEST_CONFIG = 1 << 20
 
 
 def set_threads(device: DeviceName) -> None:
@@ -49,7 +56,7 @@ def on_device(parts: Parts, device: DeviceName) -> bool:
 
 def read_config(parts: Parts, kind: type[ConfigT], *, workload: str) -> ConfigT:
     """The workload's configuration, which must be one of `workload`."""
-    config = parse_object(bytes(part(parts, "config")))
+    config = parse_object(bytes(part(parts, "config")), limit=_LONGEST_CONFIG)
     if config.get("workload") != workload:
         raise IntegrityError("parts", f"config: expected workload {workload}")
     try:

@@ -28,14 +28,14 @@ _PROLOGUE_ORDER = 0
 
 
 class LoraTrainer:
-    """Trains an adapter on the model in `base_dir`; see `Trainer` for what each method promises.
+    """Trains an adapter on the model in `base_dir`, or one that the parts hold; see `Trainer` for what each method promises.
 
     The caller must have verified `base_dir` (`VerifiedBase`), and must check it again after loading and after training.
     """
 
     unit = "steps"
 
-    def __init__(self, parts: Parts, *, base_dir: Path, device: DeviceName) -> None:
+    def __init__(self, parts: Parts, *, base_dir: Path | None, device: DeviceName) -> None:
         devices.set_threads(device)
         config = devices.read_config(parts, LoraConfig, workload="lora")
         self._device = device
@@ -45,8 +45,8 @@ class LoraTrainer:
         self._tokens = _tokens(devices.tensors_in(devices.part(parts, "tokens"), device), config["sequenceTokens"])
         self._rows = devices.rows_in(devices.part(parts, "tokens"), "ids")
         self._last: int | None = None
-        probe_tokenizer(base_dir, config["probe"])
-        self._model = adapted(_load_base(base_dir, device), config["lora"])
+        base, self._copied = _load_base(parts, config, base_dir, device)
+        self._model = adapted(base, config["lora"])
         if int(self._tokens.min()) < 0 or int(self._tokens.max()) >= self._model.config.vocab_size:
             # On a GPU an index out of range would abort the process without a reason.
             raise IntegrityError("parts", "tokens: ids that the base model's vocabulary does not have")
@@ -132,7 +132,7 @@ class LoraTrainer:
         self._train_on(torch.zeros_like(self._tokens[0]))
         devices.zero(devices.optimizer_tensors(self._optimizer))
         devices.zero(parameter.grad for parameter in self._parameters)
-        devices.zero([*self._parameters, self._loss])
+        devices.zero([*self._parameters, *self._copied, self._loss])
         if self._owns_parts:
             devices.zero([self._tokens, *self._initial.values()])
         self.synchronize()
@@ -167,15 +167,26 @@ def probe_tokenizer(base_dir: Path, probe: TokenizerProbe) -> None:
         raise IntegrityError("tokenizer", "the base model's tokenizer gives other ids than the sealed tokens were made with")
 
 
-def _load_base(base_dir: Path, device: DeviceName) -> Any:
+def _load_base(parts: Parts, config: LoraConfig, base_dir: Path | None, device: DeviceName) -> tuple[Any, list[Any]]:
+    """The base model, with those of its tensors that are copies of what the parts hold."""
+    sealed = config["base"].get("parts")
+    if (sealed is None) == (base_dir is None):
+        raise IntegrityError("parts", "expected a base model either in the package or in a directory")
+    if sealed is not None:
+        from pytest_glasshouse.workloads import sealed_base
+
+        sealed_base.probe_tokenizer(parts, sealed, config["probe"])
+        return sealed_base.load(parts, sealed, device)
+    assert base_dir is not None  # noqa: S101  (for the type checker)
+    probe_tokenizer(base_dir, config["probe"])
+    return _load_directory(base_dir, device), []
+
+
+def _load_directory(base_dir: Path, device: DeviceName) -> Any:
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    config = AutoConfig.from_pretrained(base_dir, local_files_only=True, trust_remote_code=False)
-    for name, value in config.to_dict().items():
-        # Dropout is drawn anew in each process: two legs of the same work would have different losses.
-        if isinstance(value, float) and name.endswith(("dropout", "pdrop", "layerdrop", "dropout_p")):
-            setattr(config, name, 0.0)
+    config = without_dropout(AutoConfig.from_pretrained(base_dir, local_files_only=True, trust_remote_code=False))
     # On a GPU each tensor goes to the device as it is read, so that no whole copy is in host memory.
     where: dict[str, Any] = {"device_map": {"": device}} if device == "cuda" else {}
     model: Any = AutoModelForCausalLM.from_pretrained(
@@ -188,6 +199,15 @@ def _load_base(base_dir: Path, device: DeviceName) -> Any:
         **where,
     )
     return model
+
+
+def without_dropout(config: Any) -> Any:
+    """`config`, with every dropout set to 0."""
+    for name, value in config.to_dict().items():
+        # Dropout is drawn anew in each process: two legs of the same work would have different losses.
+        if isinstance(value, float) and name.endswith(("dropout", "pdrop", "layerdrop", "dropout_p")):
+            setattr(config, name, 0.0)
+    return config
 
 
 def adapted(model: Any, lora: LoraSettings) -> Any:
@@ -218,7 +238,8 @@ def _load_adapter(model: Any, initial: Mapping[str, torch.Tensor]) -> dict[str, 
     """Load the initial adapter. Returns the model's parameters by peft's names; all of them must be in `initial`."""
     from peft import get_peft_model_state_dict, set_peft_model_state_dict
 
-    names = set(get_peft_model_state_dict(model))
+    # Embeddings are never adapted; to find out whether they were resized, peft would look for the model in files and at the hub.
+    names = set(get_peft_model_state_dict(model, save_embedding_layers=False))
     if names != set(initial):
         odd = sorted(names ^ set(initial))
         raise IntegrityError("parts", f"initial: {len(odd)} adapter tensors do not match the model's, first {odd[0]}")

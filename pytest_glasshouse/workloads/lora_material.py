@@ -14,13 +14,16 @@ from typing import TYPE_CHECKING, Any
 from pytest_glasshouse.errors import ConfigurationError, IntegrityError
 from pytest_glasshouse.wire.bounded_file import read_regular
 from pytest_glasshouse.wire.canonical import canonical
+from pytest_glasshouse.wire.package import SEALED_FILE, SEALED_WEIGHTS
+from pytest_glasshouse.wire.part_file import PartFile, PartSource
 from pytest_glasshouse.wire.printable import printable
 from pytest_glasshouse.wire.tensors import tensor_digest
 from pytest_glasshouse.workloads import stand_in
-from pytest_glasshouse.workloads.base import BaseModel, HubSource, Material
+from pytest_glasshouse.workloads.base import BaseModel, HubSource, Material, SealedModel
 from pytest_glasshouse.workloads.corpus import CORPUS_NAME, read_corpus
-from pytest_glasshouse.workloads.lora_model import config_of, layers_of, tokenizer_of, width_of
-from pytest_glasshouse.workloads.model_files import identity, listed, listed_content, refuse_outside
+from pytest_glasshouse.workloads.lora_model import config_of, layers_of, tokenizer_of, weight_files, width_of
+from pytest_glasshouse.workloads.model_files import identity as identity_of
+from pytest_glasshouse.workloads.model_files import listed, listed_content, refuse_outside
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -31,7 +34,7 @@ if TYPE_CHECKING:
     from pytest_glasshouse.workloads.base import Facts
     from pytest_glasshouse.workloads.lora_model import Layer
     from pytest_glasshouse.workloads.model_files import ModelFile
-    from pytest_glasshouse.workloads.training_config import LoraConfig, LoraSettings
+    from pytest_glasshouse.workloads.training_config import BaseIdentity, LoraConfig, LoraSettings
 
 SEQUENCE_TOKENS = 64
 LORA: LoraSettings = {"rank": 4, "alpha": 8, "targets": ["q_proj", "v_proj"]}
@@ -72,11 +75,13 @@ def prepare(
     targets: Sequence[str] | None = None,
     alpha: int | None = None,
     online: bool = False,
+    sealed: bool | SealedModel = False,
 ) -> Material:
     """Resolve `model`, pack the text, draw the adapter. Raises `ConfigurationError` for what it cannot use.
 
     `rank` and `targets` default to those of `LORA`, the published rows' adapter, `alpha` to twice the rank. With `online` the hub
-    may be asked for a model that is not here; then also raises `InfrastructureError`.
+    may be asked for a model that is not here; then also raises `InfrastructureError`. With `sealed` the model is among the parts
+    of the package; it may be one that was sealed before, in place of `model`.
     """
     import numpy as np
     from safetensors.numpy import save
@@ -84,7 +89,7 @@ def prepare(
     if not model:
         raise ConfigurationError("workload lora: expected a model (a hub id or a directory); saw none")
     text, data_name = (read_corpus(), CORPUS_NAME) if data is None else (_read_text(Path(data)), Path(data).name)
-    base = resolve(model, online=online)
+    base = sealed.base if isinstance(sealed, SealedModel) else resolve(model, online=online)
     rank, targets = LORA["rank"] if rank is None else rank, list(LORA["targets"] if targets is None else targets)
     model_config = config_of(base, sequence_tokens=SEQUENCE_TOKENS)
     tokenizer = tokenizer_of(base, model_config)
@@ -92,6 +97,13 @@ def prepare(
     tokens = _pack(tokenizer.encode(text, add_special_tokens=False).ids, data_name)
     initial = save(_initial_adapter(layers, rank, np.random.default_rng([seed, 0x6C6F7261])))
     rate = learning_rate(base, model_config)
+    identity: BaseIdentity = {
+        "modelId": base.model_id, "revision": base.revision, "sha256": base.sha256, "standIn": base.stand_in,
+    }  # fmt: skip
+    contents: Mapping[str, bytes | PartSource] = {}
+    if sealed:
+        names, contents = sealed_parts(base) if sealed is True else (sealed.names, sealed.parts)
+        identity["parts"] = {**names}
     config: LoraConfig = {
         "workload": "lora",
         "unit": "steps",
@@ -99,7 +111,7 @@ def prepare(
         "sequenceTokens": SEQUENCE_TOKENS,
         "lora": {"rank": rank, "alpha": _ALPHA_PER_RANK * rank if alpha is None else alpha, "targets": targets},
         "optimizer": {"name": "adamw", "learningRate": rate, "clipNorm": "1.0"},
-        "base": {"modelId": base.model_id, "revision": base.revision, "sha256": base.sha256, "standIn": base.stand_in},
+        "base": identity,
         "probe": {"text": PROBE, "ids": tokenizer.encode(PROBE, add_special_tokens=False).ids},
     }
     facts: Facts = {
@@ -115,7 +127,27 @@ def prepare(
         "learningRate": rate,
     }
     parts = {"config": canonical(config), "tokens": save({"ids": tokens}), "initial": initial}
-    return Material(parts=parts, initial_sha256=tensor_digest(initial), base=base, facts=facts)
+    return Material(parts=parts, sealed=contents, initial_sha256=tensor_digest(initial), base=base, facts=facts)
+
+
+def sealed_parts(base: BaseModel) -> tuple[dict[str, str], dict[str, bytes | PartSource]]:
+    """The parts that hold the model: their names by file, and their contents by name. A large file is not read here."""
+    if not base.on_host:
+        raise ConfigurationError(
+            f"model {base.model_id}: expected its weights on this machine, whose owner seals them; saw them at the hub only. "
+            f"Download it first: hf download {base.model_id}"
+        )
+    weights = weight_files(base)
+    names = {"config.json": f"{SEALED_FILE}config", "tokenizer.json": f"{SEALED_FILE}tokenizer"}
+    names |= {name: f"{SEALED_WEIGHTS}{number}" for number, name in enumerate(weights)}
+    directory = base.directory
+    if directory is None:
+        return names, {part: base.content[name] for name, part in names.items()}
+    before = identity_of(directory)
+    files = {part: PartFile.of(directory / name) for name, part in names.items()}
+    if _LISTED.get((directory, before)) != base.files or identity_of(directory) != before:
+        raise ConfigurationError(f"model {base.model_id}: its files were changed while they were read; start again")
+    return names, {**files}
 
 
 def resolve(model: str, *, online: bool = False) -> BaseModel:
@@ -193,7 +225,7 @@ _LISTED: dict[object, tuple[ModelFile, ...]] = {}
 
 
 def _listed(path: Path) -> tuple[ModelFile, ...]:
-    seen = (path.resolve(), identity(path))
+    seen = (path.resolve(), identity_of(path))
     if seen not in _LISTED:
         _LISTED[seen] = listed(path)
     return _LISTED[seen]

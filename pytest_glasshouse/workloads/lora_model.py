@@ -149,6 +149,15 @@ def file_of(base: BaseModel, name: str) -> bytes:
     return base.content[name] if base.directory is None else (base.directory / name).read_bytes()
 
 
+def weight_files(base: BaseModel) -> tuple[str, ...]:
+    """The names of the files of weights that loading reads, in the order of their names."""
+    if base.directory is None:
+        return ("model.safetensors",)
+    if (base.directory / "model.safetensors").is_file():
+        return ("model.safetensors",)
+    return tuple(_shards(base, base.directory / "model.safetensors.index.json"))
+
+
 def tensors_of(base: BaseModel) -> dict[str, TensorEntry]:
     """Every tensor that loading would read, by name."""
     if base.weights is not None:

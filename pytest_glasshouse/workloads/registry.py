@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from pytest_glasshouse.rows.spec import WorkloadName
-    from pytest_glasshouse.workloads.base import DeviceName, Material, Parts, Trainer
+    from pytest_glasshouse.workloads.base import DeviceName, Material, Parts, SealedModel, Trainer
 
 
 def prepare(
@@ -28,8 +28,11 @@ def prepare(
     targets: Sequence[str] | None = None,
     alpha: int | None = None,
     online: bool = False,
+    sealed: bool | SealedModel = False,
 ) -> Material:
     """The host's half: all parts of the package, drawn from `seed`. Uses the network only if `online`, to ask a model hub.
+
+    With `sealed` a lora row's base model is among them.
 
     Raises `ConfigurationError` when a lora row's model, data or adapter cannot be used.
     """
@@ -40,7 +43,9 @@ def prepare(
     if workload == "lora":
         from pytest_glasshouse.workloads import lora_material
 
-        return lora_material.prepare(seed=seed, model=model, data=data, rank=rank, targets=targets, alpha=alpha, online=online)
+        return lora_material.prepare(
+            seed=seed, model=model, data=data, rank=rank, targets=targets, alpha=alpha, online=online, sealed=sealed
+        )
     raise ConfigurationError(f"workload {workload!r}: expected mlp or lora")
 
 
@@ -65,7 +70,5 @@ def open_trainer(name: str, parts: Parts, *, base_dir: Path | None = None, devic
     if name == "lora":
         from pytest_glasshouse.workloads.lora import LoraTrainer
 
-        if base_dir is None:
-            raise ConfigurationError("workload lora: expected the directory of its base model; saw none")
         return LoraTrainer(parts, base_dir=base_dir, device=device)
     raise ConfigurationError(f"workload {name!r}: expected mlp or lora")

@@ -4,7 +4,7 @@ Floats are texts, because the package's canonical JSON holds integers only.
 """
 
 # Annotations are evaluated: `check_typed` reads them.
-from typing import Literal, TypedDict
+from typing import Literal, NotRequired, TypedDict
 
 
 class SgdSettings(TypedDict):
@@ -50,12 +50,13 @@ class TokenizerProbe(TypedDict):
 
 
 class BaseIdentity(TypedDict):
-    """Which base model the material was made for."""
+    """Which base model the material was made for. `parts` names, by file, the parts that hold it, where the package does."""
 
     modelId: str
     revision: str | None
     sha256: str
     standIn: bool
+    parts: NotRequired[dict[str, str]]
 
 
 class LoraConfig(TypedDict):

@@ -9,7 +9,11 @@ from typing import TYPE_CHECKING
 import pytest
 
 import pytest_glasshouse
+from pytest_glasshouse.plugin.selection import without_effect
 from pytest_glasshouse.plugin.settings import OTHER_VARIABLES, SETTINGS
+from pytest_glasshouse.rows.overrides import RowItem
+from pytest_glasshouse.rows.spec import RowSpec
+from pytest_glasshouse.run.options import Options
 
 if TYPE_CHECKING:
     from tests.plugin.conftest import Project
@@ -158,3 +162,14 @@ def test_row_that_cannot_be_configured_ends_the_run_as_a_usage_error(project: Pr
     result.stderr.fnmatch_lines(["ERROR: row needs the extra train"])
     assert project.asked("acquire") == []
     assert project.left_behind() == []
+
+
+def test_a_limit_on_the_overhead_says_which_rows_have_none() -> None:
+    """A row whose base is sealed has no raw leg: it must not look as if it had been found within the limit."""
+    row = RowSpec(
+        name="ours", workload="lora", gpu="anygpu", order="protected-first", target_s=1, model="some/model", base="sealed"
+    )
+    item = RowItem(declared=row, row=row)
+    assert without_effect([item], Options()) == ()
+    (note,) = without_effect([item], Options(max_overhead_pct=5.0))
+    assert note.startswith("--glasshouse-max-overhead limits nothing in ours: where the base is sealed there is no raw leg")

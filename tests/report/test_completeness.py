@@ -29,7 +29,7 @@ from pytest_glasshouse.wire.tokens import sign
 from tests.report.envelopes import CHANGED_ENVELOPES, changed, rezipped
 from tests.tamper.removal import Ask, unnoticed_in
 from tests.unit.analysis import sampled_turns
-from tests.unit.check import changed_reports
+from tests.unit.check import changed_reports, sealed_reports
 from tests.unit.report import example, tried_rows
 from tests.unit.report.archives import archive
 
@@ -226,6 +226,10 @@ def _cases(bundle_bytes: bytes) -> dict[str, Ask]:
         f"envelope {number}": partial(attest.open_envelope, changed(change), key=example.KEYS.report.public_key())
         for number, (change, _) in enumerate(CHANGED_ENVELOPES)
     }
+    # Of a row whose base is sealed there is a real report, which the project's own functions judge.
+    asks |= {
+        f"sealed row: {name}": partial(_faults, sealed_reports.of_row(edit)) for name, (edit, _) in sealed_reports.LIES.items()
+    }
     unknown, name = example.Keys(), _statement()
     asks |= {
         "a file that is not there": lambda: check.check_file(Path("none.json")),
@@ -250,6 +254,10 @@ def _cases(bundle_bytes: bytes) -> dict[str, Ask]:
         "a member that would be a gigabyte": lambda: bundle.bundle_members(_giant()),
     }
     return asks
+
+
+def _faults(data: bytes) -> object:
+    return check_bytes(data).faults
 
 
 def _trusting(*names: str) -> object:

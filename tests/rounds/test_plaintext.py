@@ -14,7 +14,7 @@ from pytest_glasshouse.legs.attestation import HostAttestation
 from pytest_glasshouse.legs.leg_watch import Progress
 from pytest_glasshouse.legs.round import Round
 from pytest_glasshouse.legs.row_runner import ProtectedRuntime
-from pytest_glasshouse.owner.sealing import SealedPackage, seal
+from pytest_glasshouse.owner.sealing import Sealing, sealing
 from pytest_glasshouse.wire.tensors import parse_safetensors
 from pytest_glasshouse.workloads.registry import prepare
 from tests.rounds.conftest import carry_out, short_row
@@ -26,9 +26,9 @@ class _RememberingRuntime(ProtectedRuntime):
 
     def __init__(self, host_attestation: HostAttestation) -> None:
         super().__init__(host_attestation)
-        self.sealed: list[SealedPackage] = []
+        self.sealed: list[Sealing] = []
 
-    def _seal(self, current: Round) -> SealedPackage:
+    def _seal(self, current: Round) -> Sealing:
         self.sealed.append(super()._seal(current))
         return self.sealed[-1]
 
@@ -48,7 +48,7 @@ def test_no_plaintext_is_on_the_guests_disk_in_a_row_where_everything_holds(
     """The package is sealed so that the operator's disk never sees it. A row of lora in turns: both legs on the same base files."""
     if opening == "threads":
         # Segments so small that every part has many: each of the opener's threads gets some.
-        monkeypatch.setattr(protected, "seal", functools.partial(seal, segment=4096))
+        monkeypatch.setattr(protected, "sealing", functools.partial(sealing, segment=4096))
     row = short_row(workload, order, target_s=0.4 if order == "interleaved" else 1.2)
     initial = prepare(workload, seed=7, model=row.model).parts["initial"]  # type: ignore[arg-type]
     weights = [initial[entry.start : entry.end] for entry in parse_safetensors(memoryview(initial)).values()]

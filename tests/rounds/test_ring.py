@@ -15,7 +15,7 @@ import pytest
 from pytest_glasshouse.channel.archive import build_archive
 from pytest_glasshouse.invariants import judge
 from pytest_glasshouse.legs import protected
-from pytest_glasshouse.owner.sealing import seal
+from pytest_glasshouse.owner.sealing import sealing
 from pytest_glasshouse.wire import tokens
 from tests.rounds.conftest import carry_out, short_row
 
@@ -38,7 +38,7 @@ def test_invariants_hold_with_the_ring_and_host_memory_never_holds_the_package(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Keys, canary and last batch are found by the control and gone after the wipe; at no time is there more than the ring."""
-    monkeypatch.setattr(protected, "seal", functools.partial(seal, segment=4096))
+    monkeypatch.setattr(protected, "sealing", functools.partial(sealing, segment=4096))
     ran = carry_out(
         short_row(order="protected-first"), tmp_path, archive=build_archive({"__main__.py": _MAIN.encode()}), torch=True
     )

@@ -12,7 +12,7 @@ import pytest
 from pytest_glasshouse.errors import IntegrityError
 from pytest_glasshouse.invariants import judge, memory_scanned_clean
 from pytest_glasshouse.legs import protected
-from pytest_glasshouse.owner.sealing import read_manifest, seal
+from pytest_glasshouse.owner.sealing import read_manifest, sealing
 from pytest_glasshouse.providers.local_process import list_guests
 from pytest_glasshouse.tamper.testbed import TamperTestbed
 from tests.rounds.conftest import carry_out, short_row
@@ -52,7 +52,7 @@ def test_wiped_memory_is_clean_every_time(
     """A copy that stays behind once in twenty legs is a copy that stays behind."""
     if opening == "threads":
         # Segments so small that every part has many: each of the opener's threads gets some.
-        monkeypatch.setattr(protected, "seal", functools.partial(seal, segment=4096))
+        monkeypatch.setattr(protected, "sealing", functools.partial(sealing, segment=4096))
     for number in range(_times(1, 20)):
         if opening == "one-thread" and not SOAK:
             ran = request.getfixturevalue("good_run")  # which is such a row

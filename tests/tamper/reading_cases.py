@@ -37,7 +37,7 @@ class _Dying(floe._Opening):
 def _opened_by_a_thread_that_dies(key: bytes, sealed: bytes) -> None:
     room = memoryview(bytearray(floe.scratch_bytes(2)))
     keys = floe._Keys(key, sealed[:42], b"aad", floe.ROTATION, room, threads=2)
-    _Dying(keys, memoryview(sealed)[floe.HEADER_BYTES :], 64, memoryview(bytearray(100))).run(2)
+    _Dying(keys, memoryview(sealed)[floe.HEADER_BYTES :], 64, memoryview(bytearray(100)), None).run(2)
 
 
 def opener() -> dict[str, Ask]:

@@ -53,3 +53,12 @@ def test_malformed_request_is_answered_with_its_member(op: str, agent: Agent) ->
 
 def test_every_operation_with_members_is_tried(agent: Agent) -> None:
     assert agent._ops.keys() - MALFORMED.keys() == {"hello", "shutdown"}
+
+
+@pytest.mark.parametrize("part", ["weights.0", "base.config"])
+def test_no_raw_leg_is_started_with_a_confidential_part(part: str, agent: Agent) -> None:
+    """Whatever a host asks for: the raw leg's parts are in the clear."""
+    order = {**ORDER, "base_sha256": None, "material": {"config": "c", part: "w"}}
+    reply, _ = agent.handle({"op": "start", "leg": "raw-1", "order": order}, bytearray())
+    assert reply == {"error": "ProtocolError", "detail": f"start: expected no confidential part for a raw leg; saw {part}"}
+    assert agent._legs == {}

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,7 +12,9 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from pytest_glasshouse.errors import IntegrityError
 from pytest_glasshouse.guest import opener
+from pytest_glasshouse.guest.device_memory import TorchMemory
 from pytest_glasshouse.guest.memory import Arena, LockedSecret
+from pytest_glasshouse.guest.ring import open_package_to_device, ring_for_package
 from pytest_glasshouse.owner.owner import Owner
 from pytest_glasshouse.owner.sealing import SealedPackage, read_manifest, seal
 from pytest_glasshouse.wire import floe
@@ -122,3 +126,61 @@ def test_an_adapter_leaves_sealed_to_the_owner_for_this_session(sealed: SealedPa
         with pytest.raises(IntegrityError) as caught:
             owner.open_adapter(out, manifest_sha256=sealed.manifest_sha256, nonce=nonce)
         assert caught.value.reason == "adapter"
+
+
+class Watched:
+    """A package in a memory file as a leg has it, and how much of it was left whenever a segment had been opened."""
+
+    def __init__(self, package: bytes) -> None:
+        self.fd = os.memfd_create("package")
+        with os.fdopen(os.dup(self.fd), "wb") as out:
+            out.write(package)
+        self.whole = self.left
+        self.seen: list[tuple[int, int]] = []
+        self._opened, self._release = 0, opener.releasing(self.fd)
+
+    @property
+    def left(self) -> int:
+        """Bytes of memory that the file has."""
+        return os.fstat(self.fd).st_blocks * 512
+
+    def release(self, start: int, end: int) -> None:
+        self._release(start, end)
+        self._opened += end - start
+        self.seen.append((self._opened, self.left))
+
+
+@pytest.mark.parametrize("through", ["arena", pytest.param("ring", marks=pytest.mark.torch)])
+def test_ciphertext_and_plaintext_never_fill_memory_together(through: str) -> None:
+    """A sealed model is opened in the memory it needs once, not twice: what is decrypted is freed at once."""
+    segment = 1 << 16
+    parts = {"config": b"{}", "weights.0": os.urandom(3 << 20), "weights.1": os.urandom(1 << 20)}
+    sealed = seal(parts, owner=OWNER, run="r", round_nonce="n", workload={}, segment=segment)
+    watched = Watched(sealed.package)
+    key, package = key_of(sealed), opener.map_file(watched.fd)
+    if through == "arena":
+        opened: Any = opener.open_package(package, key, manifest_of(sealed), release=watched.release)
+    else:
+        ring = ring_for_package(package, TorchMemory("cpu"), limit=4 * segment)
+        opened = open_package_to_device(package, key, manifest_of(sealed), ring, release=watched.release)
+    assert {name: bytes(opened.parts[name]) for name in parts} == parts
+    assert watched.seen
+    spare = 2 * segment + len(watched.seen) * 2 * opener.ALIGNMENT
+    assert all(done + left <= watched.whole + spare for done, left in watched.seen)
+    assert watched.left < watched.whole / 10
+    with opener.derived_keys(package, key, opened.header) as derived:
+        assert all(any(each) for each in derived), "what the keys are derived from is still there"
+    opened.close()
+    package.release()
+    os.close(watched.fd)
+
+
+def test_memory_that_cannot_be_freed_is_no_reason_to_fail(tmp_path: Path, sealed: SealedPackage) -> None:
+    """A file system without holes: the package is opened all the same."""
+    (tmp_path / "package").write_bytes(sealed.package)
+    fd = os.open(tmp_path / "package", os.O_RDONLY)
+    opened = opener.open_package(sealed.package, key_of(sealed), manifest_of(sealed), release=opener.releasing(fd))
+    assert bytes(opened.parts["config"]) == PARTS["config"]
+    assert (tmp_path / "package").read_bytes() == sealed.package
+    opened.close()
+    os.close(fd)

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import tracemalloc
+from pathlib import Path
+
 import pytest
 
 from pytest_glasshouse.errors import ConfigurationError, IntegrityError
+from pytest_glasshouse.guest.memory import LockedSecret
+from pytest_glasshouse.guest.opener import open_package
 from pytest_glasshouse.owner.owner import Owner
-from pytest_glasshouse.owner.sealing import SealedPackage, read_manifest, seal
+from pytest_glasshouse.owner.sealing import SealedPackage, read_manifest, seal, sealing
 from pytest_glasshouse.wire.canonical import canonical, sha256_hex
+from pytest_glasshouse.wire.part_file import PartFile
 
 OWNER = Owner.generate()
 PARTS = {"config": b'{"layers":2}', "train": b"every good boy does fine " * 100}
@@ -71,3 +77,33 @@ def test_a_manifest_in_another_owners_name_is_refused() -> None:
     claims = read_manifest(a_package().manifest, owner=OWNER.public)
     with pytest.raises(IntegrityError, match="manifest: iss"):
         read_manifest(OWNER.sign_manifest({**claims, "iss": Owner.generate().kid}), owner=OWNER.public)
+
+
+def test_a_file_is_sealed_as_its_bytes_are_and_never_held_whole(tmp_path: Path) -> None:
+    """Weights of many gigabytes pass through a few segments of memory."""
+    weights = tmp_path / "weights"
+    weights.write_bytes(bytes(range(256)) * (1 << 14))
+    tracemalloc.start()
+    sealed = sealing(
+        {"config": b"{}", "weights": PartFile.of(weights)}, owner=OWNER, run="r", round_nonce="n", workload={}, segment=1 << 14
+    )
+    size = sum(len(piece) for piece in sealed.pieces())
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert size == sealed.size
+    assert peak < weights.stat().st_size / 4
+
+    key = LockedSecret.take(bytes(bytearray(sealed.data_key.reveal())))
+    package = b"".join(bytes(piece) for piece in sealed.pieces())
+    opened = open_package(package, key, read_manifest(sealed.manifest, owner=OWNER.public))
+    assert opened.parts["weights"] == weights.read_bytes()
+    opened.close()
+
+
+def test_a_file_that_changed_since_it_was_listed_is_not_sealed(tmp_path: Path) -> None:
+    weights = tmp_path / "weights"
+    weights.write_bytes(bytes(100))
+    sealed = sealing({"weights": PartFile.of(weights)}, owner=OWNER, run="r", round_nonce="n", workload={})
+    weights.write_bytes(bytes(99))
+    with pytest.raises(ConfigurationError, match="weights: was changed"):
+        list(sealed.pieces())

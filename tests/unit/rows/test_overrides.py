@@ -73,3 +73,13 @@ def test_rows_that_go_where_they_were_published_are_shortened_on_the_mock_alone(
     rented = a_row(provider="runpod")
     assert overrides.apply(rented) == rented
     assert overrides.apply(a_row(provider="mock")).target_s == 2.0
+
+
+@pytest.mark.parametrize("order", ["raw-first", "interleaved"])
+def test_an_order_of_two_legs_leaves_a_row_with_one_as_it_is(order: str) -> None:
+    """A row whose base is sealed has no raw leg, so that there is nothing to put in order."""
+    row = RowSpec(
+        name="r", workload="lora", gpu="h100", order="protected-first", target_s=60, model="some/model", base="sealed", rounds=3
+    )
+    chosen = Overrides(order=order, preset="quick").apply(row)  # type: ignore[arg-type]
+    assert (chosen.order, chosen.rounds, chosen.preset) == ("protected-first", 3, None)

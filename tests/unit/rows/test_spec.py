@@ -29,6 +29,7 @@ CHANGES: dict[str, Any] = {
     "rank": 8,
     "alpha": 12,
     "targets": ("qkv_proj",),
+    "base": "sealed",
     "margin_pct": 2.0,
     "preset": "quick",
     "null": True,
@@ -166,9 +167,38 @@ def _changed(field: str) -> RowSpec:
         content["target_s"] = None
     if field in INTERLEAVED:
         content["order"] = "interleaved"
-    if field in ("model", "data", "workload", "rank", "alpha", "targets"):
+    if field in ("model", "data", "workload", "rank", "alpha", "targets", "base"):
         content |= {"workload": "lora", "model": "some/model" if field != "workload" else "third/model"}
+    if field == "base":
+        content["order"] = "protected-first"
     return RowSpec(**{**content, "name": content["name"]})
+
+
+SEALED: dict[str, Any] = {**GOOD, "workload": "lora", "model": "some/model", "order": "protected-first", "base": "sealed"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "field", "expected"),
+    [
+        ({"order": "raw-first"}, "order", "protected-first, for a row whose base is sealed: it has no raw leg"),
+        ({"order": "interleaved"}, "order", "protected-first, for a row whose base is sealed: it has no raw leg"),
+        ({"model_source": "hub"}, "model_source", "nothing, for a row whose base is sealed"),
+        ({"base": "secret"}, "base", "one of pinned, sealed"),
+        ({"workload": "mlp", "model": None}, "base", "nothing, for an mlp row"),
+    ],
+)
+def test_a_sealed_base_goes_with_one_protected_leg_only(changes: dict[str, Any], field: str, expected: str) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        RowSpec(**{**SEALED, **changes})
+    assert f"field {field}: expected {expected}" in str(caught.value)
+
+
+def test_a_sealed_row_is_another_row_than_the_pinned_one_and_that_one_keeps_its_id() -> None:
+    row, pinned = RowSpec(**SEALED), RowSpec(**{**SEALED, "base": "pinned"})
+    assert (row.sealed, pinned.sealed) == (True, False)
+    assert pinned.row_id == RowSpec(**{name: value for name, value in SEALED.items() if name != "base"}).row_id
+    assert row.row_id != pinned.row_id
+    assert RowSpec.from_json(row.to_json()) == row
 
 
 def test_row_id_ignores_properties_that_change_no_measurement() -> None:

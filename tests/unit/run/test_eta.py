@@ -100,3 +100,12 @@ def test_line_shows_the_width_and_never_where_the_interval_lies() -> None:
 @pytest.mark.parametrize(("seconds", "text"), [(3.4, "3 s"), (75, "1 min 15 s"), (7265, "2 h 01 min")])
 def test_durations_are_shown_in_units(seconds: float, text: str) -> None:
     assert duration(seconds) == text
+
+
+def test_a_round_of_one_leg_does_not_wait_for_a_second() -> None:
+    """A row whose base is sealed has no raw leg: its round is over with the protected one."""
+
+    def alone(elapsed_s: float, fraction: float | None = None) -> dict[str, object]:
+        return {**event("protected", 1, elapsed_s, fraction), "legs": 1}
+
+    assert etas((0, alone(0.0)), (10, alone(10.0, 0.0)), (20, alone(20.0, 0.5))) == [None, None, 10]

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load, save
 
-from pytest_glasshouse.errors import ConfigurationError, IntegrityError
+from pytest_glasshouse.errors import IntegrityError
 from pytest_glasshouse.wire.canonical import canonical
 from pytest_glasshouse.workloads.lora import LoraTrainer, adapted
 from pytest_glasshouse.workloads.lora_material import LORA
@@ -161,6 +161,6 @@ def test_tokens_of_another_width_are_refused(mapped: Mapped, lora_material: Mate
         LoraTrainer(mapped({**lora_material.parts, "tokens": save({"ids": ids})}), base_dir=lora_base, device="cpu")
 
 
-def test_lora_without_a_base_directory_is_refused(mapped: Mapped, lora_material: Material) -> None:
-    with pytest.raises(ConfigurationError, match="base model"):
+def test_lora_without_a_base_model_is_refused(mapped: Mapped, lora_material: Material) -> None:
+    with pytest.raises(IntegrityError, match="base model"):
         open_trainer("lora", mapped(lora_material.parts), device="cpu")

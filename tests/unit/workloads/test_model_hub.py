@@ -65,7 +65,7 @@ def test_a_model_is_described_without_a_byte_of_its_weights(hub: Hub) -> None:
     asked = {name: sum(one.sent_bytes for one in hub.asked("large", method="GET", file=name)) for name in heads}
     assert asked == heads
     assert base.hub is not None
-    assert (base.hub.endpoint, base.hub.repo, base.hub.commit, base.hub.token) == (hub.url, REPO, COMMIT, None)
+    assert (base.hub.endpoint, base.hub.repo, base.hub.commit) == (hub.url, REPO, COMMIT)
 
 
 def test_the_commit_that_was_named_is_described_though_the_branch_moved() -> None:
