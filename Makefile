@@ -1,7 +1,7 @@
 # Two commands on a fresh machine: `make demo` and `make test`. Everything else builds on the same environment.
 PYTHON ?= python3
 VENV   ?= .venv
-JOBS   ?= 3
+JOBS   ?= 4
 BUSY   ?= 14
 RUNS   ?= 3
 PYTHONS ?= 3.11 3.12 3.13 3.14

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import gc
 import importlib.util
+import os
 import secrets
 from collections.abc import Generator
+from pathlib import Path
 
 import pytest
 from hypothesis import settings
@@ -38,7 +40,29 @@ def pytest_collection() -> Generator[None, object, object]:
         gc.freeze()
 
 
+#: Folders whose tests take seconds, because real processes are their subject.
+_SLOW = ("live", "rounds", "service", "plugin", "report", "ssh", "chaos", "calibration", "browser")
+
+
+def _slow_first(items: list[pytest.Item], workers: int) -> list[pytest.Item]:
+    """An order whose parts, one for each worker, begin with as many files of slow tests: a worker that has none left takes others'."""
+    files: dict[Path, list[pytest.Item]] = {}
+    for item in items:
+        files.setdefault(item.path, []).append(item)
+    slow = [path for path in files if path.parent.name in _SLOW]
+    parts: list[list[pytest.Item]] = [[item for path in slow[part::workers] for item in files[path]] for part in range(workers)]
+    quick = [item for path, each in files.items() if path.parent.name not in _SLOW for item in each]
+    size = -(-len(items) // workers)
+    for part in parts:
+        left = max(size - len(part), 0)
+        part += quick[:left]
+        del quick[:left]
+    return [*(item for part in parts for item in part), *quick]
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if (workers := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))) > 1:
+        items[:] = _slow_first(items, workers)
     if importlib.util.find_spec("torch") is not None:
         return
     training = [item for item in items if item.get_closest_marker("torch")]

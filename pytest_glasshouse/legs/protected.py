@@ -225,12 +225,12 @@ class ProtectedLeg:
                 reason=f"protected leg failed: {failed['reason']}",
                 decision=_ENDED_HERE,
             )
-        if "head" not in watch.events:
-            left = watch.body("exit", Exit)
-            status = "" if left is None else f" with status {left['exit_status']}"
+        left = watch.body("exit", Exit)
+        if "head" not in watch.events and left is not None and left["exit_status"] != 0:
             return Ended(
                 outcome="failed",
-                reason=f"the protected leg's process ended{status} before its journal was complete, and gave no reason",
+                reason=f"the protected leg's process ended with status {left['exit_status']} before its journal was complete, "
+                "and gave no reason",
                 decision=_ENDED_HERE,
             )
         return None

@@ -53,7 +53,7 @@ def test_a_model_is_pushed_as_it_is(kept: str, guest: Guest, tmp_path: Path, mon
         arrival, ended = brought_to(served.address, base, PUSH, told)
     assert ended is None
     assert arrival is not None
-    assert {**arrival, "ms": 0} == {"source": "pushed", "files": len(FILES), "bytes": TOTAL, "ms": 0}
+    assert {**arrival, "ms": 0} == {"source": "pushed", "held": "files", "files": len(FILES), "bytes": TOTAL, "ms": 0}
     assert guest.below() == digests({f"{MODEL[:16]}/{name}": content for name, content in FILES.items()})
     pushed = [each.fraction for each in told if each.phase == "push" and each.fraction is not None]
     assert pushed == sorted(pushed)
@@ -113,7 +113,8 @@ def test_a_token_is_kept_where_the_hub_asks_for_none(guest: Guest, monkeypatch: 
 
 def state(phase: str, **fields: Any) -> dict[str, Any]:
     return {
-        "phase": phase, "source": "pushed", "done": 0, "total": TOTAL, "wants": None, "reason": None, "detail": None, "ms": 1, **fields,
+        "phase": phase, "source": "pushed", "done": 0, "total": TOTAL, "wants": None, "reason": None, "detail": None, "ms": 1,
+        "held": "memory" if phase == "ready" else None, **fields,
     }  # fmt: skip
 
 
@@ -370,3 +371,10 @@ def test_a_row_without_a_model_asks_for_none() -> None:
     with LyingAgent() as agent:
         assert brought_to(agent.address, None, ModelSources()) == (None, None)
         assert agent.asked == {}
+
+
+def test_a_guest_that_is_ready_and_holds_the_model_nowhere_breaks_the_protocol() -> None:
+    found, ended, _, untrusted = brought(state("ready", held=None))
+    assert found is None
+    assert ended is not None
+    assert "where a model that is ready is held" in untrusted

@@ -81,7 +81,8 @@ def test_a_mock_run_asks_no_hub_and_resolves_nothing(hub: Hub) -> None:
 
 
 def test_a_directory_is_no_model_of_a_hub(hub: Hub, tmp_path: Path) -> None:
-    assert checked(row(str(write(FILES, tmp_path / "model")))) == {}
+    [found] = checked(row(str(write(FILES, tmp_path / "model")))).values()
+    assert found["reference"] is None
     assert hub.requests == []
 
 
