@@ -198,10 +198,15 @@ class Allocation:
         return starting_orders(legs, rounds=rounds, seed=seed, fixed=fixed)
 
     def _explained(self, ended: Ended | None, notes: RoundNotes, *, gone: bool) -> Ended | None:
-        """Where a rented guest was lost, the reason comes from the broker or the provider."""
-        if ended is None or not gone or not self.grant.rented:
+        """Where a rented guest was lost, the reason comes from the broker or the provider.
+
+        A guest that the broker ended may still have answered, with the exit of the leg that was killed.
+        """
+        if ended is None or not self.grant.rented:
             return ended
         kind, reason = self._grants.loss_reason(self.grant)
+        if not gone and kind != "ended":
+            return ended
         if kind == "ended" and notes["protected"] is not None and not notes["protected"].get("exit"):
             # Without a signed exit there is no evidence that it zeroized: it was terminated.
             notes["protected"]["terminated"] = reason
