@@ -64,7 +64,7 @@ def downloads(hub: Hub, files: Mapping[str, bytes]) -> dict[str, int]:
     return {name: whole[name] for name in SHARDS}
 
 
-@pytest.mark.parametrize("rental", ["runpod-rest", "vastai", "runpod-rest-torch"], indirect=True)
+@pytest.mark.parametrize("rental", ["vastai", "runpod-rest-torch"], indirect=True)
 def test_a_rented_guest_trains_the_model_that_the_hub_serves(rental: Rental, hub: Hub, files: Mapping[str, bytes]) -> None:
     observation = passed(run(rental, PINNED), files)
 

@@ -49,9 +49,14 @@ def _carried_out_whole(ran: Ran, rental: Rental) -> None:
     _nothing_secret(ran, rental)
 
 
-@pytest.mark.parametrize("rental", ["runpod-rest-torch", "runpod-sdk"], indirect=True)
+#: A rented row with torch is one of lora in `test_rented_models.py`; one of mlp too in soak.
+GUESTS = ["runpod-rest", "runpod-sdk", *(["runpod-rest-torch"] if os.environ.get("SOAK") else [])]
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("rental", GUESTS, indirect=True)
 def test_row_on_a_rented_pod_is_carried_out_whole(rental: Rental) -> None:
-    """Once as a user runs it, with torch; with guests that train with numpy by another API, and by the third one below."""
+    """With guests that train with numpy by two APIs, and by the third one below."""
     _carried_out_whole(rental.spawn(), rental)
 
 
