@@ -71,12 +71,14 @@ def bring(current: Round, sources: ModelSources) -> tuple[ModelArrival | None, E
         return None, None
     failures: list[str] = []
     try:
-        for source in sources.of(base, same_disk=not current.grant.rented):
-            state = _arrived(current, base, _request(base, source, sources))
+        same_disk = not current.grant.rented
+        for source in sources.of(base, same_disk=same_disk):
+            request = _request(base, source, directory=str(base.directory) if same_disk else sources.directory)
+            state = _arrived(current, base, request)
             asks = state["phase"] == "failed" and state["reason"] in _ASKS_WHO and source == "hub"
             if asks and (token := _token(base)):
                 # Handed over only to a guest whose hub asked for one.
-                state = _arrived(current, base, {**_request(base, source, sources), "token": token})
+                state = _arrived(current, base, {**request, "token": token})
             if state["phase"] == "ready":
                 if state["held"] is None:
                     raise current.broke_protocol("arrival: expected to hear where a model that is ready is held")
@@ -109,7 +111,7 @@ def _advice(failures: Sequence[str]) -> str:
     return "See docs/models.md"
 
 
-def _request(base: BaseModel, source: ModelSource, sources: ModelSources) -> ModelRequest:
+def _request(base: BaseModel, source: ModelSource, *, directory: str | None) -> ModelRequest:
     request: ModelRequest = {
         "model": base.sha256,
         "files": [{"name": file.name, "size": file.size, "sha256": file.sha256} for file in base.files],
@@ -117,8 +119,8 @@ def _request(base: BaseModel, source: ModelSource, sources: ModelSources) -> Mod
         "idle_s": _IDLE_S,
         "within_s": _AT_LEAST_S + base.size // _SLOWEST_BYTES_PER_S,
     }
-    if source == "there":
-        request["directory"] = str(base.directory) if sources.directory is None else sources.directory
+    if source == "there" and directory is not None:
+        request["directory"] = directory
     if base.hub is not None:
         request |= {"repo": base.hub.repo, "commit": base.hub.commit}
         if source == "hub":

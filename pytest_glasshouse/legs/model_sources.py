@@ -27,9 +27,15 @@ class ModelSources:
     push_limit_bytes: int = PUSH_LIMIT_BYTES
 
     def of(self, base: BaseModel, *, same_disk: bool) -> tuple[ModelSource, ...]:
-        """The sources to try, in order. Raises `ConfigurationError` if there is none, saying what would have to be given."""
-        if same_disk and base.directory is not None and base.on_host:
-            return ("there",)
+        """The sources to try, in order. Raises `ConfigurationError` if there is none, saying what would have to be given.
+
+        A guest on this machine takes the model from where it is, whatever was chosen for rented ones: a dry run of a row that
+        names a source needs none of that source's.
+        """
+        if same_disk and base.on_host:
+            return ("pushed",) if base.directory is None else ("there",)
+        if same_disk and base.hub is not None:
+            return ("hub",)
         missing: dict[ModelSource, str] = {}
         if self.directory is None:
             missing["there"] = "name a directory of the guest with --glasshouse-guest-models"

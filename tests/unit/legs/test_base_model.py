@@ -334,8 +334,9 @@ def test_a_request_has_what_its_source_needs_and_no_more(tmp_path: Path, monkeyp
     assert "endpoint" not in there
     assert not {"endpoint", "directory"} & pushed.keys()
     assert "directory" not in hub
-    [local] = requests(ModelSources(), base, rented=False)
-    assert (local["source"], local["directory"]) == ("there", str(tmp_path / "model"))
+    for sources in (ModelSources(), ModelSources(directory="/models", only="hub")):
+        [local] = requests(sources, base, rented=False)
+        assert (local["source"], local["directory"]) == ("there", str(tmp_path / "model"))
 
 
 @pytest.mark.parametrize(("reason", "endpoint", "handed"), [

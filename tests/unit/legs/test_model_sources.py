@@ -36,6 +36,11 @@ ORDERS: list[tuple[BaseModel, dict[str, Any], bool, tuple[ModelSource, ...]]] = 
     (BOTH, {"only": "hub"}, False, ("hub",)),
     (BOTH, {"only": "there", "directory": "/models"}, False, ("there",)),
     (BOTH, {"push_limit_bytes": 10}, False, ("hub",)),
+    # On this machine, whatever was chosen for rented guests.
+    *((IN_MEMORY, {"only": only}, True, ("pushed",)) for only in ("there", "hub", "pushed")),
+    *((BOTH, {"only": only, "directory": "/models"}, True, ("there",)) for only in ("there", "hub", "pushed")),
+    *((ON_HUB, {"only": only, "directory": "/models"}, True, ("hub",)) for only in ("there", "hub", "pushed")),
+    (IN_MEMORY, {"push_limit_bytes": 10}, True, ("pushed",)),
 ]
 
 
