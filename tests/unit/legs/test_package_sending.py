@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from pytest_glasshouse.errors import ProtocolError
-from pytest_glasshouse.legs import package_sending, protected
+from pytest_glasshouse.legs import package_sending
 from pytest_glasshouse.legs.package_sending import PackageSending, window_of
+from pytest_glasshouse.legs.relay import Relay
 from pytest_glasshouse.owner.owner import Owner
 from pytest_glasshouse.owner.sealing import Sealing, sealing
 
@@ -50,7 +51,7 @@ def a_sealing() -> Sealing:
 
 
 def a_relay(current: Any, sealed: Sealing, sending: PackageSending) -> Any:
-    return protected._Relay(None, current, sealed, None, {}, sending)  # type: ignore[arg-type]
+    return Relay(None, current, sealed, None, {}, sending)  # type: ignore[arg-type]
 
 
 def test_only_a_device_gets_its_package_in_windows() -> None:
