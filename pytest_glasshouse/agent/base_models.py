@@ -58,6 +58,11 @@ class ModelUnavailableError(GlasshouseError):
         self.reason = reason
 
 
+def descriptors_of(plan: BasePlan | None) -> tuple[int, ...]:
+    """The sealed memory files of a leg's base model, for the leg to inherit; none where it is files."""
+    return () if plan is None else tuple(plan.get("descriptors", {}).values())
+
+
 class Models:
     """Every model of this guest, by its digest."""
 

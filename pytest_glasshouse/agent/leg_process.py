@@ -23,6 +23,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pytest_glasshouse.agent.base_models import descriptors_of
 from pytest_glasshouse.agent.gpu_memory import GpuMemory
 from pytest_glasshouse.agent.hardware_evidence import submods
 from pytest_glasshouse.agent.leg_code import LegCode
@@ -171,14 +172,12 @@ class LegProcess(threading.Thread):
             self._observe_end()
 
     def _start(self, theirs: socket.socket) -> subprocess.Popen[bytes]:
-        base = self._order["plan"]["base"]
-        cache = warm_page_cache(None if base is None else base.get("directory"))
+        cache = warm_page_cache(base := self._order["plan"]["base"])
         descriptor = self._memory_files.growing if "arrived" in self._order else self._memory_files.descriptor
         material = {name: descriptor(item) for name, item in self._order["material"].items()}
         self._most_export = _HEADERS + 4 * sum(os.fstat(fd).st_size for fd in material.values())
         reading, writing = os.pipe()
-        held = {} if base is None else base.get("descriptors", {})
-        passed = (theirs.fileno(), self._archive_fd, writing, *material.values(), *held.values())
+        passed = (theirs.fileno(), self._archive_fd, writing, *material.values(), *descriptors_of(base))
         # -B: a leg never writes byte code, so the cache stays what was measured.
         command = [sys.executable, "-I", "-S", "-B", "-X", "utf8", *self._bytecode.option(), self._archive, "leg"]
         command += ["--control", str(theirs.fileno()), "--pid-fd", str(writing)]
