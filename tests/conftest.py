@@ -57,7 +57,9 @@ def _slow_first(items: list[pytest.Item], workers: int) -> list[pytest.Item]:
         left = max(size - len(part), 0)
         part += quick[:left]
         del quick[:left]
-    return [*(item for part in parts for item in part), *quick]
+    ordered = [*(item for part in parts for item in part), *quick]
+    assert len(ordered) == len(items), "no test is lost by its place"
+    return ordered
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

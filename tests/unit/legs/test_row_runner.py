@@ -128,6 +128,27 @@ def test_reason_stays_as_the_host_saw_it_where_the_provider_knows_none(tmp_path:
     assert notes["protected"] == {}
 
 
+@pytest.mark.parametrize(
+    ("kind", "gone", "reason"),
+    [
+        ("ended", False, "the budget is reached (the leg was killed)"),
+        ("ended", True, "the budget is reached (the leg was killed)"),
+        ("unreachable", False, "the leg was killed"),
+        ("unreachable", True, "the budget is reached (the leg was killed)"),
+    ],
+)
+def test_reason_is_the_brokers_where_it_ended_the_guest_though_that_still_answered(kind: str, gone: bool, reason: str) -> None:
+    """The agent may sign the exit of the leg that the budget killed before it is killed itself."""
+    ended = Ended(outcome="failed", reason="the leg was killed", decision="run it again")
+    grants, settings = Grants((kind, "the budget is reached")), RowSettings(declared=ALTERNATING, run_id="r", seed=7)
+    notes: Any = {"protected": {"exit": "signed"}, "raw": None}
+    found = Allocation(replace(MOCK, rented=True), grants, settings, print)._explained(ended, notes, gone=gone)
+    assert found is not None
+    assert found.reason == reason
+    assert (found.outcome == "failed") is (reason == "the leg was killed")
+    assert notes["protected"] == {"exit": "signed"}
+
+
 def test_faults_are_played_by_the_mock_provider_alone(tmp_path: Path) -> None:
     """On a provider that rents, a fault that is asked for and not played would pass as one that was withstood."""
     leg = Leg()
