@@ -91,7 +91,8 @@ PASSING: dict[str, tuple[HubFault, HubOperation, str]] = {
     "cut before the first byte": (Cut(after_bytes=0), "large", NAME),
     "cut": (Cut(after_bytes=1000), "large", NAME),
     "cut in a small file": (Cut(after_bytes=70_000), "small", SMALL),
-    "reset": (Cut(after_bytes=200_000, reset=True), "large", NAME),
+    # Twice as much is less than the file: the second answer is cut too, however much of the first arrived.
+    "reset": (Cut(after_bytes=70_000, reset=True), "large", NAME),
     "packed": (Compressed(), "large", NAME),
 }
 
