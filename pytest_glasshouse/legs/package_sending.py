@@ -24,12 +24,14 @@ class PackageSending:
     def __init__(self, current: Round, sealed: Sealing, name: str) -> None:
         self._current, self._total = current, sealed.size
         self._pieces = put_pieces(current.channel, name, sealed.size, sealed.pieces())
+        self._window = window_of(current) or sealed.size
         self._began = time.monotonic()
         self.sent = 0
 
-    def send(self, *, until: int) -> None:
-        """Send on, to at least so many bytes in all."""
-        while self.sent < min(until, self._total):
+    def send(self) -> None:
+        """Send as much more as the guest has room for."""
+        until = min(self.sent + self._window, self._total)
+        while self.sent < until:
             self.sent = next(self._pieces)
             self._show()
 

@@ -18,7 +18,7 @@ from pytest_glasshouse.errors import (
     RefusedError,
 )
 from pytest_glasshouse.legs.allocation_policy import policy_for
-from pytest_glasshouse.legs.package_sending import PackageSending, window_of
+from pytest_glasshouse.legs.package_sending import PackageSending
 from pytest_glasshouse.legs.relay import Relay, session_name
 from pytest_glasshouse.legs.round import EXCLUDED, Round, protected_notes
 from pytest_glasshouse.observation.document import Exit, Failure, Keys, LoadedCode, Spawned
@@ -109,8 +109,7 @@ class ProtectedRuntime:
         leg_id = current.leg_id("protected")
         watch = current.watch("protected")
         sending = PackageSending(current, sealed, f"{leg_id}-package")
-        window = window_of(current)
-        sending.send(until=sealed.size if window is None else window)
+        sending.send()
         notes["trainingPlan"] = current.training_plan("protected")
         order: ProtectedOrder = {
             "kind": "protected",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pytest_glasshouse.errors import GuestGoneError, InfrastructureError, RefusedError
-from pytest_glasshouse.legs.package_sending import PackageSending, window_of
+from pytest_glasshouse.legs.package_sending import PackageSending
 from pytest_glasshouse.observation.document import Challenge
 from pytest_glasshouse.wire.leg_messages import More
 from pytest_glasshouse.wire.tokens import thumbprint
@@ -66,7 +66,7 @@ class Relay:
         """The leg has used what it had of the package: it gets as much again."""
         if arrived != self._sending.sent or arrived >= self._sealed.size:
             raise self._current.broke_protocol(f"more: expected it after {self._sending.sent} of {self._sealed.size} bytes")
-        self._sending.send(until=arrived + (window_of(self._current) or self._sealed.size))
+        self._sending.send()
         body: MoreAnswer = {"arrived": self._sending.sent}
         self._current.channel.request("answer", {"leg": self._leg_id, "kind": "more", "body": body})
 

@@ -14,7 +14,7 @@ from pytest_glasshouse.channel.archive import build_archive
 from pytest_glasshouse.channel.guest_channel import GuestChannel
 from pytest_glasshouse.errors import ConfigurationError
 from pytest_glasshouse.invariants import SEALED, judge
-from pytest_glasshouse.legs import protected, row_runner
+from pytest_glasshouse.legs import package_sending, protected, row_runner
 from pytest_glasshouse.legs.leg_watch import Progress
 from pytest_glasshouse.observation.results import results
 from pytest_glasshouse.owner.sealing import sealing
@@ -113,7 +113,7 @@ def test_a_device_gets_the_package_as_it_makes_room_and_the_host_never_holds_it(
     """As on a GPU, here with the CPU as the device: neither ciphertext nor plaintext is in the guest's host memory as a whole."""
     window, held = 1 << 16, list[int]()
     monkeypatch.setattr(protected, "sealing", functools.partial(sealing, segment=4096))
-    monkeypatch.setattr(protected, "window_of", lambda _current: window)
+    monkeypatch.setattr(package_sending, "window_of", lambda _current: window)
 
     def told(channel: GuestChannel, op: str, fields: Any = None, *rest: Any, **given: Any) -> Any:
         if op == "put":
