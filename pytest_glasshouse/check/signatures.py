@@ -23,6 +23,7 @@ from pytest_glasshouse.wire.evidence import (
     TYP_MANIFEST,
     TYP_RECEIPT,
     TYP_RESULT,
+    TYP_STRETCHES,
     check_enrolment,
     read_cnf,
 )
@@ -165,6 +166,8 @@ def _genuine(protected: ProtectedNotes, *, whole: bool) -> None:
         verify(protected["head"], key=read_cnf(evidence["cnf"]).sig, typ=TYP_HEAD)
     if whole or protected.get("exit"):
         verify(protected["exit"], key=agent, typ=TYP_EXIT)
+    if protected.get("stretches"):
+        verify(protected["stretches"], key=agent, typ=TYP_STRETCHES)
 
 
 def _vouched(observed: RoundNotes, keys: SigningKeys, revision: int) -> Iterator[str]:
@@ -185,5 +188,7 @@ def _one_agent_faults(observed: RoundNotes, agent: Ed25519PublicKey, *, whole: b
         notes = observed.get(leg) or {}
         if leg != "protected" and (whole or notes.get("exit")):
             verify(notes["exit"], key=agent, typ=TYP_EXIT)
+        if leg != "protected" and notes.get("stretches"):
+            verify(notes["stretches"], key=agent, typ=TYP_STRETCHES)
     if observed.get("borders") or (whole and "turns" in observed):
         verify(observed["borders"], key=agent, typ=TYP_BORDERS)

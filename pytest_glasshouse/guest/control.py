@@ -114,5 +114,8 @@ class ControlTurns:
         self._control.send("drain", {})
         self._control.receive("drained")
 
+    def clock_read(self) -> None:
+        self._control.send("clock-read", {})
+
     def done(self, segment: TrainedSegment) -> None:
         self._control.send("turn-done", {"segment": [*segment.to_json()]})

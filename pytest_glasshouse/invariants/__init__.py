@@ -17,6 +17,7 @@ from pytest_glasshouse.invariants.trust import attestation_verified as attestati
 from pytest_glasshouse.invariants.trust import key_released_after_attestation as key_released_after_attestation
 from pytest_glasshouse.invariants.trust import weights_from_package as weights_from_package
 from pytest_glasshouse.invariants.turns import paused_leg_idle as paused_leg_idle
+from pytest_glasshouse.invariants.witnessed import work_witnessed as work_witnessed
 from pytest_glasshouse.invariants.work import adapter_digests_distinct as adapter_digests_distinct
 from pytest_glasshouse.invariants.work import adapters_trained as adapters_trained
 from pytest_glasshouse.invariants.work import losses_finite as losses_finite

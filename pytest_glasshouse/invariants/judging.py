@@ -15,6 +15,7 @@ from pytest_glasshouse.invariants.lifecycle import (
 )
 from pytest_glasshouse.invariants.trust import attestation_verified, key_released_after_attestation, weights_from_package
 from pytest_glasshouse.invariants.turns import interleaved, is_null, paused_leg_idle
+from pytest_glasshouse.invariants.witnessed import work_witnessed
 from pytest_glasshouse.invariants.work import adapter_digests_distinct, adapters_trained, losses_finite, same_work
 from pytest_glasshouse.observation.reading import is_sealed
 
@@ -43,6 +44,7 @@ ALL: tuple[Invariant, ...] = (
     same_allocation,
     same_work,
     paused_leg_idle,
+    work_witnessed,
 )
 
 #: What compares a protected leg with a raw one, or is about a raw one.
@@ -67,6 +69,7 @@ NULL: tuple[Invariant, ...] = (
     losses_finite,
     same_allocation,
     same_work,
+    work_witnessed,
 )
 
 

@@ -82,6 +82,11 @@ def _of_two(reader: EvidenceReader) -> str:
     return lifecycle.in_order(reader)
 
 
+def _adapter_digests_distinct_3(observation: Observation) -> Finding:
+    """Those of a round only."""
+    return judge_rounds("adapter digests distinct", observation, work.distinct)
+
+
 #: Since this revision an implausible negative is judged before the null and is within no limit.
 IMPLAUSIBLE_BEFORE_NULL = 3
 #: Every revision after the first, in order. An entry is never removed.
@@ -104,6 +109,12 @@ REVISIONS: tuple[Revision, ...] = (
             }
         ),
         added=frozenset({"time_accounted_for"}),
+    ),
+    # Every claim of work and time has a second witness.
+    Revision(
+        number=4,
+        before=MappingProxyType({"adapter_digests_distinct": _adapter_digests_distinct_3}),
+        added=frozenset({"work_witnessed"}),
     ),
 )
 

@@ -18,6 +18,7 @@ from pytest_glasshouse.observation.claims import (
     ManifestClaims,
     ReceiptClaims,
     ResultClaims,
+    StretchesClaims,
 )
 from pytest_glasshouse.observation.document import Callback, Trained
 from pytest_glasshouse.observation.reading import ROLES
@@ -103,14 +104,31 @@ def receipt_claims(reader: EvidenceReader) -> ReceiptClaims:
 def exit_claims(reader: EvidenceReader, leg: Role) -> ExitClaims:
     """The agent's signed exit of one leg, verified with the agent's key."""
     token = reader.of(leg, "exit")
+    return claims(token, ExitClaims, key=_agent_of(reader, leg), typ=evidence.TYP_EXIT, name=f"exit of the {leg} leg")
+
+
+def stretches_claims(reader: EvidenceReader, leg: Role) -> StretchesClaims:
+    """The agent's account of one leg's timed stretches, verified with the agent's key, and of the session of the leg's exit."""
+    token, session = reader.of(leg, "stretches"), exit_claims(reader, leg)["nonce"]
+    name = f"account of the {leg} leg's stretches"
+    found = claims(token, StretchesClaims, key=_agent_of(reader, leg), typ=evidence.TYP_STRETCHES, name=name)
+    if found["nonce"] != session:
+        raise broken(
+            f"the {name} is of another session",
+            expected=f"nonce {session}",
+            seen=f"nonce {found['nonce']}",
+            todo="do not use this row",
+        )
+    return found
+
+
+def _agent_of(reader: EvidenceReader, leg: Role) -> Ed25519PublicKey:
     if leg == "protected":
-        agent = key(reader, "protected", "ak")
-    else:
-        met = [seen for seen in reader.of("guest") if seen["leg"] == leg]
-        if not met:
-            raise unseen(f"the guest was not met before the {leg} leg")
-        agent = tokens.public_key(met[-1]["ak"])
-    return claims(token, ExitClaims, key=agent, typ=evidence.TYP_EXIT, name=f"exit of the {leg} leg")
+        return key(reader, "protected", "ak")
+    met = [seen for seen in reader.of("guest") if seen["leg"] == leg]
+    if not met:
+        raise unseen(f"the guest was not met before the {leg} leg")
+    return tokens.public_key(met[-1]["ak"])
 
 
 def borders_claims(reader: EvidenceReader) -> BordersClaims:

@@ -27,11 +27,27 @@ _MEASURED_FACTS = ("peakMemoryBytes",)
 
 
 def adapter_digests_distinct(observation: Observation) -> Finding:
-    """Two separate trainings leave two adapters, each with the digest that its leg reported."""
-    return judge_rounds("adapter digests distinct", observation, _distinct)
+    """Separate trainings leave separate adapters, in whatever round, each with the digest that its leg reported."""
+    before: dict[str, str] = {}
+
+    def judge(reader: EvidenceReader) -> str:
+        held = distinct(reader)
+        for leg, digest in _adapters(reader).items():
+            if digest in before:
+                raise broken(
+                    f"the {leg} leg exported the adapter of {before[digest]}",
+                    expected="an adapter of each leg's and round's own",
+                    seen=digest,
+                    todo="do not use this row: one leg's result was copied, or nothing was trained",
+                )
+            before[digest] = f"the {leg} leg in round {reader.notes['round']}"
+        return held
+
+    return judge_rounds("adapter digests distinct", observation, judge)
 
 
-def _distinct(reader: EvidenceReader) -> str:
+def distinct(reader: EvidenceReader) -> str:
+    """One round's adapters differ."""
     digests = _adapters(reader)
     if len(set(digests.values())) < len(digests):
         raise broken(

@@ -21,7 +21,7 @@ from pytest_glasshouse.legs.allocation_policy import policy_for
 from pytest_glasshouse.legs.package_sending import PackageSending
 from pytest_glasshouse.legs.relay import Relay, session_name
 from pytest_glasshouse.legs.round import EXCLUDED, Round, protected_notes
-from pytest_glasshouse.observation.document import Exit, Failure, Keys, LoadedCode, Spawned
+from pytest_glasshouse.observation.document import Exit, Failure, Keys, LoadedCode, Spawned, Stretches
 from pytest_glasshouse.observation.outcome import Ended
 from pytest_glasshouse.owner.sealing import sealing
 from pytest_glasshouse.wire.canonical import canonical, sha256_hex
@@ -281,6 +281,8 @@ def _note_watch(notes: ProtectedNotes, watch: LegWatch) -> None:
     spawned, left, failed = watch.body("spawned", Spawned), watch.body("exit", Exit), watch.body("failed", Failure)
     if left is not None:
         notes["exit"] = left["exit"]
+    if (timed := watch.body("stretches", Stretches)) is not None:
+        notes["stretches"] = timed["stretches"]
     notes["images"] = watch.body("images", LoadedCode)
     notes["cache"] = None if spawned is None else spawned["cache"]
     if failed is not None:

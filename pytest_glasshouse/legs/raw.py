@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal, NoReturn
 from pytest_glasshouse.channel.guest_channel import put
 from pytest_glasshouse.errors import ConfigurationError, GuestGoneError, GuestRefusedError, IntegrityError, ProtocolError
 from pytest_glasshouse.legs.round import EXCLUDED, Round, raw_notes
-from pytest_glasshouse.observation.document import Callback, Exit, Failure, LoadedCode, Spawned, Started
+from pytest_glasshouse.observation.document import Callback, Exit, Failure, LoadedCode, Spawned, Started, Stretches
 from pytest_glasshouse.observation.outcome import Ended
 from pytest_glasshouse.wire.tensors import tensor_digest
 
@@ -87,6 +87,8 @@ class RawLeg:
         notes["host"] = self._current.host_times(self.role, watch)
         notes["callback"] = watch.body("callback", Callback)
         notes["failed"] = watch.body("failed", Failure)
+        if (timed := watch.body("stretches", Stretches)) is not None:
+            notes["stretches"] = timed["stretches"]
         notes["images"] = watch.body("images", LoadedCode)
         notes["started"] = watch.body("started", Started)
         spawned, left = watch.body("spawned", Spawned), watch.body("exit", Exit)

@@ -166,6 +166,23 @@ class BordersClaims(TypedDict):
     borders: list[list[list[int]]]
 
 
+class Conditions(TypedDict, total=False):
+    """Under what conditions the kernel ran a leg; empty where it could not be read."""
+
+    nice: int
+    policy: int
+    processors: str
+    hugePages: str
+
+
+class StretchesClaims(TypedDict):
+    """Signed by the agent: a leg's timed stretches by the agent's clock, and the conditions seen at their ends."""
+
+    nonce: str
+    stretches: list[list[int]]
+    conditions: list[Conditions]
+
+
 class KeyReceived(TypedDict):
     """Journal line `key_received`."""
 

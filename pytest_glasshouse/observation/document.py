@@ -170,6 +170,12 @@ class Exit(TypedDict):
     exit_status: int
 
 
+class Stretches(TypedDict):
+    """The agent's event about a leg's timed stretches, which it signs."""
+
+    stretches: str
+
+
 class TurnBegun(TypedDict):
     """The agent's event when it gives a turn: which of how many, and to which leg."""
 
@@ -249,7 +255,8 @@ class WorkloadFacts(TypedDict):
 class Trained(TypedDict):
     """What a leg reports when its training is over: in a raw leg's callback, and in a protected leg's journal.
 
-    A segment is `[turn, units, elapsed_ns, cpu_ns, wash_units, wash_ns, wash_cpu_ns]`.
+    `epilogue` are the losses of the prologue's first steps, run again after the training. A segment is
+    `[turn, units, elapsed_ns, cpu_ns, wash_units, wash_ns, wash_cpu_ns]`.
     """
 
     units: int
@@ -263,6 +270,7 @@ class Trained(TypedDict):
     phases: Phases
     facts: WorkloadFacts
     context: Context
+    epilogue: NotRequired[list[str]]
     steady: NotRequired[bool]
     segments: NotRequired[list[list[int]]]
 
@@ -280,7 +288,7 @@ class Callback(Trained):
 
 
 class LegNotes(TypedDict, total=False):
-    """What every leg leaves. `exit` is the agent's signed exit."""
+    """What every leg leaves. `exit` is the agent's signed exit, `stretches` what it signed of the leg's timed stretches."""
 
     trainingPlan: TrainingPlanRecord
     timeline: dict[str, int]
@@ -289,6 +297,7 @@ class LegNotes(TypedDict, total=False):
     cache: CacheState | None
     failed: Failure | None
     exit: str
+    stretches: str
     adapterSha256: str | None
 
 

@@ -29,7 +29,7 @@ from pytest_glasshouse.rows.leg_order import LegName
 from pytest_glasshouse.tamper.testbed import COMPONENTS, CONTAINER, PLAN, Editable, TamperTestbed
 from pytest_glasshouse.wire import evidence as ev
 from pytest_glasshouse.wire import journal, tokens
-from pytest_glasshouse.wire.canonical import canonical, sha256_hex
+from pytest_glasshouse.wire.canonical import Json, canonical, sha256_hex
 
 #: Called with the name and the content of each thing before it is signed or recorded, to change it in place.
 RoundEdit = Callable[[str, Any], None]
@@ -37,6 +37,9 @@ RoundEdit = Callable[[str, Any], None]
 SEGMENT_NS, WASH_NS, HANDOVER_NS = 1_000_000_000, 200_000_000, 1_000_000
 #: Time between release and receipt, and of the protected leg by the host's clock.
 HELD_MS = 20_000
+#: Between a leg's reading of its clock and the messages before and after it.
+TOLD_NS = 100_000
+CONDITIONS: dict[str, Json] = {"nice": 0, "policy": 0, "processors": "0", "hugePages": "1"}
 INITIAL = sha256_hex(b"initial")
 _ADAPTERS: dict[LegName, str] = {"protected": sha256_hex(b"adapter"), "raw": sha256_hex(b"another adapter")}
 _Token: TypeAlias = Literal["manifest", "evidence", "result", "head", "exit", "receipt"]
@@ -182,8 +185,9 @@ class SignedRound:
             "plan": PLAN,
             "policySha256": policy,
             "journal": lines,
+            "stretches": self._stretches("protected", nonce),
             "adapterSha256": _ADAPTERS["protected"],
-            "trainingPlan": _plan(order_seed=1),
+            "trainingPlan": self._plan(order_seed=1),
             "images": _images(),
             "timeline": {"spawned": 10, "zeroized": 20, "exit": 30},
             "host": {"startNs": 0, "exitNs": HELD_MS * 1_000_000},
@@ -238,8 +242,9 @@ class SignedRound:
         return {
             "callback": callback,
             "exit": tokens.sign(exit_claims, key=self.keys["agent"], typ=ev.TYP_EXIT),
+            "stretches": self._stretches("raw", self._round_nonce),
             "adapterSha256": _ADAPTERS["raw"],
-            "trainingPlan": _plan(order_seed=2),
+            "trainingPlan": self._plan(order_seed=2),
             "images": _images(),
             "timeline": {"spawned": 40, "exit": 50},
             "host": {"startNs": 0 if self._turns else HELD_MS * 1_000_000, "exitNs": 2 * HELD_MS * 1_000_000},
@@ -255,6 +260,7 @@ class SignedRound:
             "stop_reason": "steps",
             "phases": {**PHASES},
             "prologue": ["0.5", "0.25"],
+            "epilogue": ["0.5"],
             "final_loss": "0.125",
             "facts": {"device": "cpu", "peakMemoryBytes": None},
             "context": {**CONTEXT},
@@ -262,7 +268,33 @@ class SignedRound:
         if self._turns:
             numbers = [number for number, whose in enumerate(self._turns, 1) if whose == leg]
             trained["segments"] = [[number, 10, SEGMENT_NS, SEGMENT_NS, 2, WASH_NS, WASH_NS] for number in numbers]
+            trained["units"] = 10 * len(numbers)
+            trained["elapsed_ns"] = trained["cpu_ns"] = SEGMENT_NS * len(numbers)
         return trained
+
+    def _plan(self, *, order_seed: int) -> TrainingPlanRecord:
+        plan: TrainingPlanRecord = {
+            "workload": "mlp", "device": "cpu", "warmup_ns": SEGMENT_NS, "target_ns": None, "steps": 1, "order_seed": order_seed,
+            "base_directory": False,
+        }  # fmt: skip
+        if self._turns:
+            plan["segments"] = {
+                "warmup_limit_ns": SEGMENT_NS, "washout_ns": WASH_NS, "segment_ns": SEGMENT_NS, "segment_steps": None,
+            }  # fmt: skip
+        return plan
+
+    def _stretches(self, leg: LegName, nonce: str) -> str:
+        """The agent's signed account of the leg's timed stretches: the leg read its clock in the middle of each pair of times."""
+        timed = [(2 * SEGMENT_NS, 1)] if not self._turns else [(SEGMENT_NS, 10)] * self._turns.count(leg)
+        rows: list[Any] = []
+        at, units = SEGMENT_NS, 0
+        for elapsed_ns, done in timed:
+            end, units = at + elapsed_ns, units + done
+            rows.append([at - TOLD_NS, at + TOLD_NS, end - TOLD_NS, end + TOLD_NS, units, 0])
+            at = end + SEGMENT_NS
+        claims: Editable = ev.stretches_claims(nonce=nonce, stretches=rows, conditions=[{**CONDITIONS}])
+        self._edit(f"{leg} stretches", claims)
+        return tokens.sign(claims, key=self.keys["agent"], typ=ev.TYP_STRETCHES)
 
     def _borders(self) -> str:
         """The agent's signed borders: each leg works in its own turns, and uses a tenth of a millisecond to hand over."""
@@ -285,13 +317,6 @@ def clean_scan() -> Editable:
     looks = {moment: {"bytes": 4096, "unreadable": 0, "ns": 1} for moment in ("loaded", "trained", "wiped")}
     return {
         "status": "clean", "reason": "", "patterns": found, "control": {**found}, "left": {}, "copies": 0, "looks": looks,
-    }  # fmt: skip
-
-
-def _plan(*, order_seed: int) -> TrainingPlanRecord:
-    return {
-        "workload": "mlp", "device": "cpu", "warmup_ns": SEGMENT_NS, "target_ns": None, "steps": 1, "order_seed": order_seed,
-        "base_directory": False,
     }  # fmt: skip
 
 

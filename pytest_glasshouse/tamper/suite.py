@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pytest_glasshouse.tamper import (
+    cheats,
     completion,
     enrolment,
     evidence,
@@ -41,4 +42,5 @@ CASES: tuple[Case, ...] = (
     *turns.CASES,
     *transport.CASES,
     *hardware.CASES,
+    *cheats.CASES,
 )

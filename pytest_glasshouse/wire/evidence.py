@@ -33,6 +33,7 @@ TYP_HEAD = "glasshouse-head+jwt"
 TYP_EXIT = "glasshouse-exit+jwt"
 TYP_RECEIPT = "glasshouse-receipt+jwt"
 TYP_BORDERS = "glasshouse-borders+jwt"
+TYP_STRETCHES = "glasshouse-stretches+jwt"
 
 #: The profile this evidence follows. Software-only: it makes none of EAT's hardware statements.
 EAT_PROFILE = "tag:pytest-glasshouse,2026:eat/software/1"
@@ -301,6 +302,16 @@ def borders_claims(*, nonce: str, roles: Sequence[str], turns: Sequence[str], bo
     `[t_ns, cpu_ns, processes, cpu_ns, processes, ...]` with a pair of numbers for every role.
     """
     return {"nonce": nonce, "roles": [*roles], "turns": [*turns], "borders": [*borders]}
+
+
+def stretches_claims(*, nonce: str, stretches: Sequence[Json], conditions: Sequence[Json]) -> dict[str, Json]:
+    """What the agent signs of the timed stretches of a leg (`TYP_STRETCHES`), which `nonce` names as its exit does.
+
+    A stretch is `[drained_ns, began_ns, drained_ns, ended_ns, units, waited_ns]` by the agent's clock: the leg read its own
+    between the first two and between the others. `units` is what it had reported by its end, over all stretches; `waited_ns`
+    how long leg and agent waited for a processor, since the end of the stretch before. `conditions` are all that were seen.
+    """
+    return {"nonce": nonce, "stretches": [*stretches], "conditions": [*conditions]}
 
 
 def _digest_of(value: object) -> str:

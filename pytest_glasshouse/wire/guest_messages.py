@@ -36,6 +36,8 @@ MOST_LINE = MESSAGE_LIMIT
 MOST_TURNS = 100_000
 #: The longest reason a guest gives, in characters: what its agent cuts them to.
 DETAIL = 500
+#: Different conditions that an agent notes of one leg.
+MOST_CONDITIONS = 16
 
 Members: TypeAlias = "dict[str, Shape]"
 
@@ -136,6 +138,7 @@ _SEGMENT = Row([_COUNT, _UNITS, _NS, _NS, _UNITS, _NS, _NS])
 _TRAINED: Members = {
     "units": _UNITS, "elapsed_ns": _NS, "warmup_units": _UNITS, "warmup_ns": _NS, "cpu_ns": _NS,
     "stop_reason": OneOf(("time", "steps")), "final_loss": _LOSS, "prologue": Items(of=_LOSS, most=1024),
+    "epilogue": Items(of=_LOSS, most=1024),
     "phases": Fields(dict.fromkeys(_PHASES, _NS)), "facts": _FACTS, "context": Fields(_CONTEXT),
 }  # fmt: skip
 _IN_TURNS: Members = {"steady": Flag(), "segments": Items(of=_SEGMENT, most=MOST_TURNS)}
@@ -165,10 +168,11 @@ EVENTS: Mapping[str, Shape] = MappingProxyType({
     "failed": Fields({"reason": _CODE, "detail": _REASON}),
     "exit": Fields({"exit": _TOKEN, "exit_status": Whole(low=-1024, high=1024)}),
     "borders": Fields({"borders": _TOKEN}),
+    "stretches": Fields({"stretches": _TOKEN}),
     "turn": Fields({"turn": Whole(low=1), "turns": Whole(low=1, high=MOST_TURNS), "leg": OneOf(ROLES)}),
 })  # fmt: skip
 #: The events a leg may send, by its kind. A round's turns come from the agent, from no leg.
-_EITHER = ("spawned", "images", "resident", "failed", "exit")
+_EITHER = ("spawned", "images", "resident", "failed", "stretches", "exit")
 EVENTS_OF: Mapping[str, frozenset[str]] = MappingProxyType({
     "protected": frozenset({
         *_EITHER, "challenge-wanted", "evidence", "more", "journal", "head",
@@ -199,6 +203,9 @@ JOURNAL: Mapping[str, Shape] = MappingProxyType({
     "zeroized": Fields({
         "wiped_bytes": _COUNT, "zeroize_ns": _NS, "exposure_byte_s": _BYTE_S, "exposure_peak_bytes": _COUNT,
     }),
+})  # fmt: skip
+_CONDITIONS = Fields({}, {
+    "nice": Whole(low=-20, high=19), "policy": Whole(high=16), "processors": Text(most=64), "hugePages": Text(most=8),
 })  # fmt: skip
 _LINE: Members = {"seq": _COUNT, "prev": _HEX, "t_us": _COUNT, "type": OneOf(tuple(JOURNAL))}
 
@@ -240,6 +247,10 @@ CLAIMS: Mapping[str, Shape] = MappingProxyType({
             {"status": OneOf(("unchanged", "changed", "unseen"))},
             {"reason": _REASON, "late": _COUNT, "changed": Items(of=Text(most=320), most=512)},
         ),
+    }),
+    "stretches": Fields({
+        "nonce": _NONCE, "stretches": Items(of=Row([_NS, _NS, _NS, _NS, _UNITS, _NS]), most=MOST_TURNS),
+        "conditions": Items(of=_CONDITIONS, most=MOST_CONDITIONS),
     }),
     "borders": Fields({
         "nonce": _NONCE, "roles": Items(of=OneOf(ROLES), least=1, most=3), "turns": Items(of=OneOf(ROLES), most=MOST_TURNS),

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -19,6 +19,27 @@ _CHUNK_NS = NS // 50
 """How long the steps between two synchronisations should take: waiting after every step would starve a GPU,
 and waiting rarely would overrun the target."""
 _REPORT_NS = NS
+
+
+class Edges(Protocol):
+    """Tells the agent where a timed stretch begins and ends, so that its clock is a second witness of the leg's.
+
+    At either end the leg calls `drain`, reads its clock, and calls `clock_read`: by the agent's clock, the reading lies between.
+    """
+
+    def drain(self) -> None:
+        """Return when all messages of this leg are written and nothing it started is still running."""
+
+    def clock_read(self) -> None:
+        """The leg has read its clock."""
+
+
+class NoEdges:
+    """Edges that nobody is told of."""
+
+    def drain(self) -> None: ...
+
+    def clock_read(self) -> None: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,26 +63,29 @@ def measure(
     target_s: float | None = None,
     steps: int | None = None,
     on_progress: Callable[[int, int, str], None] | None = None,
-    drain: Callable[[], None] = lambda: None,
+    edges: Edges | None = None,
     clock_ns: Callable[[], int] = time.perf_counter_ns,
     cpu_ns: Callable[[], int] = time.process_time_ns,
 ) -> LoopResult:
     """Warm up, then train for `target_s` seconds or `steps` units; exactly one of the two is given.
 
-    `on_progress(units, elapsed_ns, loss)` is called at most once a second, inside the measured time. The loss is read once a
-    second with or without a callback, so that both legs have the same cost. `drain()` returns when all reported progress is
-    written; it is inside the measured time, because writing is a cost of the leg. Raises `NonFiniteLossError`.
+    `on_progress(units, elapsed_ns, loss)` is called at most once a second and at the end, inside the measured time. The loss is
+    read then with or without a callback, so that both legs have the same cost. `edges.drain()` at the end is inside the measured
+    time, because writing is a cost of the leg. Raises `NonFiniteLossError`.
     """
     if (target_s is None) == (steps is None):
         raise ValueError("expected exactly one of target_s and steps")
     runner = StepRunner(trainer, clock_ns)
     warmup_units, warmup_ns = runner.run(target_ns=round(warmup_s * NS), steps=None, on_progress=None)
     target_ns = None if target_s is None else round(target_s * NS)
-    runner.unreported_ns = 0
+    edges = edges or NoEdges()
+    edges.drain()
     cpu_before, began = cpu_ns(), clock_ns()
+    edges.clock_read()
     units, _ = runner.run(target_ns=target_ns, steps=steps, on_progress=on_progress)
-    drain()
+    edges.drain()
     elapsed_ns, cpu_after = clock_ns() - began, cpu_ns()
+    edges.clock_read()
     return LoopResult(
         units=units,
         elapsed_ns=elapsed_ns,
@@ -74,25 +98,25 @@ def measure(
 
 
 class StepRunner:
-    """Runs steps in chunks, sized by the step time of the chunks before (the warm-up's for the first measured one).
-
-    `unreported_ns` is the training time since the last progress report; a run that continues another is given that one's.
-    """
+    """Runs steps in chunks, sized by the step time of the chunks before (the warm-up's for the first measured one)."""
 
     def __init__(self, trainer: Trainer, clock_ns: Callable[[], int]) -> None:
         self._trainer = trainer
         self._clock_ns = clock_ns
         self._step_ns = _CHUNK_NS
-        self.unreported_ns = 0
 
     def run(
         self, *, target_ns: int | None, steps: int | None, on_progress: Callable[[int, int, str], None] | None
     ) -> tuple[int, int]:
-        """Train; returns units and nanoseconds, synchronised with the device at both ends."""
+        """Train; returns units and nanoseconds, synchronised with the device at both ends.
+
+        Progress is reported once a second and when the last step is done.
+        """
         self._trainer.synchronize()
         began = self._clock_ns()
-        units, elapsed, reported = 0, 0, -self.unreported_ns
-        while (target_ns is None or elapsed < target_ns) and (steps is None or units < steps):
+        units, elapsed, reported = 0, 0, 0
+        over = self._is_over(units, elapsed, target_ns=target_ns, steps=steps)
+        while not over:
             chunk = max(1, min(_CHUNK_NS, _CHUNK_NS if target_ns is None else target_ns - elapsed) // self._step_ns)
             chunk = chunk if steps is None else min(chunk, steps - units)
             for _ in range(chunk):
@@ -101,10 +125,14 @@ class StepRunner:
             now = self._clock_ns() - began
             self._step_ns = max(1, (now - elapsed) // chunk)
             units, elapsed = units + chunk, now
-            if elapsed - reported >= _REPORT_NS:
+            over = self._is_over(units, elapsed, target_ns=target_ns, steps=steps)
+            if over or elapsed - reported >= _REPORT_NS:
                 reported = elapsed
                 loss = self._trainer.check()
                 if on_progress is not None:
                     on_progress(units, elapsed, loss)
-        self.unreported_ns = elapsed - reported
         return units, elapsed
+
+    @staticmethod
+    def _is_over(units: int, elapsed_ns: int, *, target_ns: int | None, steps: int | None) -> bool:
+        return (target_ns is not None and elapsed_ns >= target_ns) or (steps is not None and units >= steps)

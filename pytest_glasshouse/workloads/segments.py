@@ -11,7 +11,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-from pytest_glasshouse.workloads.loop import NS, StepRunner
+from pytest_glasshouse.workloads.loop import NS, Edges, StepRunner
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -24,7 +24,7 @@ _WINDOWS = 6
 _STEADY = 0.02
 
 
-class TurnTaker(Protocol):
+class TurnTaker(Edges, Protocol):
     """Decides when the leg trains. Every call is made by the training thread."""
 
     def resident(self, *, warmup_units: int, warmup_ns: int, steady: bool) -> None:
@@ -32,9 +32,6 @@ class TurnTaker(Protocol):
 
     def wait(self) -> int | None:
         """Block without using the CPU until it is this leg's turn; returns its number, or None after the last."""
-
-    def drain(self) -> None:
-        """Return when all messages of this leg are written and nothing it started is still running."""
 
     def done(self, segment: TrainedSegment) -> None:
         """Report that the turn is over."""
@@ -90,7 +87,7 @@ def measure_segments(
 ) -> MeasuredSegments:
     """Warm up, then train one segment per turn until there are no more.
 
-    `on_progress(units, elapsed_ns, loss)` is called at most once per second of timed training, inside the timed segment.
+    `on_progress(units, elapsed_ns, loss)` is called once per second of a timed segment and at its end, inside the timed part.
     Raises `NonFiniteLossError`.
     """
     if (plan.segment_s is None) == (plan.segment_steps is None):
@@ -99,20 +96,20 @@ def measure_segments(
     warmup_units, warmup_ns, steady = _warm_up(runner, plan)
     turns.resident(warmup_units=warmup_units, warmup_ns=warmup_ns, steady=steady)
     done: list[TrainedSegment] = []
-    units_before = elapsed_before = left_over = 0
+    units_before = elapsed_before = 0
     while (turn := turns.wait()) is not None:
-        runner.unreported_ns = 0
         wash_began = cpu_ns()
         wash_units, wash_ns = runner.run(target_ns=round(plan.washout_s * NS), steps=None, on_progress=None)
-        runner.unreported_ns = left_over
         target_ns = None if plan.segment_s is None else round(plan.segment_s * NS)
         report = _shifted(on_progress, units_before, elapsed_before)
+        turns.drain()
         cpu_began, began = cpu_ns(), clock_ns()
+        turns.clock_read()
         units, _ = runner.run(target_ns=target_ns, steps=plan.segment_steps, on_progress=report)
         # Nothing that this leg started may run during the other leg's turn.
         turns.drain()
         elapsed_ns, cpu = clock_ns() - began, cpu_ns() - cpu_began
-        left_over = runner.unreported_ns
+        turns.clock_read()
         units_before, elapsed_before = units_before + units, elapsed_before + elapsed_ns
         done.append(
             TrainedSegment(

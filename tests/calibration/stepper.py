@@ -87,6 +87,8 @@ class PipeTurns:
         self._pipe.send(("drain", None))
         self._pipe.recv()
 
+    def clock_read(self) -> None: ...
+
     def done(self, segment: TrainedSegment) -> None:
         self._pipe.send(("turn-done", segment.to_json()))
         if self._stepper.put_off:

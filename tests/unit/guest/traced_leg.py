@@ -25,6 +25,15 @@ _STEP_NS = 10_000_000
 Report = Callable[[Control, BackgroundWriter, Journal, dict[str, Any]], None]
 
 
+class Edges:
+    """Drains the writer, and tells nobody."""
+
+    def __init__(self, writer: BackgroundWriter) -> None:
+        self.drain = writer.drain
+
+    def clock_read(self) -> None: ...
+
+
 class Steps:
     """A trainer without system calls, and its clock."""
 
@@ -65,7 +74,7 @@ def _leg(connection: socket.socket, report: Report, steps: int) -> None:
         report(control, writer, journal, {"units": units, "elapsed_ns": elapsed_ns, "loss": loss})
 
     measure(
-        cast("Trainer", trainer), warmup_s=0.1, steps=steps, on_progress=on_progress, drain=writer.drain,
+        cast("Trainer", trainer), warmup_s=0.1, steps=steps, on_progress=on_progress, edges=Edges(writer),
         clock_ns=lambda: trainer.now_ns, cpu_ns=lambda: 0,
     )  # fmt: skip
     writer.close()

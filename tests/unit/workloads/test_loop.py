@@ -52,11 +52,16 @@ def test_short_steps_are_queued_and_long_ones_are_not() -> None:
     assert (short.longest_queue, long.longest_queue) == (20, 1)
 
 
-def test_progress_is_reported_at_most_once_a_second() -> None:
+def test_progress_is_reported_once_a_second_and_at_the_end() -> None:
     trainer = FakeTrainer(100 * MS)
     seen: list[tuple[int, int, str]] = []
     measure(trainer, warmup_s=2, target_s=3.5, on_progress=lambda *progress: seen.append(progress), clock_ns=trainer.clock)
-    assert seen == [(10, NS, "loss after 30"), (20, 2 * NS, "loss after 40"), (30, 3 * NS, "loss after 50")]
+    assert seen == [
+        (10, NS, "loss after 30"),
+        (20, 2 * NS, "loss after 40"),
+        (30, 3 * NS, "loss after 50"),
+        (35, 3500 * MS, "loss after 55"),
+    ]
 
 
 def test_loss_is_checked_with_and_without_a_progress_callback() -> None:

@@ -34,6 +34,9 @@ class FakeTurns:
         self.calls.append("drain")
         self._trainer.now += self._drain_ns
 
+    def clock_read(self) -> None:
+        self.calls.append("read")
+
     def done(self, segment: TrainedSegment) -> None:
         self.calls.append("done")
         self.segments.append(segment)
@@ -52,7 +55,7 @@ def test_each_turn_has_a_discarded_washout_and_a_timed_segment() -> None:
     assert turns.segments == list(measured.segments)
     assert all((segment.units, segment.elapsed_ns) == (500, NS // 2) for segment in measured.segments)
     assert all((segment.wash_units, segment.wash_ns) == (100, NS // 10) for segment in measured.segments)
-    assert turns.calls == ["resident", *["wait", "drain", "done"] * 3, "wait"]
+    assert turns.calls == ["resident", *["wait", "drain", "read", "drain", "read", "done"] * 3, "wait"]
     assert trainer.steps == measured.warmup_units + 3 * 600
 
 
@@ -64,19 +67,19 @@ def test_draining_is_inside_the_timed_segment_and_waiting_is_not() -> None:
     assert [segment.elapsed_ns for segment in measured.segments] == [540 * MS, 540 * MS]
 
 
-def test_progress_is_reported_once_a_second_of_timed_training_and_never_in_a_washout() -> None:
+def test_progress_is_reported_once_a_second_and_at_the_end_of_a_segment_and_never_in_a_washout() -> None:
     trainer = FakeTrainer(MS)
     progress: list[tuple[int, int]] = []
     measured = measure_segments(
         trainer,
-        plan=_plan(washout_s=2.0),
-        turns=FakeTurns(trainer, [1, 2, 3, 4]),
+        plan=_plan(washout_s=2.0, segment_s=1.5),
+        turns=FakeTurns(trainer, [1, 2]),
         on_progress=lambda units, elapsed_ns, _loss: progress.append((units, elapsed_ns)),
         clock_ns=trainer.clock,
         cpu_ns=lambda: 0,
     )
-    assert [units for units, _ in progress] == [1000, 2000]
-    assert len(measured.segments) == 4
+    assert [units for units, _ in progress] == [1000, 1500, 2500, 3000]
+    assert len(measured.segments) == 2
 
 
 def test_segment_may_be_a_number_of_steps() -> None:

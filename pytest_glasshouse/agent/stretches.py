@@ -1,0 +1,113 @@
+"""The timed stretches of a leg, by the agent's clock: when each began and ended, what it did by then, and under what conditions.
+
+The leg drains its messages, reads its clock and says so, at either end; by the agent's clock the reading lies between the two
+messages. What kept them apart without the leg's doing is measured too: how long the kernel let leg and agent wait for a
+processor.
+"""
+
+from pathlib import Path
+from typing import TypedDict
+
+from pytest_glasshouse.errors import ProtocolError
+from pytest_glasshouse.guest.clock import now_ns
+from pytest_glasshouse.wire import evidence
+from pytest_glasshouse.wire.canonical import Json, parse_object
+from pytest_glasshouse.wire.guest_messages import MOST_CONDITIONS, MOST_TURNS
+from pytest_glasshouse.wire.journal import PROGRESS
+from pytest_glasshouse.wire.typed import check_typed
+
+#: Fields of /proc/PID/stat, counted after the command's closing bracket.
+_NICE, _POLICY = 16, 38
+
+
+class Progress(TypedDict):
+    """What a leg says of its progress; more may stand beside it."""
+
+    units: int
+    elapsed_ns: int
+    loss: str
+
+
+class Stretches:
+    """Times of one leg, whose training thread is `pid`. `drained` and `clock_read` take turns; every method is of one thread."""
+
+    def __init__(self, pid: int) -> None:
+        self._pid = pid
+        self._edges: list[int] = []
+        self._rows: list[Json] = []
+        self._conditions: list[dict[str, Json]] = []
+        self._units = 0
+        self._waited: int | None = None
+
+    def note(self, kind: str, body: dict[str, Json]) -> None:
+        """Take in a checked message of the leg: its progress tells how many units it has done in all; warm, it waits."""
+        said: Json = body
+        if kind == "journal":
+            entry = parse_object(str(body["line"]))
+            kind, said = str(entry["type"]), entry["body"]
+        if kind in ("progress", PROGRESS):
+            self._units = check_typed(said, Progress, kind)["units"]
+        elif kind == "resident":
+            self._waited = self._waited_ns()
+
+    def drained(self) -> None:
+        """The leg is about to read its clock: call this before it is answered."""
+        self._edge(due=(0, 2))
+        self._note_conditions()
+        if self._waited is None:
+            self._waited = self._waited_ns()
+
+    def clock_read(self) -> None:
+        """The leg has read its clock."""
+        self._edge(due=(1, 3))
+        if len(self._edges) == 4:  # noqa: PLR2004  (drained, read; drained, read)
+            waited = self._waited_ns()
+            self._rows.append([*self._edges, self._units, max(0, waited - (self._waited or 0))])
+            self._edges, self._waited = [], waited
+
+    def claims(self, nonce: str) -> dict[str, Json]:
+        """What the agent signs of a leg's stretches."""
+        return evidence.stretches_claims(nonce=nonce, stretches=self._rows, conditions=self._conditions)
+
+    def _edge(self, *, due: tuple[int, int]) -> None:
+        if len(self._edges) not in due or len(self._rows) >= MOST_TURNS:
+            raise ProtocolError("expected the leg to drain, read its clock, and say so, at either end of a timed stretch")
+        self._edges.append(now_ns())
+
+    def _note_conditions(self) -> None:
+        found = conditions_of(self._pid)
+        if found not in self._conditions and len(self._conditions) < MOST_CONDITIONS:
+            self._conditions.append(found)
+
+    def _waited_ns(self) -> int:
+        """How long the leg's training thread and the threads of this process waited for a processor so far, in nanoseconds."""
+        ours = sum(map(run_delay_ns, Path("/proc/self/task").iterdir()))
+        return ours + run_delay_ns(Path(f"/proc/{self._pid}/task/{self._pid}"))
+
+
+def run_delay_ns(task: Path) -> int:
+    """How long a thread waited for a processor so far, as the kernel counts it; 0 where it does not, or the thread is gone."""
+    try:
+        return int((task / "schedstat").read_text(encoding="ascii").split()[1])
+    except (OSError, ValueError, IndexError):
+        return 0
+
+
+def conditions_of(pid: int) -> dict[str, Json]:
+    """Under what conditions the kernel runs a process's first thread: priority, processors, huge pages. Empty when it is gone.
+
+    A leg reports the like of itself; this is read beside it, whenever it is timed.
+    """
+    proc = Path(f"/proc/{pid}")
+    try:
+        stat, lines = ((proc / name).read_text(encoding="utf-8", errors="replace") for name in ("stat", "status"))
+    except OSError:
+        return {}
+    fields = stat.rpartition(")")[2].split()
+    status = dict(line.partition(":")[::2] for line in lines.splitlines())
+    return {
+        "nice": int(fields[_NICE]),
+        "policy": int(fields[_POLICY]),
+        "processors": status.get("Cpus_allowed_list", "").strip()[:64],
+        "hugePages": status.get("THP_enabled", "").strip()[:8],
+    }

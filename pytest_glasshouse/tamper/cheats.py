@@ -1,0 +1,182 @@
+"""Legs that lie about their work and time, as validly signed accounts: each lie must be found by `work witnessed` or the like.
+
+As in `tamper.observation`: the leg's own words are changed before they are signed, and everything after them is consistent with
+them. What the agent signs is the agent's, which does not lie.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from pytest_glasshouse.tamper.case import Case
+from pytest_glasshouse.tamper.observation import judge_changed_round
+from pytest_glasshouse.tamper.signed_round import SEGMENT_NS, WASH_NS, RoundEdit
+from pytest_glasshouse.tamper.testbed import Editable
+from pytest_glasshouse.tamper.turns import TURNS
+from pytest_glasshouse.wire import evidence, journal, tokens
+from pytest_glasshouse.wire.canonical import sha256_hex
+
+#: The edit of each case of this module, and whether its legs take turns.
+EDITS: dict[str, tuple[RoundEdit, bool]] = {}
+
+WITNESSED = "work witnessed"
+_COMPLETED = journal.STEPS.index("train_completed")
+#: The places of a segment's numbers.
+_UNITS, _ELAPSED, _CPU, _WASH = 1, 2, 3, 5
+
+
+def _case(name: str, edit: RoundEdit, *, turns: bool = False, reason: str = WITNESSED) -> Case:
+    EDITS[f"cheat-{name}"] = (edit, turns)
+    return Case(
+        name=f"cheat-{name}",
+        play=lambda testbed: judge_changed_round(testbed, edit, turns=TURNS if turns else ()),
+        expected_reason=reason,
+        caught_by=reason.removeprefix("unseen: "),
+        asset="journal",
+    )
+
+
+def _both(name: str, change: Callable[[Editable], None], **kind: Any) -> tuple[Case, Case]:
+    """The same lie of the protected leg, in its journal, and of the raw leg, in its callback."""
+
+    def protected(about: str, content: Any) -> None:
+        if about == "entries":
+            change(content[_COMPLETED][1])
+
+    def raw(about: str, content: Any) -> None:
+        if about == "callback":
+            change(content)
+
+    return _case(f"protected-{name}", protected, **kind), _case(f"raw-{name}", raw, **kind)
+
+
+def _agent(name: str, change: Callable[[Editable], None], *, leg: str = "raw", **kind: Any) -> Case:
+    """What the agent saw of a leg that did this."""
+
+    def edit(about: str, content: Any) -> None:
+        if about == f"{leg} stretches":
+            change(content)
+
+    return _case(f"{leg}-{name}", edit, **kind)
+
+
+def _times(name: str, factor: float) -> Callable[[Editable], None]:
+    def change(body: Editable) -> None:
+        body[name] = round(body[name] * factor)
+
+    return change
+
+
+def _segments(place: int, factor: float, total: str | None = None) -> Callable[[Editable], None]:
+    """Every segment's number at `place` times `factor`, and the total with it."""
+
+    def change(body: Editable) -> None:
+        for segment in body["segments"]:
+            segment[place] = round(segment[place] * factor)
+        if total is not None:
+            body[total] = sum(segment[place] for segment in body["segments"])
+
+    return change
+
+
+def _one_segment(body: Editable) -> None:
+    """Time moved from one segment to the other: the total is right."""
+    first, second = body["segments"]
+    first[_ELAPSED] -= 500_000
+    second[_ELAPSED] += 500_000
+
+
+def _turn_twice(body: Editable) -> None:
+    body["segments"].append([*body["segments"][-1]])
+    body |= {"units": body["units"] + 10, "elapsed_ns": body["elapsed_ns"] + SEGMENT_NS, "cpu_ns": body["cpu_ns"] + SEGMENT_NS}
+
+
+def _bfloat16(body: Editable) -> None:
+    body["epilogue"] = ["0.498046875"]
+
+
+def _late_word(claims: Editable) -> None:
+    """The leg says a tenth of a second late that its clock runs: what it does until then may be outside of its own time."""
+    claims["stretches"][0][1] += SEGMENT_NS // 10
+
+
+def _niced_for_a_while(claims: Editable) -> None:
+    claims["conditions"].append({**claims["conditions"][0], "nice": 10})
+
+
+def _condition(**changed: Any) -> Callable[[Editable], None]:
+    return lambda claims: claims["conditions"][0].update(changed)
+
+
+def _idle_in_each_turn(about: str, content: Any) -> None:
+    """Nine hundredths of every turn of the protected leg pass after its clock has stopped."""
+    if about == "borders":
+        shift = 0
+        for before, after in content["borders"]:
+            before[0] += shift
+            shift += SEGMENT_NS * 9 // 100 if content["turns"][content["borders"].index([before, after])] == "protected" else 0
+            after[0] += shift
+
+
+def _long_washouts(about: str, content: Any) -> None:
+    """Four times as long, and the turns with them."""
+    if about == "entries":
+        _segments(_WASH, 4)(content[_COMPLETED][1])
+    elif about == "borders":
+        shift = 0
+        for number, (before, after) in enumerate(content["borders"]):
+            before[0] += shift
+            shift += 3 * WASH_NS if content["turns"][number] == "protected" else 0
+            after[0] += shift
+
+
+def _adapter_again(about: str, content: Any) -> None:
+    """Two rounds, each with the adapters of the first."""
+    if about == "observation":
+        content["rounds"].append({**copy.deepcopy(content["rounds"][0]), "round": 2})
+
+
+def _notes(change: Callable[[Editable], None]) -> RoundEdit:
+    return lambda about, content: change(content["rounds"][0]["raw"]) if about == "observation" else None
+
+
+def _by_a_stranger(notes: Editable) -> None:
+    notes["stretches"] = tokens.sign(
+        tokens.peek(notes["stretches"]), key=Ed25519PrivateKey.generate(), typ=evidence.TYP_STRETCHES
+    )
+
+
+CASES = (
+    *_both("units-doubled", _times("units", 2)),
+    *_both("elapsed-halved", _times("elapsed_ns", 0.5)),
+    *_both("clock-slowed-to-95", _times("elapsed_ns", 0.95)),
+    *_both("clock-slowed-to-91", _times("elapsed_ns", 0.91)),
+    *_both("clock-fast", _times("elapsed_ns", 1.002)),
+    *_both("total-units-half-off", _times("units", 1.5), turns=True),
+    *_both("total-time-half-off", _times("elapsed_ns", 0.5), turns=True),
+    *_both("total-processor-time-off", _times("cpu_ns", 0.5), turns=True),
+    *_both("segments-units-a-tenth-more", _segments(_UNITS, 1.1, "units"), turns=True),
+    *_both("segments-clock-slowed", _segments(_ELAPSED, 0.95, "elapsed_ns"), turns=True),
+    *_both("time-moved-between-segments", _one_segment, turns=True),
+    *_both("turn-reported-twice", _turn_twice, turns=True),
+    *_both("another-arithmetic-after-the-prologue", _bfloat16),
+    *_both("prologue-not-repeated", lambda body: body.pop("epilogue"), reason=f"unseen: {WITNESSED}"),
+    _case("idle-in-each-turn", _idle_in_each_turn, turns=True),
+    _case("work-in-long-wash-outs", _long_washouts, turns=True),
+    *(_agent("tells-late-that-its-clock-runs", _late_word, leg=leg) for leg in ("protected", "raw")),
+    *(_agent("niced-for-a-while", _niced_for_a_while, leg=leg) for leg in ("protected", "raw")),
+    _agent("niced", _condition(nice=10)),
+    _agent("pinned", _condition(processors="1")),
+    _agent("without-huge-pages", _condition(hugePages="0")),
+    _agent("of-another-class", _condition(policy=3)),
+    _agent("conditions-not-seen", lambda claims: claims["conditions"].clear(), reason=f"unseen: {WITNESSED}"),
+    _agent("stretch-not-seen", lambda claims: claims["stretches"].pop(), turns=True),
+    _agent("account-of-another-session", lambda claims: claims.update(nonce=sha256_hex(b"another"))),
+    _case("raw-account-by-a-stranger", _notes(_by_a_stranger)),
+    _case("raw-account-missing", _notes(lambda notes: notes.pop("stretches")), reason=f"unseen: {WITNESSED}"),
+    _case("one-adapter-in-every-round", _adapter_again, reason="adapter digests distinct"),
+)
