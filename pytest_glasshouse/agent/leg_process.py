@@ -31,7 +31,7 @@ from pytest_glasshouse.agent.leg_environment import leg_environment
 from pytest_glasshouse.agent.leg_scan import LegScan
 from pytest_glasshouse.agent.page_cache import warm_page_cache
 from pytest_glasshouse.agent.peer_credentials import PeerCredentialSocket, is_child
-from pytest_glasshouse.agent.stretches import Stretches
+from pytest_glasshouse.agent.stretches import StretchRecorder
 from pytest_glasshouse.errors import ProtocolError, RefusedError
 from pytest_glasshouse.wire import evidence, frames, tokens
 from pytest_glasshouse.wire.canonical import canonical
@@ -113,7 +113,7 @@ class LegProcess(threading.Thread):
         self._ready: Ready | None = None
         self._challenge: ChallengeAnswer | None = None
         self._challenged_ns = 0
-        self._stretches: Stretches | None = None
+        self._stretches = StretchRecorder()
         self._scan = LegScan()
         self._gpu = GpuMemory()
         self._ended = threading.Event()
@@ -214,7 +214,7 @@ class LegProcess(threading.Thread):
             raise ProtocolError("the leg was ended before it began")
         # From here on, a message from any other process ends the leg.
         ours.pid = self._leg_pid
-        self._stretches = Stretches(self._leg_pid)
+        self._stretches.pid = self._leg_pid
         begin: Begin = {"order": self._order, "descriptors": self._material_fds}
         self._send(ours, "begin", begin)
         while (received := frames.receive(ours, rest_s=_FRAME_S)) is not None:
@@ -236,7 +236,7 @@ class LegProcess(threading.Thread):
             "resident": lambda: self._on_turn(ours, kind, body),
             "turn-done": lambda: self._on_turn(ours, kind, body),
             "drain": lambda: self._on_drain(ours),
-            "clock-read": self._timed.clock_read,
+            "clock-read": self._stretches.clock_read,
             "images": lambda: self._spool.append(
                 self._leg_id, "images", {**self._code.measure_again(check_typed(body, LoadedFiles, "images"))}
             ),
@@ -252,7 +252,7 @@ class LegProcess(threading.Thread):
     def _forward(self, kind: str, body: dict[str, Json]) -> None:
         check_event(kind, body)
         self._spool.append(self._leg_id, kind, body)
-        self._timed.note(kind, body)
+        self._stretches.note(kind, body)
         if kind == "head":
             self._head = str(body["head"])
         elif kind == "callback":
@@ -260,14 +260,9 @@ class LegProcess(threading.Thread):
             self._head = canonical(body).decode()
             self._gpu.record("before", self._leg_pid)
 
-    @property
-    def _timed(self) -> Stretches:
-        assert self._stretches is not None  # noqa: S101  (made before the leg is served)
-        return self._stretches
-
     def _on_drain(self, ours: PeerCredentialSocket) -> None:
         """Every earlier message is in the spool: this thread handles one after the other."""
-        self._timed.drained()
+        self._stretches.drained()
         self._send(ours, "drained", {})
 
     def _on_export(self, body: dict[str, Json], payload: bytearray) -> None:
@@ -284,7 +279,7 @@ class LegProcess(threading.Thread):
         if kind == "resident":
             check_event(kind, body)
             self._spool.append(self._leg_id, kind, body)
-            self._timed.note(kind, body)
+            self._stretches.note(kind, body)
         self.scheduler.leg_waiting(self._role)
         command, turn = self._commands.get()
         if command == "ended":
@@ -385,9 +380,8 @@ class LegProcess(threading.Thread):
         kind, nonce = self._order["kind"], self._order["nonce"]
         if kind == "protected":
             nonce = "" if self._challenge is None else self._challenge["nonce"]
-        if self._stretches is not None:
-            timed = tokens.sign(self._stretches.claims(nonce), key=self._key, typ=evidence.TYP_STRETCHES)
-            self._spool.append(self._leg_id, "stretches", {"stretches": timed})
+        stretches = tokens.sign(self._stretches.claims(nonce), key=self._key, typ=evidence.TYP_STRETCHES)
+        self._spool.append(self._leg_id, "stretches", {"stretches": stretches})
         claims = evidence.exit_claims(
             nonce=nonce,
             head_token=self._head or "",

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from pytest_glasshouse.wire.canonical import Json
 
 _LINE_LIMIT = 1024 * 1024
-#: Events delivered from memory even where the disk is full: a leg's failure and its exit.
-_FINAL_EVENTS = frozenset({"failed", "exit"})
+#: Events delivered from memory even where the disk is full: a leg's failure, and what its agent signs at its end.
+_FINAL_EVENTS = frozenset({"failed", "stretches", "exit"})
 
 
 class Spool:

@@ -5,8 +5,9 @@ messages. What kept them apart without the leg's doing is measured too: how long
 processor.
 """
 
+from __future__ import annotations
+
 from pathlib import Path
-from typing import TypedDict
 
 from pytest_glasshouse.errors import ProtocolError
 from pytest_glasshouse.guest.clock import now_ns
@@ -14,25 +15,18 @@ from pytest_glasshouse.wire import evidence
 from pytest_glasshouse.wire.canonical import Json, parse_object
 from pytest_glasshouse.wire.guest_messages import MOST_CONDITIONS, MOST_TURNS
 from pytest_glasshouse.wire.journal import PROGRESS
+from pytest_glasshouse.wire.leg_messages import ProgressBody
 from pytest_glasshouse.wire.typed import check_typed
 
 #: Fields of /proc/PID/stat, counted after the command's closing bracket.
 _NICE, _POLICY = 16, 38
 
 
-class Progress(TypedDict):
-    """What a leg says of its progress; more may stand beside it."""
-
-    units: int
-    elapsed_ns: int
-    loss: str
-
-
-class Stretches:
+class StretchRecorder:
     """Times of one leg, whose training thread is `pid`. `drained` and `clock_read` take turns; every method is of one thread."""
 
-    def __init__(self, pid: int) -> None:
-        self._pid = pid
+    def __init__(self) -> None:
+        self.pid = 0
         self._edges: list[int] = []
         self._rows: list[Json] = []
         self._conditions: list[dict[str, Json]] = []
@@ -46,7 +40,7 @@ class Stretches:
             entry = parse_object(str(body["line"]))
             kind, said = str(entry["type"]), entry["body"]
         if kind in ("progress", PROGRESS):
-            self._units = check_typed(said, Progress, kind)["units"]
+            self._units = check_typed(said, ProgressBody, kind)["units"]
         elif kind == "resident":
             self._waited = self._waited_ns()
 
@@ -75,14 +69,14 @@ class Stretches:
         self._edges.append(now_ns())
 
     def _note_conditions(self) -> None:
-        found = conditions_of(self._pid)
+        found = conditions_of(self.pid)
         if found not in self._conditions and len(self._conditions) < MOST_CONDITIONS:
             self._conditions.append(found)
 
     def _waited_ns(self) -> int:
         """How long the leg's training thread and the threads of this process waited for a processor so far, in nanoseconds."""
         ours = sum(map(run_delay_ns, Path("/proc/self/task").iterdir()))
-        return ours + run_delay_ns(Path(f"/proc/{self._pid}/task/{self._pid}"))
+        return ours + run_delay_ns(Path(f"/proc/{self.pid}/task/{self.pid}"))
 
 
 def run_delay_ns(task: Path) -> int:

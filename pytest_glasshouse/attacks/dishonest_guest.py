@@ -7,7 +7,9 @@ policy refuses that guest before a key is released. Nothing under `guest/` refer
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
+import itertools
 import threading
 import time
 from typing import TYPE_CHECKING, Any
@@ -24,6 +26,10 @@ if TYPE_CHECKING:
 
 #: The share of each segment's time that is worked after the leg's clock has stopped.
 _DEFERRED_SHARE = 0.05
+#: The share of time that a slowed clock shows, and of units that were not worked.
+_CLOCK_SHARE, _EXTRA_UNITS = 0.95, 0.02
+#: How much longer than planned its wash-outs are.
+_WASH_FACTOR = 20
 
 
 def main(faults: tuple[str, ...]) -> int:
@@ -80,6 +86,49 @@ def _defer_cost() -> None:
     protected.ControlTurns = Deferring  # type: ignore[misc]
 
 
+def _slow_clock() -> None:
+    def clock_ns() -> int:
+        return round(time.perf_counter_ns() * _CLOCK_SHARE)
+
+    training.measure = functools.partial(training.measure, clock_ns=clock_ns)
+    training.measure_segments = functools.partial(training.measure_segments, clock_ns=clock_ns)
+
+
+def _inflate_units() -> None:
+    """More units than were worked, in the protected leg's last word."""
+    honest = protected.train
+
+    def train(*given: Any, **rest: Any) -> training.TrainedLeg:
+        trained = honest(*given, **rest)
+        units = trained.body["units"]
+        assert isinstance(units, int)  # noqa: S101  (a leg's own count)
+        return dataclasses.replace(trained, body={**trained.body, "units": units + 1 + round(units * _EXTRA_UNITS)})
+
+    protected.train = train
+
+
+def _skip_steps() -> None:
+    """Every second step after the prologue is none."""
+    honest = training.open_trainer
+
+    def open_trainer(*given: Any, **rest: Any) -> Any:
+        trainer = honest(*given, **rest)
+        step, calls = trainer.step, itertools.count()
+        trainer.step = lambda: step() if (call := next(calls)) < training.PROLOGUE_STEPS or call % 2 else None
+        return trainer
+
+    training.open_trainer = open_trainer
+
+
+def _stretch_wash_outs() -> None:
+    honest = training.SegmentPlan
+
+    def plan(**given: Any) -> Any:
+        return honest(**{**given, "washout_s": _WASH_FACTOR * given["washout_s"]})
+
+    training.SegmentPlan = plan  # type: ignore[misc, assignment]
+
+
 def _hash_for(cpu_ns: int) -> None:
     until, block = time.thread_time_ns() + cpu_ns, bytes(1 << 16)
     while time.thread_time_ns() < until:
@@ -110,4 +159,8 @@ _INSTALL: dict[str, Callable[[], None]] = {
     "adapter-untrained": _export_initial,
     "adapter-copied": _export_the_same,
     "deferred-cost": _defer_cost,
+    "clock-slowed": _slow_clock,
+    "units-inflated": _inflate_units,
+    "steps-skipped": _skip_steps,
+    "wash-out-stretched": _stretch_wash_outs,
 }

@@ -23,9 +23,10 @@ if TYPE_CHECKING:
     from pytest_glasshouse.rows.leg_order import Role
 
 #: What may pass without the leg's clock running, or between a reading and the message that tells of it: a share of the time, and
-#: for each stretch. Time in which the kernel let leg or agent wait for a processor is allowed for beside it.
+#: for each stretch. Time in which the kernel let leg or agent wait for a processor is allowed for beside it, up to a limit.
 UNTIMED_SHARE = 0.002
 MESSAGES_NS = 5_000_000
+WAITED_NS = 50_000_000
 #: How much longer than planned a wash-out may last, as a share, beside the steps that were under way.
 WASH_SHARE = 0.25
 #: Steps are queued for so long before the device is waited for (`workloads.loop`).
@@ -146,7 +147,7 @@ def _turns_timed(reader: EvidenceReader, leg: Role, body: Trained, *, waited_ns:
     turns = [turn for turn in turns_of(verified.borders_claims(reader)) if turn.role == leg and turn.number in segments]
     spent_ns = sum(segments[turn.number]["elapsed_ns"] + segments[turn.number]["wash_ns"] for turn in turns)
     turns_ns = sum(turn.elapsed_ns for turn in turns)
-    allowed_ns = round(UNTIMED_SHARE * turns_ns) + MESSAGES_NS * len(turns) + waited_ns
+    allowed_ns = _allowed_ns(turns_ns, len(turns), waited_ns)
     if turns_ns - spent_ns > allowed_ns:
         raise broken(
             f"the {leg} leg left {(turns_ns - spent_ns) / 1e9:.3f} s of its turns untimed",
@@ -157,7 +158,8 @@ def _turns_timed(reader: EvidenceReader, leg: Role, body: Trained, *, waited_ns:
     plan = reader.of(leg, "trainingPlan", "segments")
     wash_ns, planned_ns = sum(segment["wash_ns"] for segment in segments.values()), plan["washout_ns"] * len(segments)
     step_ns = body["elapsed_ns"] // max(1, body["units"])
-    most_ns = round((1 + WASH_SHARE) * planned_ns) + len(segments) * (2 * step_ns + _CHUNK_NS) + waited_ns
+    most_ns = round((1 + WASH_SHARE) * planned_ns) + len(segments) * (2 * step_ns + _CHUNK_NS)
+    most_ns += min(waited_ns, 2 * WAITED_NS * len(segments))
     if wash_ns > most_ns:
         raise broken(
             f"the {leg} leg's wash-outs are longer than planned",
@@ -168,7 +170,7 @@ def _turns_timed(reader: EvidenceReader, leg: Role, body: Trained, *, waited_ns:
 
 
 def _little(leg: Role, where: str, untold_ns: int, elapsed_ns: int, rows: Sequence[_Stretch]) -> None:
-    allowed_ns = round(UNTIMED_SHARE * elapsed_ns) + MESSAGES_NS * len(rows) + sum(row.waited_ns for row in rows)
+    allowed_ns = _allowed_ns(elapsed_ns, len(rows), sum(row.waited_ns for row in rows))
     if untold_ns > allowed_ns:
         raise broken(
             f"the {leg} leg let {untold_ns / 1e9:.3f} s pass {where}",
@@ -176,6 +178,11 @@ def _little(leg: Role, where: str, untold_ns: int, elapsed_ns: int, rows: Sequen
             seen=f"{untold_ns / 1e9:.3f} s",
             todo="do not use this row: its clock cannot be compared with the agent's",
         )
+
+
+def _allowed_ns(of_ns: int, stretches: int, waited_ns: int) -> int:
+    """Time that may pass beside what is timed."""
+    return round(UNTIMED_SHARE * of_ns) + MESSAGES_NS * stretches + min(waited_ns, WAITED_NS * stretches)
 
 
 def _one_of(leg: Role, seen: Sequence[Conditions]) -> Conditions:

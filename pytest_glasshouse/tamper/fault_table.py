@@ -32,9 +32,13 @@ FAULT_BREAKS: dict[str, tuple[str, ...]] = {
     "reboot-between-legs": ("same allocation",),
     "work-differs": ("same work",),
     "deferred-cost": ("paused leg idle",),
+    "clock-slowed": ("work witnessed",),
+    "units-inflated": ("work witnessed",),
+    "steps-skipped": ("work witnessed",),
+    "wash-out-stretched": ("work witnessed",),
 }
 #: Faults that show only in interleaved rows.
-INTERLEAVED_FAULTS = ("deferred-cost",)
+INTERLEAVED_FAULTS = ("deferred-cost", "wash-out-stretched")
 
 
 @dataclass(frozen=True, kw_only=True)

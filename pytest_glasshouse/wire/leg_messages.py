@@ -56,6 +56,14 @@ class Attest(TypedDict):
     head: str
 
 
+class ProgressBody(TypedDict):
+    """Leg to agent: units and nanoseconds of its timed training so far, and the last loss."""
+
+    units: int
+    elapsed_ns: int
+    loss: str
+
+
 class More(TypedDict):
     """Leg to agent: it needs more of its package than the bytes that have arrived."""
 
