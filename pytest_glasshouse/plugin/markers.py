@@ -15,4 +15,5 @@ MARKERS = {
     "sustained": "rows whose legs train 15 minutes or longer",
     "null": "rows of raw against raw",
     "tamper": "attacks on the lifecycle that must be refused",
+    "cheat": "legs that lie about their work and time, each of which must be found",
 }

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pytest_glasshouse.tamper import (
-    cheats,
     completion,
     enrolment,
     evidence,
@@ -42,5 +41,4 @@ CASES: tuple[Case, ...] = (
     *turns.CASES,
     *transport.CASES,
     *hardware.CASES,
-    *cheats.CASES,
 )

@@ -1,0 +1,82 @@
+"""The agent's account of a leg's timed stretches: the leg cannot leave out an end, and nothing in it is the leg's word but its units."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pytest_glasshouse.agent.stretches import StretchRecorder, conditions_of, run_delay_ns
+from pytest_glasshouse.errors import ProtocolError
+from pytest_glasshouse.guest.clock import now_ns
+from pytest_glasshouse.wire.canonical import canonical
+from pytest_glasshouse.wire.guest_messages import CLAIMS
+from tests.limits import HANG_S
+
+PROGRESS: dict[str, Any] = {"units": 7, "elapsed_ns": 1, "loss": "0.5"}
+
+
+@pytest.fixture(name="recorder")
+def a_recorder() -> StretchRecorder:
+    recorder = StretchRecorder()
+    recorder.pid = os.getpid()
+    return recorder
+
+
+def _stretch(recorder: StretchRecorder, kind: str = "progress", body: dict[str, Any] = PROGRESS) -> None:
+    recorder.drained()
+    recorder.clock_read()
+    recorder.note(kind, body)
+    recorder.drained()
+    recorder.clock_read()
+
+
+def test_a_stretch_has_the_agents_times_of_both_ends_and_the_units_reported_by_then(recorder: StretchRecorder) -> None:
+    before = now_ns()
+    _stretch(recorder)
+    line = canonical({"body": PROGRESS | {"units": 9}, "prev": "0" * 64, "seq": 1, "t_us": 1, "type": "train_progress"}).decode()
+    _stretch(recorder, "journal", {"line": line})
+    claims: Any = recorder.claims("00")
+    CLAIMS["stretches"].check(claims, "stretches")
+    first, second = claims["stretches"]
+    times = [before, *first[:4], *second[:4], now_ns()]
+    assert times == sorted(times)
+    assert (first[4], second[4]) == (7, 9)
+
+
+@pytest.mark.parametrize("order", ["r", "dd", "drr", "drdd", "drdrr"])
+def test_an_end_that_is_left_out_ends_the_leg(order: str, recorder: StretchRecorder) -> None:
+    def say() -> None:
+        for each in order:
+            (recorder.drained if each == "d" else recorder.clock_read)()
+
+    with pytest.raises(ProtocolError, match="drain, read its clock, and say so"):
+        say()
+
+
+def test_conditions_are_those_of_the_kernel_and_every_change_is_kept() -> None:
+    """The leg here is another process, whose priority is changed between two stretches."""
+    leg = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    try:
+        recorder = StretchRecorder()
+        recorder.pid = leg.pid
+        _stretch(recorder)
+        os.setpriority(os.PRIO_PROCESS, leg.pid, os.getpriority(os.PRIO_PROCESS, leg.pid) + 3)
+        os.sched_setaffinity(leg.pid, {max(os.sched_getaffinity(0))})
+        _stretch(recorder)
+        _stretch(recorder)
+    finally:
+        leg.communicate(b"\n", timeout=HANG_S)
+    claims: Any = recorder.claims("00")
+    before, after = claims["conditions"]
+    assert after["nice"] == before["nice"] + 3
+    assert after["processors"] == str(max(os.sched_getaffinity(0)))
+
+
+def test_a_process_that_is_gone_has_no_conditions_and_no_delay() -> None:
+    assert conditions_of(2**22 + 1) == {}
+    assert run_delay_ns(Path(f"/proc/{2**22 + 1}/task/1")) == 0
