@@ -46,6 +46,14 @@ def declare(commands: Commands) -> None:
         action="store_true",
         help="REPORTs are results from before there were reports (validResults, rows with two rates): check their arithmetic",
     )
+    check.add_argument(
+        "--replay",
+        type=int,
+        default=0,
+        metavar="N",
+        help="train N legs again, drawn by what was signed at their end: each must give the adapter that it exported. Takes as "
+        "long as the legs did, and needs torch and the model",
+    )
     check.set_defaults(run=_check, report_error_code=EXIT_USAGE)
 
 
@@ -65,7 +73,24 @@ def _check(options: argparse.Namespace) -> int:
         write_lines(
             _lines(path, checked, required) if checked.legacy is None else _lines_of_published(path, checked, options.require)
         )
+        if options.replay and checked.legacy is None and checked.sound:
+            passed = _replay(path, options.replay) and passed
     return EXIT_OK if passed else EXIT_NO
+
+
+def _replay(path: Path, count: int) -> bool:
+    """Train legs again, and say of each what came out; whether all that were drawn gave their adapters, and there was one."""
+    from pytest_glasshouse.check.check import load_document
+    from pytest_glasshouse.check.replay import replay
+    from pytest_glasshouse.report.bundle import read_report
+
+    equal: list[bool] = []
+    for leg in replay(load_document(read_report(path)), count):
+        equal.append(leg.equal)
+        write_lines([f"{path}: {leg}"])
+    if not equal:
+        write_lines([f"{path}: no leg of this report was measured: there is nothing to replay"])
+    return bool(equal) and all(equal)
 
 
 def _lines(path: Path, checked: Checked, required: Level) -> list[str]:

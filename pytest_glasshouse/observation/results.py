@@ -103,19 +103,26 @@ def results(observation: Observation) -> tuple[RoundResult, ...]:
 def _round(notes: RoundNotes, unit: str) -> RoundResult:
     protected, raw, raw2 = notes["protected"] or {}, notes["raw"] or {}, notes.get("raw2") or {}
     steps = _steps(protected)
-    ends: dict[Role, Trained | None] = {
-        "protected": None if steps is None else steps.trained,
-        "raw": raw.get("callback"),
-        "raw2": raw2.get("callback"),
-    }
     return RoundResult(
         number=notes["round"],
         order=tuple(notes["order"]),
         protected=None if steps is None else _protected(protected, steps, unit),
         raw=_raw("raw", raw, unit),
         raw2=_raw("raw2", raw2, unit),
-        pairs=pairs_of(notes, {role: end for role, end in ends.items() if end is not None}),
+        pairs=pairs_of(notes, ends_of(notes)),
     )
+
+
+def ends_of(notes: RoundNotes) -> dict[Role, Trained]:
+    """What each leg of a round reported when its training was over; a leg that did not complete is left out."""
+    protected, raw, raw2 = notes["protected"] or {}, notes["raw"] or {}, notes.get("raw2") or {}
+    steps = _steps(protected)
+    ends: dict[Role, Trained | None] = {
+        "protected": None if steps is None else steps.trained,
+        "raw": raw.get("callback"),
+        "raw2": raw2.get("callback"),
+    }
+    return {role: end for role, end in ends.items() if end is not None}
 
 
 def _steps(notes: ProtectedNotes) -> _Steps | None:

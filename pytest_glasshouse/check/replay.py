@@ -1,0 +1,179 @@
+"""Legs of a report trained again, from the report alone: the adapter that comes out must be the one that the leg exported.
+
+A report says what a leg trained on (workload, seeds, model) and how many steps it took in all: warm-up, wash-outs and timed ones.
+On a CPU with one thread the arithmetic is the same bit for bit, so another adapter means other steps, other data or other
+arithmetic. Which legs are trained again is drawn by a hash of what was signed when they had ended.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypedDict
+
+from pytest_glasshouse.errors import ProtocolError
+from pytest_glasshouse.observation.results import ends_of, results
+from pytest_glasshouse.observation.turns import segments_of
+from pytest_glasshouse.wire.canonical import sha256_hex
+from pytest_glasshouse.wire.printable import printable
+from pytest_glasshouse.wire.typed import check_typed
+from pytest_glasshouse.workloads.base import GUEST_ENVIRONMENT
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from pytest_glasshouse.observation.document import Observation
+    from pytest_glasshouse.observation.results import LegResult
+    from pytest_glasshouse.report.fields import Report
+    from pytest_glasshouse.rows.leg_order import Role
+
+
+class Task(TypedDict):
+    """A leg to train again. `steps` are all it took after its prologue."""
+
+    workload: str
+    seed: int
+    model: str | None
+    rank: int | None
+    targets: list[str] | None
+    alpha: int | None
+    data: str | None
+    orderSeed: int
+    steps: int
+
+
+class Trained(TypedDict):
+    """What the process that trains a leg again prints: digests of what it began with and ended with, or why it could not."""
+
+    refused: str
+    initialSha256: str
+    baseSha256: str | None
+    torch: str
+    prologue: list[str]
+    adapterSha256: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Replayed:
+    """One leg trained again. Only `equal` is good; else `reason` says what differs, or why the leg was not trained."""
+
+    row: str
+    round: int
+    leg: Role
+    steps: int
+    equal: bool
+    reason: str
+
+    def __str__(self) -> str:
+        """One line."""
+        result = "the same adapter" if self.equal else self.reason
+        return f"replay of the {self.leg} leg of round {self.round} of {self.row}, {self.steps} steps: {result}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Leg:
+    observation: Observation
+    row: str
+    result: LegResult
+    round: int
+    steps: int
+    prologue: list[str]
+    drawn: str
+
+
+def replay(report: Report, count: int) -> Iterator[Replayed]:
+    """Train `count` legs of the report again, one at a time; every leg where there are fewer.
+
+    `report` has the schema. Yields one result for each leg, as it comes; nothing where the report has no leg that ended.
+    """
+    for leg in sorted(_legs(report), key=lambda each: each.drawn)[:count]:
+        equal, reason = _again(leg)
+        yield Replayed(row=leg.row, round=leg.round, leg=leg.result.leg, steps=leg.steps, equal=equal, reason=reason)
+
+
+def _legs(report: Report) -> Iterator[_Leg]:
+    for record in [*report["rows"], *report["nullRows"], *report.get("sealedRows", [])]:
+        observation = record["observation"]
+        for notes, found in zip(observation.get("rounds", []), results(observation), strict=True):
+            for role, end in ends_of(notes).items():
+                result = found.leg(role)
+                if result is None:
+                    continue
+                washed = sum(segment["wash_units"] for segment in segments_of(end).values())
+                signed = (notes.get(role) or {}).get("exit", "")
+                yield _Leg(
+                    observation=observation,
+                    row=record["rowId"],
+                    result=result,
+                    round=found.number,
+                    steps=end["warmup_units"] + washed + end["units"],
+                    prologue=end["prologue"],
+                    drawn=sha256_hex(f"glasshouse-replay/1\n{signed}".encode()),
+                )
+
+
+def _again(leg: _Leg) -> tuple[bool, str]:
+    """Whether the leg's adapter came out again; if not, what differs."""
+    if leg.result.facts["device"] != "cpu":
+        return False, "not trained again: only legs that trained on a CPU are the same bit for bit"
+    material, plan = leg.observation["material"], leg.observation["plan"]
+    adapter = plan.get("adapter")
+    data = material["facts"].get("data")
+    task: Task = {
+        "workload": material["workload"],
+        "seed": plan["seed"],
+        "model": _reference(leg.observation),
+        "rank": None if adapter is None else adapter["rank"],
+        "targets": None if adapter is None else adapter["targets"],
+        "alpha": None if adapter is None else adapter.get("alpha"),
+        "data": data if isinstance(data, str) else None,
+        "orderSeed": leg.result.order_seed,
+        "steps": leg.steps,
+    }
+    try:
+        found = _trained(task)
+    except ProtocolError as error:
+        return False, f"not trained again: {error}"
+    if found["refused"]:
+        return False, f"not trained again: {found['refused']}"
+    compared: Sequence[tuple[str, object, object]] = (
+        ("initial weights", material["initialSha256"], found["initialSha256"]),
+        ("base model", material["baseSha256"], found["baseSha256"]),
+        ("torch", leg.result.facts.get("torchVersion"), found["torch"]),
+        ("losses of the prologue", leg.prologue, found["prologue"]),
+    )
+    for name, expected, seen in compared:
+        if expected != seen:
+            return False, f"not comparable: another {name} here: expected {printable(expected)}, saw {printable(seen)}"
+    if leg.result.adapter_sha256 != found["adapterSha256"]:
+        return False, (
+            f"ANOTHER ADAPTER: expected {leg.result.adapter_sha256}, saw {found['adapterSha256']}; "
+            "the leg did not train what it reports"
+        )
+    return True, ""
+
+
+def _reference(observation: Observation) -> str | None:
+    """The base model as `prepare` takes it."""
+    material = observation["material"]
+    model, revision = material["modelId"], material["facts"].get("revision")
+    return model if model is None or not isinstance(revision, str) else f"{model}@{revision}"
+
+
+def _trained(task: Task) -> Trained:
+    """A process of its own trains the leg: with the environment of a leg, and without this process's threads."""
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest_glasshouse.check.replay_leg"],
+        input=json.dumps(task).encode(),
+        env={**os.environ, **GUEST_ENVIRONMENT},
+        capture_output=True,
+        check=False,
+    )
+    lines = done.stdout.splitlines()
+    if done.returncode != 0 or not lines:
+        last = done.stderr.decode(errors="replace").strip().splitlines()[-1:]
+        raise ProtocolError(f"the process that trains it ended with status {done.returncode}: {printable(''.join(last))}")
+    return check_typed(json.loads(lines[-1]), Trained, "replay")
