@@ -181,6 +181,8 @@ def signed_round(run_id: str, record: Json, observed: Json, keys: Keys) -> None:
         "receipt", "server", ev.TYP_RECEIPT, **server, sub=sub, plan=plan, manifest=manifest, head_sha256=head, exit_sha256=leaving,
         result_sha256=result,
     )  # fmt: skip
+    if "stretches" in protected:
+        sign("stretches", "agent", ev.TYP_STRETCHES)
     signed_guest(observed, keys.agent)
 
 
@@ -195,6 +197,8 @@ def signed_guest(observed: Json, agent: Ed25519PrivateKey) -> None:
             callback = raw.get("callback")
             bound = {"head": sha256_hex(canonical(callback))} if callback else {}
             raw["exit"] = tokens.sign({**tokens.peek(raw["exit"]), **bound}, key=agent, typ=ev.TYP_EXIT)
+            if "stretches" in raw:
+                raw["stretches"] = tokens.sign(tokens.peek(raw["stretches"]), key=agent, typ=ev.TYP_STRETCHES)
 
 
 def vouched(run_id: str, record: Json, observed: Json, owner: Ed25519PrivateKey) -> None:

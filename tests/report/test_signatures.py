@@ -77,7 +77,7 @@ def _signed_by_unknown_key(*path: str, place: tuple[str, int]) -> Edit:
     return lambda document: _resigned(document, place, *path)
 
 
-_PROTECTED = ("manifest", "grant", "result", "receipt", "evidence", "head", "exit")
+_PROTECTED = ("manifest", "grant", "result", "receipt", "evidence", "head", "exit", "stretches")
 #: What is changed, and where the gap is reported.
 EDITS: dict[str, tuple[Edit, str]] = {
     **{
@@ -91,9 +91,9 @@ EDITS: dict[str, tuple[Edit, str]] = {
             f"$.{place[0]}[{place[1]}]",
         )
         for place, names in {
-            _ROW: ("raw.exit",),
+            _ROW: ("raw.exit", "raw.stretches"),
             _TURNS: ("raw.exit", "borders"),
-            _NULL: ("raw.exit", "raw2.exit", "borders"),
+            _NULL: ("raw.exit", "raw2.exit", "raw2.stretches", "borders"),
             _EXCLUDED: ("raw.exit",),
         }.items()
         for name in names

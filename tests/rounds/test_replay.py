@@ -1,0 +1,139 @@
+"""Legs trained again from a record alone: what was trained comes out bit for bit, and any other work does not."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pytest_glasshouse.check import replay as module
+from pytest_glasshouse.check.replay import Replayed, replay
+from pytest_glasshouse.wire.canonical import canonical
+from tests.rounds.conftest import carry_out, short_row
+
+pytestmark = pytest.mark.torch
+
+Json = dict[str, Any]
+
+
+@pytest.fixture(scope="module", name="observation")
+def an_observation(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """One interleaved mlp row on the product's own guest: its legs have warm-ups, wash-outs and segments."""
+    row = short_row(order="interleaved", target_s=0.4)
+    ran = carry_out(row, tmp_path_factory.mktemp("replay"), torch=True)
+    assert ran.outcome.ended is None
+    return ran.outcome.observation
+
+
+@pytest.fixture(autouse=True)
+def trained_once(monkeypatch: pytest.MonkeyPatch, observation: Json) -> None:
+    """What is trained again is the same for the same task: each is trained in a process once."""
+    monkeypatch.setattr(module, "_trained", _once)
+
+
+_TRAINED: dict[str, Any] = {}
+_really = module._trained
+
+
+def _once(task: Any) -> Any:
+    key = canonical(task).decode()
+    if key not in _TRAINED:
+        _TRAINED[key] = _really(task)
+    return copy.deepcopy(_TRAINED[key])
+
+
+def _replayed(observation: Json, count: int = 1) -> list[Replayed]:
+    """As `glasshouse check` does it with a report of this row alone."""
+    document: Any = {"rows": [{"rowId": "a-row", "observation": observation}], "nullRows": []}
+    return list(replay(document, count))
+
+
+def _raw_only(observation: Json) -> Json:
+    """One round, with a raw leg that ended and a protected one whose journal is not whole."""
+    changed = copy.deepcopy(observation)
+    changed["rounds"] = changed["rounds"][:1]
+    changed["rounds"][0]["protected"]["journal"].pop()
+    return changed
+
+
+def test_both_legs_give_their_adapters_again(observation: Json) -> None:
+    found = _replayed({**observation, "rounds": observation["rounds"][:1]}, count=5)
+    assert {each.leg for each in found} == {"protected", "raw"}
+    assert [each.reason for each in found] == ["", ""]
+    assert all(each.equal and "the same adapter" in str(each) for each in found)
+
+
+def _one_step_more(raw: Json) -> None:
+    raw["callback"]["units"] += 1
+
+
+def _another_order(raw: Json) -> None:
+    raw["callback"]["order_seed"] += 1
+
+
+def _another_adapter(raw: Json) -> None:
+    raw["adapterSha256"] = "0" * 64
+
+
+@pytest.mark.parametrize("change", [_one_step_more, _another_order, _another_adapter])
+def test_a_leg_that_did_other_work_is_seen(change: Callable[[Json], None], observation: Json) -> None:
+    changed = _raw_only(observation)
+    change(changed["rounds"][0]["raw"])
+    (found,) = _replayed(changed)
+    assert not found.equal
+    assert "ANOTHER ADAPTER" in found.reason
+
+
+def _another_seed(observation: Json) -> None:
+    observation["plan"]["seed"] += 1
+
+
+def _another_torch(observation: Json) -> None:
+    observation["rounds"][0]["raw"]["callback"]["facts"]["torchVersion"] = "1.0"
+
+
+def _other_losses(observation: Json) -> None:
+    observation["rounds"][0]["raw"]["callback"]["prologue"][3] = "0.5"
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [(_another_seed, "initial weights"), (_another_torch, "torch"), (_other_losses, "losses of the prologue")],
+)
+def test_what_cannot_be_compared_is_no_success(change: Callable[[Json], None], reason: str, observation: Json) -> None:
+    changed = _raw_only(observation)
+    change(changed)
+    (found,) = _replayed(changed)
+    assert not found.equal
+    assert f"not comparable: another {reason} here" in found.reason
+
+
+def test_a_leg_of_a_gpu_is_not_trained_again_and_says_so(observation: Json) -> None:
+    changed = _raw_only(observation)
+    changed["rounds"][0]["raw"]["callback"]["facts"]["device"] = "cuda"
+    (found,) = _replayed(changed)
+    assert not found.equal
+    assert "not trained again: only legs that trained on a CPU" in found.reason
+
+
+def test_a_model_that_is_not_here_is_named(observation: Json, tmp_path: Path) -> None:
+    changed = _raw_only(observation)
+    changed["material"] |= {"workload": "lora", "modelId": str(tmp_path / "nothing"), "facts": {}}
+    (found,) = _replayed(changed)
+    assert not found.equal
+    assert "not trained again: " in found.reason
+    assert "nothing" in found.reason
+
+
+def test_which_legs_are_drawn_follows_from_what_was_signed_at_their_end(observation: Json) -> None:
+    """Another exit draws another order; nobody chooses."""
+    document: Any = {"rows": [{"rowId": "a-row", "observation": observation}], "nullRows": []}
+    drawn = [each.drawn for each in module._legs(document)]
+    changed = copy.deepcopy(document)
+    changed["rows"][0]["observation"]["rounds"][0]["raw"]["exit"] += "x"
+    redrawn = [each.drawn for each in module._legs(changed)]
+    assert len(set(drawn)) == len(drawn) == len(redrawn)
+    assert sum(one != other for one, other in zip(drawn, redrawn, strict=True)) == 1
