@@ -54,6 +54,7 @@ class Baseline:
     """The installed code of this guest, read once, before any leg."""
 
     site_packages: Sequence[str]
+    #: As they are spelled in the RECORDs: of tens of thousands, a leg asks for some hundreds.
     _recorded: dict[str, str] = field(default_factory=dict, repr=False)
     _roots: list[tuple[str, str]] = field(default_factory=list, repr=False)
     _stdlib: dict[str, str] = field(default_factory=dict, repr=False)
@@ -114,17 +115,20 @@ class Baseline:
         return Path(path).is_file() and self._hash(path) == self._expected(path)
 
     def _expected(self, path: str) -> str | None:
-        real = os.path.realpath(path)
-        if real in self._stdlib:
-            return self._stdlib[real]
-        for candidate in (path, real):
-            for root, prefix in self._roots:
-                if candidate == root and prefix in self._recorded:
-                    return self._recorded[prefix]
-                if candidate.startswith(root + "/"):
-                    name = "/".join(part for part in (prefix, candidate[len(root) + 1 :]) if part)
-                    if name in self._recorded:
-                        return self._recorded[name]
+        found = self._stdlib.get(path) or self._in_records(path)
+        if found is None:
+            real = os.path.realpath(path)
+            found = self._stdlib.get(real) or self._in_records(real)
+        return found
+
+    def _in_records(self, path: str) -> str | None:
+        for root, prefix in self._roots:
+            if path == root and prefix in self._recorded:
+                return _hex(self._recorded[prefix])
+            if path.startswith(root + "/"):
+                name = "/".join(part for part in (prefix, path[len(root) + 1 :]) if part)
+                if name in self._recorded:
+                    return _hex(self._recorded[name])
         return None
 
     def _is_installed(self, path: str) -> bool:
@@ -138,28 +142,44 @@ class Baseline:
         return int(inode.rsplit(":", 1)[1]) == found.st_ino
 
     def _hash(self, path: str) -> str:
-        found = Path(path).stat()
+        found = os.stat(path)  # noqa: PTH116  (thousands of files for each leg: a `Path` takes longer than the question)
         key = (path, found.st_ino, found.st_size, found.st_ctime_ns)
         if key not in self._seen:
-            with Path(path).open("rb") as file:
-                self._seen[key] = hashlib.file_digest(file, "sha256").hexdigest()
+            self._seen[key] = _file_digest(path)
         return self._seen[key]
 
 
 def tree_digest(folder: Path) -> str:
     """The digest of every file below a folder, by name."""
-    found = []
-    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
-        with path.open("rb") as file:
-            found.append([str(path.relative_to(folder)), hashlib.file_digest(file, "sha256").hexdigest()])
-    return _digest_of(found)
+    paths = (f"{inside}/{name}" for inside, _, names in os.walk(folder) for name in names)
+    names = sorted((path[len(str(folder)) + 1 :] for path in paths if os.path.isfile(path)), key=lambda name: name.split("/"))  # noqa: PTH113
+    return _digest_of([[name, _file_digest(f"{folder}/{name}")] for name in names])
+
+
+def _file_digest(path: str) -> str:
+    with open(path, "rb", buffering=0) as file:  # noqa: PTH123
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _hashes(record: str) -> Iterator[tuple[str, str]]:
-    for row in csv.reader(record.splitlines()):
-        if len(row) > 1 and row[1].startswith("sha256="):
-            raw = row[1].removeprefix("sha256=")
-            yield row[0], base64.urlsafe_b64decode(raw + "=" * (-len(raw) % 4)).hex()
+    """Names, and the digests as they are spelled: the rows of a CSV, most of which need no parser of CSV."""
+    for line in record.splitlines():
+        if line.startswith('"'):
+            name, hashed, *_ = [*next(csv.reader([line])), ""]
+            if hashed.startswith("sha256="):
+                yield name, hashed.removeprefix("sha256=")
+            continue
+        name, found, rest = line.partition(",sha256=")
+        if found:
+            yield name, rest.partition(",")[0]
+
+
+def _hex(recorded: str) -> str:
+    """The digest that a RECORD spells in base64url without padding; empty, as that of no file, where it spells none."""
+    try:
+        return base64.urlsafe_b64decode(recorded + "=" * (-len(recorded) % 4)).hex()
+    except ValueError:
+        return ""
 
 
 def _code_below(root: str) -> Iterator[str]:

@@ -15,10 +15,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from pytest_glasshouse.errors import ReportError
+from pytest_glasshouse.report.certain_validity import CertainValidity
 from pytest_glasshouse.wire.printable import printable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from jsonschema import Draft202012Validator
     from jsonschema.exceptions import ValidationError
@@ -87,10 +88,28 @@ def _validator(version: str) -> Draft202012Validator:
 
     # JSON Schema accepts 1.0 and 1e308 as integers; code that counts with them would get floats.
     checker = Draft202012Validator.TYPE_CHECKER.redefine("integer", lambda _, value: type(value) is int)
-    own = {"anyOf": _any_of, "uniqueItems": _unique_items}
+    schema = load_schema(version)
+    own = {"anyOf": _any_of, "uniqueItems": _unique_items, **_passing_over(CertainValidity(schema))}
     bounded = extend(Draft202012Validator, own, type_checker=checker)  # type: ignore[no-untyped-call]
-    made: Draft202012Validator = bounded(load_schema(version), format_checker=Draft202012Validator.FORMAT_CHECKER)
+    made: Draft202012Validator = bounded(schema, format_checker=Draft202012Validator.FORMAT_CHECKER)
     return made
+
+
+def _passing_over(certain: CertainValidity) -> dict[str, Callable[..., Iterator[ValidationError]]]:
+    """These keywords as in jsonschema, with nothing asked about a part that certainly validates."""
+
+    def properties(validator: Any, named: Any, instance: Any, _schema: Any) -> Iterator[ValidationError]:
+        for name, part in named.items() if isinstance(instance, dict) else ():
+            if name in instance and not certain.holds(instance[name], part):
+                yield from validator.descend(instance[name], part, path=name, schema_path=name)
+
+    def items(validator: Any, part: Any, instance: Any, schema: Any) -> Iterator[ValidationError]:
+        if isinstance(instance, list):
+            for place in range(len(schema.get("prefixItems", ())), len(instance)):
+                if not certain.holds(instance[place], part):
+                    yield from validator.descend(instance[place], part, path=place)
+
+    return {"properties": properties, "items": items}
 
 
 def _any_of(validator: Any, alternatives: Any, instance: Any, _schema: Any) -> Iterator[ValidationError]:

@@ -9,11 +9,12 @@ from __future__ import annotations
 import base64
 import binascii
 import codecs
+import contextlib
 import hashlib
 import json
 import math
 import re
-from typing import NoReturn, TypeAlias, cast
+from typing import Any, NoReturn, TypeAlias, cast
 
 import rfc8785
 
@@ -35,14 +36,53 @@ _TEXT = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+(?:"|\Z)', re.DOTALL)
 #: A string, to its end or that of the text, or a bracket.
 _MARK = re.compile(r'"(?:[^"\\]|\\.)*+"?|[\[\]{}]', re.DOTALL)
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
+_WRITTEN = json.JSONEncoder(ensure_ascii=False, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+class _UnlikeJsonError(Exception):
+    """The standard encoder may write this value otherwise than RFC 8785 says."""
 
 
 def canonical(value: object) -> bytes:
     """The RFC 8785 bytes of `value`. It takes any object, because dict and list are invariant; what is not JSON is refused."""
+    with contextlib.suppress(_UnlikeJsonError, UnicodeError, RecursionError):
+        return _WRITTEN.encode(_plain(value)).encode("utf-8")
     try:
         return rfc8785.dumps(value)  # type: ignore[arg-type]
     except (rfc8785.CanonicalizationError, UnicodeError, RecursionError) as error:
         raise IntegrityError("malformed", f"no canonical form: {type(error).__name__}") from None
+
+
+def _plain(value: Any) -> Any:
+    """`value` as the standard encoder, which takes half the time, writes it in the form of RFC 8785.
+
+    Its strings are the same (section 3.2.2.2), and so are ASCII keys in order (3.2.3) and the shortest decimals without an
+    exponent (3.2.2.3); a whole double is written as an integer is. Raises `_UnlikeJsonError` for anything else.
+    """
+    kind = type(value)
+    if kind is str or kind is bool or value is None:
+        return value
+    if kind is dict:
+        for key in value:
+            if type(key) is not str or not key.isascii():
+                raise _UnlikeJsonError
+        return {key: each if type(each) is str else _plain(each) for key, each in value.items()}
+    if kind is list or kind is tuple:
+        return [each if type(each) is str else _plain(each) for each in value]
+    return _plain_number(value)
+
+
+def _plain_number(value: Any) -> int | float:
+    kind = type(value)
+    if kind is int and -INTEGER_LIMIT <= value <= INTEGER_LIMIT:
+        return cast("int", value)
+    if kind is float:
+        if value.is_integer():
+            if -INTEGER_LIMIT <= value <= INTEGER_LIMIT:
+                return int(value)
+        elif math.isfinite(value) and "e" not in repr(value):
+            return cast("float", value)
+    raise _UnlikeJsonError
 
 
 def parse_strict(data: bytes | str, *, limit: int = MESSAGE_LIMIT, floats: bool = False) -> Json:

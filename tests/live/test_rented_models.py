@@ -7,18 +7,21 @@ guest ask it with the real client.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from pytest_glasshouse.broker.pricing import DISK_GB
 from pytest_glasshouse.workloads.model_files import digest_of, listed_content
+from tests.limits import until
 from tests.live.conftest import ROWS, Ran, Rental
 from tests.loopback.causal_models import causal_lm, write
 from tests.loopback.hub import Hub
-from tests.loopback.hub_faults import Flipped, Refused
+from tests.loopback.hub_faults import Drip, Flipped, Refused, Tap
 from tests.loopback.hub_repository import commit_id
+from tests.numpy_guest.bytecode import give, keep_in_cache
 
 REPOSITORY = "Tests/Tiny-0.5B"
 COMMIT = commit_id("pinned")
@@ -41,11 +44,16 @@ def hub(rental: Rental, files: Mapping[str, bytes]) -> Iterator[Hub]:
         yield hub
 
 
-def run(rental: Rental, model: str, *arguments: str) -> Ran:
+@pytest.fixture(scope="session")
+def kept_bytecode(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return keep_in_cache(request.config, tmp_path_factory)
+
+
+def run(rental: Rental, model: str, *arguments: str, meanwhile: Callable[[], None] = lambda: None) -> Ran:
     """A run of one row on this model."""
     rental.text = ROWS.replace('workload="mlp"', f'workload="lora", model={model!r}')
     rental.rows = [("tiny", "h100", 0.2)]
-    return rental.spawn("-m", "h100 and qwen", *arguments)
+    return rental.spawn("-m", "h100 and qwen", *arguments, meanwhile=meanwhile)
 
 
 def passed(ran: Ran, files: Mapping[str, bytes]) -> dict[str, Any]:
@@ -65,8 +73,22 @@ def downloads(hub: Hub, files: Mapping[str, bytes]) -> dict[str, int]:
 
 
 @pytest.mark.parametrize("rental", ["vastai", "runpod-rest-torch"], indirect=True)
-def test_a_rented_guest_trains_the_model_that_the_hub_serves(rental: Rental, hub: Hub, files: Mapping[str, bytes]) -> None:
-    observation = passed(run(rental, PINNED), files)
+def test_a_rented_guest_trains_the_model_that_the_hub_serves(
+    rental: Rental, hub: Hub, files: Mapping[str, bytes], kept_bytecode: Path
+) -> None:
+    """A guest with torch finds compiled what another test's guest compiled: it gets no model before that is there."""
+    tap = Tap()
+
+    def give_byte_code() -> None:
+        until(lambda: tap.waited.is_set() or rental.over.is_set(), "a guest that downloads")
+        for one in rental.server.cloud.billing() if not rental.numpy else ():
+            if one.pod is not None:
+                give(one.pod.root / "agent" / "bytecode", kept_bytecode / "lora")
+        tap.open()
+
+    hub.arm(Drip(tap=tap), on="large", file=SHARDS[0], method="GET", skip=2)
+    observation = passed(run(rental, PINNED, meanwhile=give_byte_code), files)
+    assert not hub.unmet()
 
     assert observation["material"]["facts"]["revision"] == COMMIT
     assert observation["baseModel"]["source"] == "hub"

@@ -63,10 +63,14 @@ class _Guests(GuestProcesses):
         instance = super().start(name, archive, stalled=stalled)
         # The host knows of no guest before this returns, so its compiler cannot have started.
         cache = self.get(instance.instance_id).directory / "bytecode"
-        with contextlib.suppress(OSError):  # another process may be removing it: less is kept, then
-            kept = self._kept if self._kept.exists() else self._kept.with_name(_PART_OF.get(self._kept.name, self._kept.name))
-            _link_tree(kept, cache)
+        give(cache, self._kept)
         return instance
+
+
+def give(cache: Path, kept: Path) -> None:
+    """Put what is `kept`, or else what another kind of guest compiled, into the cache of a guest, which compiles nothing yet."""
+    with contextlib.suppress(OSError):  # another process may be removing it: less is kept, then
+        _link_tree(kept if kept.exists() else kept.with_name(_PART_OF.get(kept.name, kept.name)), cache)
 
 
 def use_kept(provider: MockProvider, kind: str, *, below: Path | None = None) -> None:
@@ -104,4 +108,7 @@ def _link(folder: Path, names: Iterable[str], inside: Path) -> None:
         except FileExistsError:  # the guest's agent was faster
             continue
         except OSError:  # on another file system
-            shutil.copy2(folder / name, inside / name)
+            if not (inside / name).exists():
+                whole = inside / f".{name}.copied"
+                shutil.copy2(folder / name, whole)
+                whole.rename(inside / name)

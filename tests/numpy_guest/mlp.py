@@ -49,6 +49,7 @@ class MlpTrainer:
         self._weights = {name: array.copy() for name, array in self._initial.items()}
         self._momentum = {name: np.zeros_like(array) for name, array in self._initial.items()}
         self._chosen: Any = ()
+        self._epoch: Any = ()
         # Every batch is gathered into the same two buffers, so that no data is left in freed memory.
         self._batch = np.empty((self._sizes["batch"], self._sizes["features"]), dtype=np.float32)
         self._batch_labels = np.empty(self._sizes["batch"], dtype=np.int64)
@@ -64,10 +65,12 @@ class MlpTrainer:
         return self._initial_sha256
 
     def prologue(self, steps: int = PROLOGUE_STEPS) -> list[str]:
+        """Each step is one batch of an epoch: a row compares losses, and how many there are for each is not its subject."""
         self.reset(0)
         losses = []
         for _ in range(steps):
-            self.step()
+            self._begin_epoch()
+            self._train_from(0)
             losses.append(self.check())
         return losses
 
@@ -79,14 +82,19 @@ class MlpTrainer:
         self._loss, self._finite = 0.0, True
 
     def step(self) -> None:
-        samples, batch = self._sizes["samples"], self._sizes["batch"]
-        order = self._order.permutation(samples)
-        self._loss = 0.0
-        for start in range(0, samples, batch):
-            self._chosen = order[start : start + batch]
-            np.take(self._features, self._chosen, axis=0, out=self._batch, mode="clip")
-            np.take(self._labels, self._chosen, out=self._batch_labels, mode="clip")
-            self._loss += self._train_on(self._batch, self._batch_labels)
+        self._begin_epoch()
+        for start in range(0, self._sizes["samples"], self._sizes["batch"]):
+            self._train_from(start)
+
+    def _begin_epoch(self) -> None:
+        self._epoch, self._loss = self._order.permutation(self._sizes["samples"]), 0.0
+
+    def _train_from(self, start: int) -> None:
+        """Train on the batch of this epoch that begins there."""
+        self._chosen = self._epoch[start : start + self._sizes["batch"]]
+        np.take(self._features, self._chosen, axis=0, out=self._batch, mode="clip")
+        np.take(self._labels, self._chosen, out=self._batch_labels, mode="clip")
+        self._loss += self._train_on(self._batch, self._batch_labels)
         self._finite = self._finite and math.isfinite(self._loss)
 
     def _train_on(self, features: Any, labels: Any) -> float:

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import re
+from enum import StrEnum
 
 import pytest
+import rfc8785
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from pytest_glasshouse.errors import IntegrityError
 from pytest_glasshouse.wire import canonical as c
@@ -158,3 +162,53 @@ def test_tolerant_reading_is_bounded_and_refuses_what_is_no_json() -> None:
     assert c.parse_tolerant(b'["\\ud800"]', limit=100) == ["\ufffd"]
     with pytest.raises(IntegrityError, match="malformed: not JSON"):
         c.parse_tolerant(b'["\\ud800\\q"]', limit=100)
+
+
+_TEXTS = st.text(st.characters(codec="utf-8")) | st.sampled_from(
+    ["\u2028", "\x7f", "\x1f", '"\\/', "\ufeff", "\U0001f600", "e\u0301"]
+)
+_SCALARS = (
+    st.none() | st.booleans() | st.integers(-(2**53) + 1, 2**53 - 1) | st.floats(allow_nan=False, allow_infinity=False) | _TEXTS
+)
+_VALUES = st.recursive(
+    _SCALARS, lambda inner: st.lists(inner) | st.lists(inner).map(tuple) | st.dictionaries(_TEXTS, inner), max_leaves=12
+)
+
+
+@settings(max_examples=50)
+@given(_VALUES)
+def test_canonical_form_is_that_of_the_reference_implementation(value: object) -> None:
+    assert c.canonical(value) == rfc8785.dumps(value)  # type: ignore[arg-type]
+
+
+class _Name(StrEnum):
+    FIRST = "é"
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        -0.0, 0.0, 1.0, -1.5, 1e16, 1e21, 1e-7, 1e-5, 1e300, 2.0**53, 123456789012345680.0, 5e-324, [True, 1, 1.0],
+        {"\ue000": 1, "\U0001f600": 2, "a": 3}, {"b": 1, "B": 2, "": 3}, _Name.FIRST, {_Name.FIRST: [_Name.FIRST]}, (1, (2,)),
+    ],
+    ids=repr,
+)  # fmt: skip
+def test_canonical_form_of_edges_is_that_of_the_reference_implementation(value: object) -> None:
+    """Numbers by the rules of ECMAScript, keys in the order of UTF-16, and what only looks like a plain value."""
+    assert c.canonical(value) == rfc8785.dumps(value)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("value", [[2**53], {"a": float("inf")}, ["\ud800"], {"\ud800": 1}, {"a": {1: 2}}, [b""]], ids=repr)
+def test_refusal_says_what_the_reference_implementation_says(value: object) -> None:
+    with pytest.raises((rfc8785.CanonicalizationError, UnicodeError)) as reference:
+        rfc8785.dumps(value)  # type: ignore[arg-type]
+    with pytest.raises(IntegrityError, match=type(reference.value).__name__):
+        c.canonical(value)
+
+
+def test_value_that_holds_itself_is_refused() -> None:
+    value: list[object] = []
+    value.append(value)
+
+    with pytest.raises(IntegrityError, match="RecursionError"):
+        c.canonical(value)
