@@ -9,6 +9,9 @@ from __future__ import annotations
 import contextlib
 from typing import TYPE_CHECKING, Any, Protocol
 
+from pytest_glasshouse.workloads import cuda
+from pytest_glasshouse.workloads import device as devices
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
@@ -20,7 +23,7 @@ class DeviceMemory(Protocol):
     """One device. Copies and zeroes take place in the order of the calls."""
 
     def pin(self, arena: Arena) -> bool:
-        """Page-lock `arena`, so that the device reads it without a copy by the driver; whether that worked."""
+        """Page-lock `arena`, so that the device reads it without a copy by the driver; whether that worked. A refusal has no effect."""
 
     def unpin(self, arena: Arena) -> None:
         """Undo `pin`."""
@@ -35,7 +38,7 @@ class DeviceMemory(Protocol):
         """Wait until every copy and zero is done."""
 
     def release(self) -> None:
-        """Return freed memory to the driver."""
+        """Zero what was freed, and return it to the driver."""
 
 
 class TorchMemory:
@@ -47,17 +50,11 @@ class TorchMemory:
     def pin(self, arena: Arena) -> bool:
         if self._device != "cuda":
             return False
-        import torch
-
         # Registered, not allocated by torch: its pinned allocator would keep freed blocks with their content.
-        runtime: Any = torch.cuda.cudart()  # type: ignore[no-untyped-call]
-        return int(runtime.cudaHostRegister(arena.address, arena.mapped_bytes, 0)) == 0
+        return _succeeded(cuda.CUDA.host_register(arena.address, arena.mapped_bytes))
 
     def unpin(self, arena: Arena) -> None:
-        import torch
-
-        runtime: Any = torch.cuda.cudart()  # type: ignore[no-untyped-call]
-        runtime.cudaHostUnregister(arena.address)
+        _succeeded(cuda.CUDA.host_unregister(arena.address))
 
     def allocate(self, size: int) -> Any:
         import torch
@@ -71,24 +68,20 @@ class TorchMemory:
             return _already_done
         source = torch.frombuffer(piece, dtype=torch.uint8)
         tensor[at : at + piece.nbytes].copy_(source, non_blocking=True)
-        if self._device != "cuda":
-            return _already_done
-        event: Any = torch.cuda.Event()  # type: ignore[no-untyped-call]
-        event.record()
-        wait: Callable[[], object] = event.synchronize
-        return wait
+        return cuda.CUDA.record() if self._device == "cuda" else _already_done
 
     def synchronize(self) -> None:
-        if self._device == "cuda":
-            import torch
-
-            torch.cuda.synchronize()
+        devices.synchronize(self._device)
 
     def release(self) -> None:
-        if self._device == "cuda":
-            import torch
+        devices.release(self._device)
 
-            torch.cuda.empty_cache()
+
+def _succeeded(status: int) -> bool:
+    """Whether a call of CUDA's succeeded. Its error is taken back: the next kernel that is launched would report it as its own."""
+    if status:
+        cuda.CUDA.last_error()
+    return status == 0
 
 
 def zero_tensors(memory: DeviceMemory, tensors: Iterable[Any]) -> None:
