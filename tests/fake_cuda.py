@@ -7,13 +7,12 @@ hold, and a driver that keeps what it is given back; errors by the names that CU
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import mmap
 import os
 import weakref
 from collections.abc import Callable, Generator, Mapping, Sequence
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch.overrides import TorchFunctionMode
@@ -25,6 +24,7 @@ from pytest_glasshouse.workloads import cuda
 _ALIGN = 512
 _SEGMENT = 2 << 20
 _HERE = torch.device("cuda", 0)
+_HOST = torch.device("cpu")
 _aten = torch.ops.aten
 
 #: As CUDA calls them.
@@ -34,14 +34,14 @@ NO_CONTEXT = "CUDA error: out of memory"
 NO_HANDLE = "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"
 
 
-class FakeCuda(TorchDispatchMode):
+class FakeCuda(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """The device. `limit` is its memory in bytes; `fails` names what fails from now on: `init`, `cublas`, `pin`.
 
     Use it as a context: inside, `device="cuda"` is this device, and the product's `CUDA` too.
     """
 
     def __init__(self, limit: int = 64 << 20) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.limit = limit
         self.fails: set[str] = set()
         self.memory = mmap.mmap(-1, limit)
@@ -52,7 +52,7 @@ class FakeCuda(TorchDispatchMode):
         self._segments: list[_Segment] = []
         self._queue: list[Callable[[], object]] = []
         self._error = 0
-        self._live = self._peak = 0
+        self._live = self._peak = self._used = 0
         self._moves = _Moves(self)
 
     # ---------------------------------------------------------------- what the product asks
@@ -130,15 +130,10 @@ class FakeCuda(TorchDispatchMode):
 
     # ---------------------------------------------------------------- what tests ask
 
-    def finds(self, needle: bytes) -> bool:
-        """Whether anything of the device's memory holds these bytes: tensors, freed blocks, and what the driver was given back."""
+    def content(self) -> bytes:
+        """All memory of the device that was ever used: of tensors, in freed blocks, and what the driver was given back."""
         self.synchronize()
-        return self.memory.find(needle) >= 0
-
-    def nonzero_bytes(self) -> int:
-        """How many bytes of the whole device are not zero."""
-        self.synchronize()
-        return self.limit - self.memory[:].count(0)
+        return self.memory[: self._used]
 
     def live_bytes(self) -> int:
         """Bytes that tensors have now."""
@@ -171,6 +166,7 @@ class FakeCuda(TorchDispatchMode):
             at = each.start + each.size
         if at + size > self.limit:
             raise torch.OutOfMemoryError(f"CUDA out of memory. Tried to allocate {size >> 20}.00 MiB. GPU 0 has no more")
+        self._used = max(self._used, at + size)
         segment = _Segment(at, size)
         self._segments.append(segment)
         return segment
@@ -194,7 +190,7 @@ class FakeCuda(TorchDispatchMode):
         if error := self.last_error():
             raise torch.AcceleratorError(REFUSED_PIN if error == ALREADY_REGISTERED else f"CUDA error: {error}")
 
-    def __enter__(self) -> FakeCuda:
+    def __enter__(self) -> Self:
         self._before = [(cuda, "CUDA", cuda.CUDA)]
         cuda.CUDA = self
         for name, instead in self._what_libraries_ask().items():
@@ -206,13 +202,13 @@ class FakeCuda(TorchDispatchMode):
         # Else a module would copy a tensor of the device into one of the host.
         self._overwrites = torch.__future__.get_overwrite_module_params_on_conversion()
         torch.__future__.set_overwrite_module_params_on_conversion(True)
-        self._moves.__enter__()
-        super().__enter__()
+        self._moves.__enter__()  # type: ignore[no-untyped-call]
+        super().__enter__()  # type: ignore[no-untyped-call]
         return self
 
     def __exit__(self, *error: object) -> None:
-        super().__exit__(*error)
-        self._moves.__exit__(*error)
+        super().__exit__(*error)  # type: ignore[no-untyped-call]
+        self._moves.__exit__(*error)  # type: ignore[no-untyped-call]
         for where, name, before in self._before:
             setattr(where, name, before)
         torch.__future__.set_overwrite_module_params_on_conversion(self._overwrites)
@@ -243,11 +239,15 @@ class FakeCuda(TorchDispatchMode):
         if not given and (device is None or device.type != "cuda"):
             return func(*args, **kwargs)
         if func is _aten.copy_.default and len(given) == 1:
-            return self._copy(args[0], args[1], non_blocking=bool(kwargs.get("non_blocking", args[2] if len(args) > 2 else False)))
+            return self._copy(
+                args[0], args[1], non_blocking=bool(kwargs.get("non_blocking", args[2] if len(args) > 2 else False))
+            )
         if func is not _aten._to_copy.default and any(
             each.dim() and not isinstance(each, DeviceTensor) and not each.is_meta for each in tensors if given
         ):
-            raise RuntimeError(f"Expected all tensors to be on the same device, but found at least two devices, cuda:0 and cpu! ({func})")
+            raise RuntimeError(
+                f"Expected all tensors to be on the same device, but found at least two devices, cuda:0 and cpu! ({func})"
+            )
         self._launched()
         if "cublas" in self.fails and func in (_aten.mm.default, _aten.addmm.default, _aten.bmm.default):
             raise RuntimeError(NO_HANDLE)
@@ -316,14 +316,14 @@ class _Moves(TorchFunctionMode):
 class DeviceTensor(torch.Tensor):
     """A tensor of the device. `inner` is the same memory as a tensor of the CPU."""
 
-    inner: torch.Tensor
+    inner: torch.Tensor  # type: ignore[assignment]
     gpu: FakeCuda
 
     @staticmethod
-    def __new__(cls, inner: torch.Tensor, gpu: FakeCuda) -> DeviceTensor:
+    def __new__(cls: Any, inner: torch.Tensor, gpu: FakeCuda) -> DeviceTensor:  # noqa: PYI034
         # torch's C++ code takes it for a tensor of the CPU: it has no CUDA to ask.
-        made: DeviceTensor = torch.Tensor._make_wrapper_subclass(  # type: ignore[attr-defined]
-            cls, inner.size(), strides=inner.stride(), storage_offset=inner.storage_offset(), dtype=inner.dtype, device="cpu"
+        made: DeviceTensor = torch.Tensor._make_wrapper_subclass(
+            cls, inner.size(), strides=inner.stride(), storage_offset=inner.storage_offset(), dtype=inner.dtype, device=_HOST
         )
         made.inner, made.gpu = inner, gpu
         return made
@@ -332,7 +332,9 @@ class DeviceTensor(torch.Tensor):
         super().__init__()
 
     @classmethod
-    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(  # type: ignore[override]
+        cls, func: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
         gpu = next(each.gpu for each in _leaves((args, kwargs)) if isinstance(each, DeviceTensor))
         return gpu.run(func, args, kwargs or {})
 
@@ -357,7 +359,7 @@ def _numpy(tensor: DeviceTensor, *_: Any, **__: Any) -> Any:
 
 
 _AS_CUDA_DOES: dict[Any, Callable[..., Any]] = {
-    torch.Tensor.device.__get__: lambda tensor: _HERE,  # type: ignore[attr-defined]
+    torch.Tensor.device.__get__: lambda tensor: _HERE,
     torch.Tensor.is_cuda.__get__: lambda tensor: True,  # type: ignore[attr-defined]
     torch.Tensor.is_cpu.__get__: lambda tensor: False,  # type: ignore[attr-defined]
     torch.Tensor.to: _to,
@@ -403,7 +405,7 @@ class _Segment:
 def _inside(value: Any) -> Any:
     if isinstance(value, DeviceTensor):
         return value.inner
-    return torch.device("cpu") if isinstance(value, torch.device) and value.type == "cuda" else value
+    return _HOST if isinstance(value, torch.device) and value.type == "cuda" else value
 
 
 def _leaves(value: Any) -> Generator[Any]:
@@ -415,10 +417,3 @@ def _leaves(value: Any) -> Generator[Any]:
             yield from _leaves(each)
     else:
         yield value
-
-
-@contextlib.contextmanager
-def fake_cuda(limit: int = 64 << 20) -> Generator[FakeCuda]:
-    """A device for the time of the context; afterwards no tensor of it may be used."""
-    with FakeCuda(limit) as gpu:
-        yield gpu

@@ -23,10 +23,13 @@ class DeviceMemory(Protocol):
     """One device. Copies and zeroes take place in the order of the calls."""
 
     def pin(self, arena: Arena) -> bool:
-        """Page-lock `arena`, so that the device reads it without a copy by the driver; whether that worked. A refusal has no effect."""
+        """Page-lock `arena`, so that the device reads it without a copy by the driver; whether that worked."""
 
     def unpin(self, arena: Arena) -> None:
         """Undo `pin`."""
+
+    def require_room(self, size: int) -> None:
+        """Raise `OutOfMemoryError` where the device has fewer than `size` bytes free."""
 
     def allocate(self, size: int) -> Any:
         """`size` uninitialised bytes on the device: a flat uint8 tensor."""
@@ -56,6 +59,10 @@ class TorchMemory:
     def unpin(self, arena: Arena) -> None:
         _succeeded(cuda.CUDA.host_unregister(arena.address))
 
+    def require_room(self, size: int) -> None:
+        if self._device == "cuda":
+            cuda.require_room(size)
+
     def allocate(self, size: int) -> Any:
         import torch
 
@@ -78,7 +85,7 @@ class TorchMemory:
 
 
 def _succeeded(status: int) -> bool:
-    """Whether a call of CUDA's succeeded. Its error is taken back: the next kernel that is launched would report it as its own."""
+    """Whether a call of CUDA's succeeded. Its error is cleared: the next kernel would report it as its own."""
     if status:
         cuda.CUDA.last_error()
     return status == 0

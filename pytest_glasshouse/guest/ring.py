@@ -60,7 +60,7 @@ class RingParts:
         return self.arena.locked or self.pinned
 
     def close(self) -> None:
-        """Zero the device's memory, wipe the host's, free both. Raises `RuntimeError` after the host's where the device's fails."""
+        """Zero the device's memory, wipe the host's, free both. Where the device fails, raises `RuntimeError` at the end."""
         residents = [part for part in self.parts.values() if isinstance(part, Resident)]
         try:
             for part in residents:
@@ -80,7 +80,10 @@ class RingParts:
 
 
 class Ring:
-    """A ring for parts of the given sizes. `slot` is the size of the largest piece."""
+    """A ring for parts of the given sizes. `slot` is the size of the largest piece.
+
+    Raises `IntegrityError` where they do not fit into `limit`, and `OutOfMemoryError` where the device has no room for them.
+    """
 
     def __init__(self, sizes: Mapping[str, int], *, slot: int, memory: DeviceMemory, limit: int = RING_LIMIT) -> None:
         host = sum(aligned(size) for name, size in sizes.items() if on_host(name))
@@ -90,6 +93,7 @@ class Ring:
         count = min(pieces, (limit - host) // step)
         if host > limit or (pieces and count < 1):
             raise IntegrityError("pkg-format", f"a segment and the host's parts do not fit into {limit} bytes")
+        memory.require_room(sum(streamed))
         self.arena = Arena(host + count * step)
         self.memory = memory
         self.pinned = memory.pin(self.arena)

@@ -7,6 +7,7 @@ line around it runs where there is no GPU. Nothing in this module but the names 
 from __future__ import annotations
 
 import ctypes
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -17,6 +18,12 @@ if TYPE_CHECKING:
 
 #: The state of a block that a tensor has; every other is free, or will be.
 _ALLOCATED = "active_allocated"
+#: What CUDA and its libraries say where an allocation failed.
+_NO_ROOM = re.compile(r"\b(CUDA|cuda)\w*\b.*\bout of memory\b|\bCU\w+_STATUS_\w*(?<!HOST_)ALLOC(ATION)?_FAILED\b", re.DOTALL)
+#: What they say, too, where a handle failed for another reason: then the memory that is left decides.
+_NO_HANDLE = re.compile(r"\bCU\w+_STATUS_NOT_INITIALIZED\b")
+#: More than a handle and its work space take.
+_HANDLE_BYTES = 256 << 20
 _OWN_MAPS = Path("/proc/self/maps")
 
 
@@ -103,7 +110,7 @@ class TorchCuda:
     def drop_workspaces(self) -> None:
         import torch
 
-        torch._C._cuda_clearCublasWorkspaces()
+        torch._C._cuda_clearCublasWorkspaces()  # noqa: SLF001  (there is no other way)
 
     def empty_cache(self) -> None:
         import torch
@@ -140,6 +147,43 @@ class TorchCuda:
 
 
 CUDA: Cuda = TorchCuda()
+
+
+class OutOfMemoryError(RuntimeError):
+    """The device has less memory than is known to be needed."""
+
+
+def require_room(size: int) -> None:
+    """Raise `OutOfMemoryError` where fewer than `size` bytes of the device are free, before any of them is taken."""
+    if (free := CUDA.free_bytes()) < size:
+        raise OutOfMemoryError(f"CUDA out of memory: expected {size >> 20} MiB free on the device; saw {free >> 20} MiB")
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether `error`, or one that it came from, means that the device's memory is used up, whatever its class is called.
+
+    torch's allocator has a class for it. A context, a library's handle or page-locked memory for which there is no room fail as
+    `AcceleratorError` or `RuntimeError`, with CUDA's or the library's own words.
+    """
+    seen: set[int] = set()
+    at: BaseException | None = error
+    while at is not None and id(at) not in seen:
+        seen.add(id(at))
+        if isinstance(at, RuntimeError) and _means_out_of_memory(type(at).__name__, str(at)):
+            return True
+        at = at.__cause__ or at.__context__
+    return False
+
+
+def _means_out_of_memory(name: str, text: str) -> bool:
+    if name == OutOfMemoryError.__name__ or _NO_ROOM.search(text):
+        return True
+    if not _NO_HANDLE.search(text):
+        return False
+    try:
+        return CUDA.free_bytes() < _HANDLE_BYTES
+    except RuntimeError:  # the device does not answer any more
+        return False
 
 
 def release() -> None:
