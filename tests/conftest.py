@@ -9,11 +9,24 @@ import gc
 import importlib.util
 import os
 import secrets
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import settings
+
+if TYPE_CHECKING:
+    from tests.fake_cuda import FakeCuda
+
+
+@pytest.fixture
+def gpu() -> Iterator[FakeCuda]:
+    """A device that behaves like CUDA, with 64 MiB; `device="cuda"` is this one while the test runs."""
+    from tests.fake_cuda import FakeCuda
+
+    with FakeCuda() as gpu:
+        yield gpu
 
 
 @pytest.hookimpl(tryfirst=True)

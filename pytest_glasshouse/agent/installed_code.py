@@ -2,8 +2,9 @@
 
 The leg lists the files (`guest.loaded_code.collect`); the agent hashes them itself (`Baseline.measure_loaded`). A file is
 accounted for when its distribution's RECORD has its hash, when the standard library had it at boot, or when it is a system
-library; the archive's own modules are measured with the archive. Everything else is foreign, and the policy requires that
-nothing is foreign. Paths stay on the guest: names and digests leave it.
+library, which was there before the agent; the archive's own modules are measured with the archive. Everything else is foreign,
+code that was compiled at run time too, and the policy requires that nothing is foreign. Paths stay on the guest: names and
+digests leave it.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import csv
 import hashlib
 import os
 import sysconfig
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -61,6 +63,8 @@ class Baseline:
     _seen: dict[tuple[str, int, int, int], str] = field(default_factory=dict, repr=False)
     packages: str = ""
     stdlib: str = ""
+    #: When this baseline was begun, as files are dated. A library that changed later is not the system's, whatever its date says.
+    since_ns: int = field(default_factory=time.time_ns)
 
     def __post_init__(self) -> None:
         records = {}
@@ -92,7 +96,10 @@ class Baseline:
                 continue
             digest, expected = self._hash(path), self._expected(path)
             if expected is None and not self._is_installed(path):
-                system[path] = digest
+                if Path(path).stat().st_ctime_ns >= self.since_ns:
+                    foreign.append(f"{Path(path).name}: compiled or written at run time")
+                else:
+                    system[path] = digest
             elif digest == expected:
                 files[Path(path).name] = digest
             else:

@@ -18,8 +18,9 @@ def leg_environment(workspace: Path, *, strict_memory: bool) -> dict[str, str]:
         "LANG": "C.UTF-8",
         "HOME": own,
         "TMPDIR": own,
-        # torch creates this directory and exports its name: one for both legs, outside the workspace.
+        # torch creates this directory and exports its name: one for both legs, outside the workspace. Triton's is another.
         "TORCHINDUCTOR_CACHE_DIR": str(workspace.parent / "torchinductor"),
+        "TRITON_CACHE_DIR": str(workspace.parent / "triton"),
         # Eager binding: the lazy resolver leaves halves of secrets on thread stacks.
         "LD_BIND_NOW": "1",
         **(STRICT_ENVIRONMENT if strict_memory else {}),

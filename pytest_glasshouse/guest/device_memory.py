@@ -9,6 +9,9 @@ from __future__ import annotations
 import contextlib
 from typing import TYPE_CHECKING, Any, Protocol
 
+from pytest_glasshouse.workloads import cuda
+from pytest_glasshouse.workloads import device as devices
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
@@ -25,6 +28,9 @@ class DeviceMemory(Protocol):
     def unpin(self, arena: Arena) -> None:
         """Undo `pin`."""
 
+    def require_room(self, size: int) -> None:
+        """Raise `OutOfMemoryError` where the device has fewer than `size` bytes free."""
+
     def allocate(self, size: int) -> Any:
         """`size` uninitialised bytes on the device: a flat uint8 tensor."""
 
@@ -35,7 +41,7 @@ class DeviceMemory(Protocol):
         """Wait until every copy and zero is done."""
 
     def release(self) -> None:
-        """Return freed memory to the driver."""
+        """Zero what was freed, and return it to the driver."""
 
 
 class TorchMemory:
@@ -47,17 +53,15 @@ class TorchMemory:
     def pin(self, arena: Arena) -> bool:
         if self._device != "cuda":
             return False
-        import torch
-
         # Registered, not allocated by torch: its pinned allocator would keep freed blocks with their content.
-        runtime: Any = torch.cuda.cudart()  # type: ignore[no-untyped-call]
-        return int(runtime.cudaHostRegister(arena.address, arena.mapped_bytes, 0)) == 0
+        return _succeeded(cuda.CUDA.host_register(arena.address, arena.mapped_bytes))
 
     def unpin(self, arena: Arena) -> None:
-        import torch
+        _succeeded(cuda.CUDA.host_unregister(arena.address))
 
-        runtime: Any = torch.cuda.cudart()  # type: ignore[no-untyped-call]
-        runtime.cudaHostUnregister(arena.address)
+    def require_room(self, size: int) -> None:
+        if self._device == "cuda":
+            cuda.require_room(size)
 
     def allocate(self, size: int) -> Any:
         import torch
@@ -71,24 +75,20 @@ class TorchMemory:
             return _already_done
         source = torch.frombuffer(piece, dtype=torch.uint8)
         tensor[at : at + piece.nbytes].copy_(source, non_blocking=True)
-        if self._device != "cuda":
-            return _already_done
-        event: Any = torch.cuda.Event()  # type: ignore[no-untyped-call]
-        event.record()
-        wait: Callable[[], object] = event.synchronize
-        return wait
+        return cuda.CUDA.record() if self._device == "cuda" else _already_done
 
     def synchronize(self) -> None:
-        if self._device == "cuda":
-            import torch
-
-            torch.cuda.synchronize()
+        devices.synchronize(self._device)
 
     def release(self) -> None:
-        if self._device == "cuda":
-            import torch
+        devices.release(self._device)
 
-            torch.cuda.empty_cache()
+
+def _succeeded(status: int) -> bool:
+    """Whether a call of CUDA's succeeded. Its error is cleared: the next kernel would report it as its own."""
+    if status:
+        cuda.CUDA.last_error()
+    return status == 0
 
 
 def zero_tensors(memory: DeviceMemory, tensors: Iterable[Any]) -> None:

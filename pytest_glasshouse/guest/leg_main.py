@@ -9,17 +9,22 @@ from __future__ import annotations
 import os
 import socket
 import traceback
+from typing import TYPE_CHECKING
 
 from pytest_glasshouse.errors import GlasshouseError
 from pytest_glasshouse.guest.control import Control
 from pytest_glasshouse.guest.opener import map_file, releasing
 from pytest_glasshouse.guest.protected import Protected
 from pytest_glasshouse.guest.raw import Raw
-from pytest_glasshouse.wire.guest_messages import failure
+from pytest_glasshouse.wire.guest_messages import OUT_OF_MEMORY, failure
 from pytest_glasshouse.wire.host_messages import ProtectedOrder, RawOrder
 from pytest_glasshouse.wire.leg_messages import Begin
 from pytest_glasshouse.wire.typed import check_typed
 from pytest_glasshouse.workloads.base import NonFiniteLossError
+from pytest_glasshouse.workloads.cuda import is_out_of_memory
+
+if TYPE_CHECKING:
+    from pytest_glasshouse.wire.canonical import Json
 
 DONE, TRAINING_FAILED, NOT_VERIFIED, BROKEN = 0, 3, 4, 5
 
@@ -41,14 +46,20 @@ def run_leg(control_fd: int) -> int:
     except NonFiniteLossError as error:
         control.send("failed", {**failure(error), "reason": "non-finite loss"})
         return TRAINING_FAILED
-    except GlasshouseError as error:
-        control.send("failed", failure(error))
-        return NOT_VERIFIED
     except Exception as error:  # noqa: BLE001  (a leg must report why it ends; the agent spools it)
-        where = traceback.extract_tb(error.__traceback__)[-1]
-        control.send("failed", failure(error, f"{where.name}:{where.lineno}: {error}"))
+        if isinstance(error, GlasshouseError) and not is_out_of_memory(error):
+            control.send("failed", failure(error))
+            return NOT_VERIFIED
+        control.send("failed", broken(error))
         return BROKEN
     return DONE
+
+
+def broken(error: Exception) -> dict[str, Json]:
+    """The body of `failed` for what no leg raises on purpose. Memory that is used up has one name, whatever CUDA calls it."""
+    where = traceback.extract_tb(error.__traceback__)[-1]
+    body = failure(error, f"{where.name}:{where.lineno}: {error}")
+    return {**body, "reason": OUT_OF_MEMORY} if is_out_of_memory(error) else body
 
 
 def _mapped(fd: int) -> memoryview:

@@ -47,6 +47,11 @@ class Opened:
         """Plaintext that the host holds, in bytes."""
         return len(self.arena)
 
+    @property
+    def locked(self) -> bool:
+        """Whether the host's memory is never swapped out."""
+        return self.arena.locked
+
     def close(self) -> None:
         """Wipe the plaintext and free the memory. May be called again."""
         self.arena.wipe()

@@ -144,7 +144,7 @@ class Protected:
             self._arrived = arrived
 
     def _train_and_leave(self, opened: Opened | RingParts, claims: dict[str, Json], manifest: str, open_ns: int) -> None:
-        verified: dict[str, Json] = {"manifest": manifest, "open_ns": open_ns, "locked": int(opened.arena.locked)}
+        verified: dict[str, Json] = {"manifest": manifest, "open_ns": open_ns, "locked": int(opened.locked)}
         if isinstance(opened, RingParts):
             verified.update(ring_bytes=len(opened.arena), pinned=int(opened.pinned))
         self._journal.append("package_verified", verified)

@@ -54,15 +54,19 @@ class RingParts:
         """Plaintext that the host still holds, in bytes."""
         return sum(len(part) for part in self.parts.values() if isinstance(part, memoryview))
 
+    @property
+    def locked(self) -> bool:
+        """Whether the host's memory is never swapped out."""
+        return self.arena.locked or self.pinned
+
     def close(self) -> None:
-        """Zero the device's memory, wipe the host's, free both."""
+        """Zero the device's memory, wipe the host's, free both. Where the device fails, raises `RuntimeError` at the end."""
         residents = [part for part in self.parts.values() if isinstance(part, Resident)]
         try:
-            with contextlib.suppress(RuntimeError):
-                for part in residents:
-                    part.close()
-                self.memory.synchronize()
-                self.memory.release()
+            for part in residents:
+                part.close()
+            self.memory.synchronize()
+            self.memory.release()
         finally:
             self.arena.wipe()
             for view in self.parts.values():
@@ -76,7 +80,10 @@ class RingParts:
 
 
 class Ring:
-    """A ring for parts of the given sizes. `slot` is the size of the largest piece."""
+    """A ring for parts of the given sizes. `slot` is the size of the largest piece.
+
+    Raises `IntegrityError` where they do not fit into `limit`, and `OutOfMemoryError` where the device has no room for them.
+    """
 
     def __init__(self, sizes: Mapping[str, int], *, slot: int, memory: DeviceMemory, limit: int = RING_LIMIT) -> None:
         host = sum(aligned(size) for name, size in sizes.items() if on_host(name))
@@ -86,10 +93,10 @@ class Ring:
         count = min(pieces, (limit - host) // step)
         if host > limit or (pieces and count < 1):
             raise IntegrityError("pkg-format", f"a segment and the host's parts do not fit into {limit} bytes")
+        memory.require_room(sum(streamed))
         self.arena = Arena(host + count * step)
         self.memory = memory
         self.pinned = memory.pin(self.arena)
-        self.locked = self.arena.locked or self.pinned
         self.size = len(self.arena)
         self._slots = [self.arena.view[host + index * step : host + index * step + slot] for index in range(count)]
         # Free when the transfer is over: a little may be read back through it.
@@ -99,6 +106,11 @@ class Ring:
         self._host_bytes = 0
         self._tensors: list[Any] = []
         self._parts: dict[str, memoryview | Resident] = {}
+
+    @property
+    def locked(self) -> bool:
+        """Whether the host's memory is never swapped out: locked by the kernel, or by the device's driver."""
+        return self.arena.locked or self.pinned
 
     def host_part(self, name: str, size: int) -> memoryview:
         """Host memory for a part that the host itself reads."""
@@ -142,6 +154,9 @@ class Ring:
                 self.memory.release()
         finally:
             self.arena.wipe()
+            if self.pinned:
+                self.pinned = False
+                self.memory.unpin(self.arena)
 
 
 def ring_for_package(package: floe.Buffer, memory: DeviceMemory, *, limit: int = RING_LIMIT) -> Ring:

@@ -29,6 +29,7 @@ from pytest_glasshouse.observation.reading import ROLES
 from pytest_glasshouse.providers.mock_faulty_channel import FaultyChannel, poisoned
 from pytest_glasshouse.rows.interleaving import interleaving
 from pytest_glasshouse.rows.leg_order import extension_seed, leg_orders, sealed_orders, starting_orders
+from pytest_glasshouse.wire.guest_messages import OUT_OF_MEMORY
 from pytest_glasshouse.workloads.registry import prepare
 
 if TYPE_CHECKING:
@@ -311,17 +312,13 @@ class Allocation:
         )
 
 
-#: The name of torch's exception when the device's memory is used up.
-_NO_ROOM = "OutOfMemoryError"
-
-
 def did_not_fit(outcome: Outcome) -> bool:
     """Whether an interleaved row ended in its first round because a leg found no room on the device."""
     row, rounds = outcome.row, outcome.observation["rounds"]
     if outcome.ended is None or row.order != "interleaved" or not row.resident or len(rounds) != 1:
         return False
     legs = [leg for role in ROLES if (leg := rounds[0].get(role)) is not None]
-    return any((failed := leg.get("failed")) is not None and failed["reason"] == _NO_ROOM for leg in legs)
+    return any((failed := leg.get("failed")) is not None and failed["reason"] == OUT_OF_MEMORY for leg in legs)
 
 
 _INTERRUPTED = Ended(

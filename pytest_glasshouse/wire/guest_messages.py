@@ -259,6 +259,10 @@ CLAIMS: Mapping[str, Shape] = MappingProxyType({
 })  # fmt: skip
 
 
+#: The reason of a leg that found no room on its device.
+OUT_OF_MEMORY = "OutOfMemoryError"
+
+
 def failure(error: BaseException, detail: object = None) -> dict[str, Json]:
     """The body of `failed`: why a leg ended, in a form that is passed on."""
     reason = getattr(error, "reason", None)

@@ -40,6 +40,12 @@ GUEST_ENVIRONMENT: Mapping[str, str] = {
     "TRANSFORMERS_VERBOSITY": "error",
     "OMP_NUM_THREADS": "1",
     "MKL_NUM_THREADS": "1",
+    # No code that is compiled at run time: it would be loaded after a leg's code was measured, and costs a leg time.
+    # torch 2.13 and newer give some products to Triton, and ask for a "1" and nothing else.
+    "TORCH_DISABLE_NATIVE_JIT": "1",
+    "USE_PYTORCH_KERNEL_CACHE": "0",
+    # What the driver itself compiles for a GPU that is newer than torch stays in the process: a leg runs no code of another's.
+    "CUDA_CACHE_DISABLE": "1",
 }
 """Environment variables of both legs, set before Python starts."""
 

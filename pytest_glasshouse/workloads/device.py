@@ -11,6 +11,7 @@ from pytest_glasshouse.errors import IntegrityError, ProtocolError
 from pytest_glasshouse.wire.canonical import parse_object
 from pytest_glasshouse.wire.tensors import ITEM_BYTES, LENGTH_BYTES, digest_of_tensors, head_bytes, parse_safetensors
 from pytest_glasshouse.wire.typed import check_typed
+from pytest_glasshouse.workloads import cuda
 from pytest_glasshouse.workloads.resident import Resident, Rows
 
 if TYPE_CHECKING:
@@ -133,20 +134,25 @@ def load_libraries(device: DeviceName) -> None:
     if device == "cuda":
         import torch
 
-        torch.cuda.init()  # type: ignore[no-untyped-call]
+        cuda.CUDA.init()
         for dtype in (torch.float32, torch.bfloat16):
             # One small product and its gradient: context, cuBLAS and its kernels.
             square = torch.ones((16, 16), device=device, dtype=dtype, requires_grad=True)
             (square @ square).sum().backward()  # type: ignore[no-untyped-call]
-        torch.cuda.synchronize()
+        cuda.CUDA.synchronize()
 
 
 def synchronize(device: DeviceName) -> None:
     """Wait for the device."""
     if device == "cuda":
-        import torch
+        cuda.CUDA.synchronize()
 
-        torch.cuda.synchronize()
+
+def generator(device: DeviceName) -> torch.Generator:
+    """Random numbers drawn on the device."""
+    import torch
+
+    return cuda.CUDA.generator() if device == "cuda" else torch.Generator()
 
 
 def zero(tensors: Iterable[Any]) -> None:
@@ -169,7 +175,7 @@ def facts_of(device: DeviceName, *, trainable: int, total: int, dtype: str) -> F
     import torch
 
     if device == "cuda":
-        name, peak, source = torch.cuda.get_device_name(), torch.cuda.max_memory_allocated(), "cuda max_memory_allocated"
+        name, peak, source = cuda.CUDA.name(), cuda.CUDA.peak_bytes(), "cuda max_memory_allocated"
     else:
         # ru_maxrss counts the whole process, in KiB on Linux.
         name, peak, source = "cpu", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, "ru_maxrss"
@@ -187,8 +193,6 @@ def facts_of(device: DeviceName, *, trainable: int, total: int, dtype: str) -> F
 
 
 def release(device: DeviceName) -> None:
-    """Return cached blocks to the GPU; freed blocks in the caching allocator would stay readable."""
+    """Zero the blocks that were freed on a GPU, and return them to the driver; freed host memory is the leg's to overwrite."""
     if device == "cuda":
-        import torch
-
-        torch.cuda.empty_cache()
+        cuda.release()

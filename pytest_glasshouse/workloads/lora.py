@@ -11,6 +11,7 @@ import warnings
 from typing import TYPE_CHECKING, Any
 
 from pytest_glasshouse.errors import IntegrityError
+from pytest_glasshouse.workloads import cuda
 from pytest_glasshouse.workloads import device as devices
 from pytest_glasshouse.workloads.base import PROLOGUE_STEPS, NonFiniteLossError
 from pytest_glasshouse.workloads.training_config import LoraConfig
@@ -246,6 +247,8 @@ def _load_adapter(model: Any, initial: Mapping[str, torch.Tensor]) -> dict[str, 
     try:
         loaded: Any = set_peft_model_state_dict(model, dict(initial))
     except RuntimeError as error:  # a shape that does not fit
+        if cuda.is_out_of_memory(error):
+            raise
         raise IntegrityError("parts", f"initial: {str(error).splitlines()[-1].strip()}") from None
     if loaded.unexpected_keys:
         raise IntegrityError("parts", f"initial: not used: {loaded.unexpected_keys[0]}")

@@ -72,7 +72,7 @@ class MlpTrainer:
             for name, weight in self._weights.items():
                 weight.copy_(self._initial[name])
         devices.zero(self._momentum)
-        self._order = torch.Generator(device=self._device).manual_seed(order_seed)
+        self._order = devices.generator(self._device).manual_seed(order_seed)
         self._epoch_loss = torch.zeros((), device=self._device)
         self._all_finite = torch.ones((), dtype=torch.bool, device=self._device)
 
