@@ -15,6 +15,8 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+from tests.fake_nvml.driver import Driver, build
+
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_configure(config: pytest.Config) -> None:
@@ -70,3 +72,16 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     training = [item for item in items if item.get_closest_marker("torch")]
     items[:] = [item for item in items if not item.get_closest_marker("torch")]
     config.hook.pytest_deselected(items=training)
+
+
+@pytest.fixture(scope="session")
+def nvml_library(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The library of the stand-in for NVML, compiled."""
+    cache = getattr(request.config, "cache", None)
+    return build(tmp_path_factory.mktemp("nvml") if cache is None else Path(cache.mkdir("fake-nvml")))
+
+
+@pytest.fixture
+def driver(nvml_library: Path, tmp_path_factory: pytest.TempPathFactory) -> Driver:
+    """A stand-in driver with one GPU, until `driver.set` says otherwise."""
+    return Driver(nvml_library, tmp_path_factory.mktemp("driver"))

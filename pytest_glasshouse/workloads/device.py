@@ -165,16 +165,21 @@ def optimizer_tensors(optimizer: Any) -> list[Any]:
 
 
 def facts_of(device: DeviceName, *, trainable: int, total: int, dtype: str) -> Facts:
-    """Device, versions, threads, sizes, and peak memory with its source."""
+    """Device and its UUID, versions, threads, sizes, and peak memory with its source."""
     import torch
 
+    uuid: str | None = None
     if device == "cuda":
+        # A torch that does not know it has no such member.
+        bare = str(getattr(torch.cuda.get_device_properties(torch.cuda.current_device()), "uuid", ""))
+        uuid = f"GPU-{bare.lower().removeprefix('gpu-')}" if bare else None
         name, peak, source = torch.cuda.get_device_name(), torch.cuda.max_memory_allocated(), "cuda max_memory_allocated"
     else:
         # ru_maxrss counts the whole process, in KiB on Linux.
         name, peak, source = "cpu", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, "ru_maxrss"
     return {
         "device": name,
+        "deviceUuid": uuid,
         "dtype": dtype,
         "pythonVersion": sys.version.split()[0],
         "torchVersion": str(torch.__version__),
