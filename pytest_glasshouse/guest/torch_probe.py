@@ -16,7 +16,6 @@ import sys
 from typing import TYPE_CHECKING, Any, TypedDict
 
 from pytest_glasshouse.errors import GlasshouseError
-from pytest_glasshouse.wire.canonical import parse_object
 from pytest_glasshouse.wire.foreign_text import foreign_text
 from pytest_glasshouse.wire.typed import check_typed
 
@@ -60,6 +59,9 @@ def device_variables(environ: Mapping[str, str]) -> dict[str, str]:
 
 def ask_torch(*, archive_fd: int, site_packages: Sequence[str], environ: Mapping[str, str]) -> TorchAnswer:
     """Ask a process that runs the guest archive behind `archive_fd`. Raises `ProbeFailedError`."""
+    # The asked process has to get as far as to say which packages are missing, this module's own among them.
+    from pytest_glasshouse.wire.canonical import parse_object
+
     command = [sys.executable, "-I", "-S", "-B", "-X", "utf8", f"/proc/self/fd/{archive_fd}", "device"]
     for directory in site_packages:
         command += ["--site-packages", directory]

@@ -32,7 +32,7 @@ class _Properties:
         self.name, self.uuid = name, uuid
 
 
-def _visible():
+def GPUS_NOW():
     order = GPUS if os.environ.get("CUDA_DEVICE_ORDER") == "PCI_BUS_ID" else GPUS[::-1]
     chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
     if chosen is None:
@@ -43,11 +43,11 @@ def _visible():
 class cuda:
     @staticmethod
     def device_count():
-        return len(_visible())
+        return len(GPUS_NOW())
 
     @staticmethod
     def init():
-        if not _visible() or {error!r}:
+        if not GPUS_NOW() or {error!r}:
             raise RuntimeError({error!r} or "No CUDA GPUs are available")
 
     @staticmethod
@@ -56,7 +56,7 @@ class cuda:
 
     @staticmethod
     def get_device_properties(index):
-        return _Properties(*_visible()[index])
+        return _Properties(*GPUS_NOW()[index])
 
 
 class ones:
@@ -76,8 +76,7 @@ _FACTS = """
 def _gpu_facts():
     import torch
 
-    gpu = torch.cuda.get_device_properties(torch.cuda.current_device())
-    name, uuid = {trained_on!r} or (gpu.name, gpu.uuid)
+    name, uuid = {trained_on!r} or torch.GPUS_NOW()[0]
     return {{"device": name, "deviceUuid": "GPU-" + uuid if uuid else None}}
 """
 

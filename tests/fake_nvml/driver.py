@@ -25,7 +25,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
-from functools import cache
+from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType, ModuleType
 from typing import Any
@@ -97,7 +97,7 @@ class Driver:
         written.write_text("".join(f"{name}={value}\n" for name, value in settings.items()))
         written.rename(self.folder / "nvml.conf")
 
-    @cache
+    @cached_property
     def pynvml(self) -> Any:
         """The real pynvml, as a module of its own that uses this library."""
         module = fresh_pynvml()

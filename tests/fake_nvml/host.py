@@ -131,11 +131,11 @@ def _row(
         "gpu_model": grant.gpu_model,
         "gpu_uuid": grant.gpu_uuid,
         "device": grant.device,
-        "dry_run": outcome.allocation.dry_run,
+        "dry_run": outcome.allocation is not None and outcome.allocation.dry_run,
         "why_cpu": broker.cpu_reasons,
         "reasons": (notes.get("covariates") or {}).get("reasons", {}),
-        "gpu": tokens.peek(notes["protected"]["exit"])["gpu"],
-        "trained_on": [str(notes[leg]["callback"]["facts"]["device"]) for leg in ("raw",) if notes.get(leg)],
+        "gpu": tokens.peek(notes["protected"]["exit"])["gpu"] if (notes["protected"] or {}).get("exit") else {},
+        "trained_on": [str(notes["raw"]["callback"]["facts"]["device"])] if (notes["raw"] or {}).get("callback") else [],
     }
 
 
@@ -156,7 +156,8 @@ def main() -> None:
     for line in sys.stdin:
         request = json.loads(line)
         answer = _doctor(request["doctor"]) if "doctor" in request else _row(request.pop("provider"), **request)
-        print(json.dumps(answer), flush=True)
+        sys.stdout.write(json.dumps(answer) + "\n")
+        sys.stdout.flush()
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ def _process(folder: Path, pid: int, parent: int) -> None:
 
 
 def _gpu(driver: Driver) -> Gpu:
-    return Nvml(driver.pynvml()).gpus()[0]
+    return Nvml(driver.pynvml).gpus()[0]
 
 
 def _by_field(sampler: Sampler) -> dict[str, int | None]:

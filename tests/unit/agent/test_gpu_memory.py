@@ -28,7 +28,7 @@ class Time:
 def observe(driver: Driver, *, time: Time | None = None, killed: bool = False, **left: object) -> dict[str, Any]:
     """What is claimed of a leg that ran with the driver's settings; `left` are those since its end."""
     time = time or Time()
-    memory = GpuMemory(Nvml(driver.pynvml()).gpus()[0], clock=lambda: time.now, pause=time.pause)
+    memory = GpuMemory(Nvml(driver.pynvml).gpus()[0], clock=lambda: time.now, pause=time.pause)
     with running_leg() as pid:
         memory.record_in_use(pid)
     if left:
@@ -58,7 +58,7 @@ def test_drift_of_the_whole_device_does_not_touch_the_processs_own_figure(driver
 
 def test_memory_that_is_freed_late_is_waited_for(driver: Driver) -> None:
     """A driver frees the memory of a process after the process table has forgotten it."""
-    time = Time(lambda: time.now > RELEASED_WITHIN_S / 2 and driver.set(listed="none"))
+    time = Time(lambda: driver.set(listed="none", used=GIB if time.now < RELEASED_WITHIN_S / 2 else 0))
     driver.set(listed="none")
     assert observe(driver, time=time, listed="none", used=GIB)["after"] == 0
     assert RELEASED_WITHIN_S / 2 < time.now < RELEASED_WITHIN_S
@@ -97,7 +97,7 @@ def test_only_the_legs_own_gpu_counts(driver: Driver) -> None:
 
 
 def test_leg_that_never_trained_has_no_memory_value_from_before(driver: Driver) -> None:
-    gpu = GpuMemory(Nvml(driver.pynvml()).gpus()[0])
+    gpu = GpuMemory(Nvml(driver.pynvml).gpus()[0])
     gpu.await_release(4242)
     assert gpu.claims() == {"before": None, "after": 0, "of": "device", "reason": "the leg never trained"}
 

@@ -40,7 +40,7 @@ TAKEN = {
 @pytest.mark.parametrize("setting", [name for name in SETTINGS if name not in UNUSABLE])
 def test_figure_that_cannot_be_read_has_a_reason_and_the_others_a_value(setting: str, driver: Driver) -> None:
     driver.set(**{**SETTINGS[setting], "init_ms": 0})
-    nvml = Nvml(driver.pynvml())
+    nvml = Nvml(driver.pynvml)
     assert nvml.reason == ""
     taken = TAKEN.get(setting, (set(), set()))
     gpus = nvml.gpus()
@@ -50,7 +50,7 @@ def test_figure_that_cannot_be_read_has_a_reason_and_the_others_a_value(setting:
 
 def test_reason_says_what_was_asked_and_what_nvml_answered(driver: Driver) -> None:
     driver.set(processes="not-there", power="no-permission")
-    found = figures(Nvml(driver.pynvml()).gpus()[0])
+    found = figures(Nvml(driver.pynvml).gpus()[0])
     assert found["power_mw"].reason == "NVML gives no power: Insufficient Permissions"
     # pynvml raises an error of its own here, which is no NVMLError.
     assert "NVML gives no processes on the GPU: Unversioned function called" in found["memory_by_process"].reason
@@ -65,7 +65,7 @@ def test_reason_says_what_was_asked_and_what_nvml_answered(driver: Driver) -> No
 )
 def test_nvml_that_does_not_start_says_why_and_shows_nothing(setting: str, reason: str, driver: Driver) -> None:
     driver.set(**SETTINGS[setting])
-    nvml = Nvml(driver.pynvml())
+    nvml = Nvml(driver.pynvml)
     assert (nvml.reason, nvml.gpus(), nvml.driver().value) == (reason, (), None)
     nvml.close()
 
@@ -77,7 +77,7 @@ def test_machine_without_the_library_has_no_driver() -> None:
 
 def test_gpus_are_told_apart_by_name_uuid_and_memory(driver: Driver) -> None:
     driver.set(**SETTINGS["two"])
-    first, second = Nvml(driver.pynvml()).gpus()
+    first, second = Nvml(driver.pynvml).gpus()
     assert [gpu.model().value for gpu in (first, second)] == [A4000, H100]
     assert [gpu.uuid().value for gpu in (first, second)] == [UUID.format(0), UUID.format(1)]
     with running_leg() as pid:
@@ -89,12 +89,12 @@ def test_gpus_are_told_apart_by_name_uuid_and_memory(driver: Driver) -> None:
 def test_uuid_of_another_form_is_none(answer: str, driver: Driver) -> None:
     """It goes into reports and command lines."""
     driver.set(uuid0=answer or " ")
-    assert Nvml(driver.pynvml()).gpus()[0].uuid().value is None
+    assert Nvml(driver.pynvml).gpus()[0].uuid().value is None
 
 
 def test_name_is_one_printable_line(driver: Driver) -> None:
     driver.set(name0="\x1b[31mA100\x07" + "A" * 90)
-    model = Nvml(driver.pynvml()).gpus()[0].model().value
+    model = Nvml(driver.pynvml).gpus()[0].model().value
     assert model is not None
     assert model.isprintable()
     assert len(model) <= 128

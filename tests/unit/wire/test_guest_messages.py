@@ -81,7 +81,7 @@ def test_greetings_of_real_machines_are_accepted(greeting: dict[str, Any]) -> No
 
 
 def test_messages_only_a_gpu_sends_are_accepted(tmp_path: Path, driver: Driver) -> None:
-    (gpu,) = Nvml(driver.pynvml()).gpus()
+    (gpu,) = Nvml(driver.pynvml).gpus()
     sampler = Sampler(agent=10, gpu=gpu, proc=tmp_path)
     sample = sampler.sample()
     assert sample[1:7] == [1980, 2619, 51, 350_000, 10**6, 4]
