@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from pytest_glasshouse.agent.cpu_time import process_tree, processes
 from pytest_glasshouse.guest.clock import now_ns
 from pytest_glasshouse.guest.launcher import die_with_parent
-from pytest_glasshouse.guest.nvml import NO_DRIVER, Figure, Gpu, Nvml
+from pytest_glasshouse.guest.nvml import NO_DRIVER, Reading, Gpu, Nvml
 from pytest_glasshouse.wire.canonical import canonical, parse_object
 from pytest_glasshouse.wire.guest_messages import COVARIATES, MOST_SAMPLES
 
@@ -79,15 +79,15 @@ class Sampler:
         self.reasons.update({name: figure.reason for name, figure in figures.items() if figure.reason})
         return [figures[name].value for name in _GPU]
 
-    def _others(self, gpu: Gpu) -> Figure[int]:
+    def _others(self, gpu: Gpu) -> Reading[int]:
         """Processes on the GPU that are not the agent's; null where the driver lists processes that cannot be seen here."""
         listed = gpu.memory_by_process()
         if listed.value is None:
-            return Figure(reason=listed.reason)
+            return Reading(reason=listed.reason)
         pids, running = {*listed.value}, processes(self._proc)
         if pids and pids.isdisjoint(running):
-            return Figure(reason="the driver names processes of another process namespace")
-        return Figure(value=len(pids - process_tree(self._agent, running)))
+            return Reading(reason="the driver names processes of another process namespace")
+        return Reading(value=len(pids - process_tree(self._agent, running)))
 
     def _host(self) -> list[int | None]:
         try:

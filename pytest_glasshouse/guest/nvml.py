@@ -1,7 +1,7 @@
-"""The one place where NVML is called: every figure stands alone, as a value or as the reason why there is none.
+"""The one place where NVML is called: every reading stands alone, as a value or as the reason why there is none.
 
 A call may not be supported, not be permitted, be missing in the driver's library, or fail because a GPU is lost; pynvml then
-raises an `NVMLError`, and `NVMLLibraryMismatchError`, which is none. No error leaves this module. What to do without a figure is
+raises an `NVMLError`, and `NVMLLibraryMismatchError`, which is none. No error leaves this module. What to do without one is
 not known here.
 """
 
@@ -28,7 +28,7 @@ _VERSION = re.compile(r"[0-9][0-9A-Za-z.+~_-]{0,63}")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Figure(Generic[ValueT]):
+class Reading(Generic[ValueT]):
     """A value, or None and one line with the reason."""
 
     value: ValueT | None = None
@@ -48,34 +48,34 @@ class Nvml:
         self.reason = ""
         try:
             library.nvmlInit()
-        except Exception as error:  # noqa: BLE001  (as in `figure`)
+        except Exception as error:  # noqa: BLE001  (as in `reading`)
             text = foreign_text(error, limit=_REASON)
             self.reason = NO_DRIVER if type(error).__name__ == _NOT_FOUND else f"NVML does not start: {text}"
 
     def close(self) -> None:
         """Give up what initialising took. The object must not be used after it."""
         if not self.reason:
-            self.figure("nvmlShutdown", lambda nvml: nvml.nvmlShutdown() or True)
+            self.reading("nvmlShutdown", lambda nvml: nvml.nvmlShutdown() or True)
 
-    def driver(self) -> Figure[str]:
+    def driver(self) -> Reading[str]:
         """The driver's version."""
-        return self.figure("the driver's version", lambda nvml: _matching(_VERSION, nvml.nvmlSystemGetDriverVersion()))
+        return self.reading("the driver's version", lambda nvml: _matching(_VERSION, nvml.nvmlSystemGetDriverVersion()))
 
     def gpus(self) -> tuple[Gpu, ...]:
         """Every GPU that NVML counts, those too that it cannot open."""
         if self.reason:
             return ()
-        count = self.figure("the number of GPUs", lambda nvml: int(nvml.nvmlDeviceGetCount()))
+        count = self.reading("the number of GPUs", lambda nvml: int(nvml.nvmlDeviceGetCount()))
         return tuple(Gpu(self, index) for index in range(count.value or 0))
 
-    def figure(self, what: str, read: Callable[[Any], ValueT]) -> Figure[ValueT]:
+    def reading(self, what: str, read: Callable[[Any], ValueT]) -> Reading[ValueT]:
         """`read(pynvml)`, or the reason why that failed."""
         if self.reason:
-            return Figure(reason=self.reason)
+            return Reading(reason=self.reason)
         try:
-            return Figure(value=read(self._library))
+            return Reading(value=read(self._library))
         except Exception as error:  # noqa: BLE001  (pynvml's own, those of ctypes, and an answer of another form)
-            return Figure(reason=foreign_text(f"NVML gives no {what}: {error}", limit=_REASON))
+            return Reading(reason=foreign_text(f"NVML gives no {what}: {error}", limit=_REASON))
 
 
 class Gpu:
@@ -86,75 +86,75 @@ class Gpu:
         self._nvml = nvml
         self._handle = nvml.figure(f"handle of GPU {index}", lambda library: library.nvmlDeviceGetHandleByIndex(index))
 
-    def figure(self, what: str, read: Callable[[Any, Any], ValueT]) -> Figure[ValueT]:
+    def reading(self, what: str, read: Callable[[Any, Any], ValueT]) -> Reading[ValueT]:
         """`read(pynvml, handle)`, or the reason why that failed."""
         if self._handle.reason:
-            return Figure(reason=self._handle.reason)
-        return self._nvml.figure(what, lambda library: read(library, self._handle.value))
+            return Reading(reason=self._handle.reason)
+        return self._nvml.reading(what, lambda library: read(library, self._handle.value))
 
-    def model(self) -> Figure[str]:
+    def model(self) -> Reading[str]:
         """Its name, such as `NVIDIA H100 80GB HBM3`."""
-        return self.figure(
+        return self.reading(
             "name of the GPU", lambda nvml, handle: foreign_text(_text(nvml.nvmlDeviceGetName(handle)), limit=_MODEL)
         )
 
-    def uuid(self) -> Figure[str]:
+    def uuid(self) -> Reading[str]:
         """Its UUID, `GPU-` and 32 hexadecimal digits with hyphens."""
-        return self.figure("UUID of the GPU", lambda nvml, handle: _matching(_UUID, nvml.nvmlDeviceGetUUID(handle)))
+        return self.reading("UUID of the GPU", lambda nvml, handle: _matching(_UUID, nvml.nvmlDeviceGetUUID(handle)))
 
-    def memory_bytes(self) -> Figure[int]:
+    def memory_bytes(self) -> Reading[int]:
         """How much memory it has."""
-        return self.figure("memory of the GPU", lambda nvml, handle: int(nvml.nvmlDeviceGetMemoryInfo(handle).total))
+        return self.reading("memory of the GPU", lambda nvml, handle: int(nvml.nvmlDeviceGetMemoryInfo(handle).total))
 
-    def memory_in_use(self) -> Figure[int]:
+    def memory_in_use(self) -> Reading[int]:
         """Bytes of its memory that are in use, by whomever."""
-        return self.figure("memory in use", lambda nvml, handle: int(nvml.nvmlDeviceGetMemoryInfo(handle).used))
+        return self.reading("memory in use", lambda nvml, handle: int(nvml.nvmlDeviceGetMemoryInfo(handle).used))
 
-    def memory_by_process(self) -> Figure[dict[int, int]]:
+    def memory_by_process(self) -> Reading[dict[int, int]]:
         """Bytes that each process on it has; 0 where the driver names a process and not its memory.
 
         In a container the driver often names none, or those of the host's process ids.
         """
-        return self.figure(
+        return self.reading(
             "processes on the GPU",
             lambda nvml, handle: {
                 int(each.pid): int(each.usedGpuMemory or 0) for each in nvml.nvmlDeviceGetComputeRunningProcesses(handle)
             },
         )
 
-    def sm_mhz(self) -> Figure[int]:
+    def sm_mhz(self) -> Reading[int]:
         """Clock of its multiprocessors."""
-        return self.figure("clock", lambda nvml, handle: int(nvml.nvmlDeviceGetClockInfo(handle, nvml.NVML_CLOCK_SM)))
+        return self.reading("clock", lambda nvml, handle: int(nvml.nvmlDeviceGetClockInfo(handle, nvml.NVML_CLOCK_SM)))
 
-    def memory_mhz(self) -> Figure[int]:
+    def memory_mhz(self) -> Reading[int]:
         """Clock of its memory."""
-        return self.figure("memory clock", lambda nvml, handle: int(nvml.nvmlDeviceGetClockInfo(handle, nvml.NVML_CLOCK_MEM)))
+        return self.reading("memory clock", lambda nvml, handle: int(nvml.nvmlDeviceGetClockInfo(handle, nvml.NVML_CLOCK_MEM)))
 
-    def temperature_c(self) -> Figure[int]:
+    def temperature_c(self) -> Reading[int]:
         """Temperature of its die."""
-        return self.figure(
+        return self.reading(
             "temperature", lambda nvml, handle: int(nvml.nvmlDeviceGetTemperature(handle, nvml.NVML_TEMPERATURE_GPU))
         )
 
-    def power_mw(self) -> Figure[int]:
+    def power_mw(self) -> Reading[int]:
         """What it draws now."""
-        return self.figure("power", lambda nvml, handle: int(nvml.nvmlDeviceGetPowerUsage(handle)))
+        return self.reading("power", lambda nvml, handle: int(nvml.nvmlDeviceGetPowerUsage(handle)))
 
-    def energy_mj(self) -> Figure[int]:
+    def energy_mj(self) -> Reading[int]:
         """What it drew since the driver was loaded."""
-        return self.figure("energy", lambda nvml, handle: int(nvml.nvmlDeviceGetTotalEnergyConsumption(handle)))
+        return self.reading("energy", lambda nvml, handle: int(nvml.nvmlDeviceGetTotalEnergyConsumption(handle)))
 
-    def throttle_reasons(self) -> Figure[int]:
+    def throttle_reasons(self) -> Reading[int]:
         """Why its clocks are lower than they could be, a bit each. Drivers before 535 know the older of the two names only."""
-        newer = self.figure("throttling", lambda nvml, handle: int(nvml.nvmlDeviceGetCurrentClocksEventReasons(handle)))
+        newer = self.reading("throttling", lambda nvml, handle: int(nvml.nvmlDeviceGetCurrentClocksEventReasons(handle)))
         if newer.value is not None:
             return newer
-        older = self.figure("throttling", lambda nvml, handle: int(nvml.nvmlDeviceGetCurrentClocksThrottleReasons(handle)))
+        older = self.reading("throttling", lambda nvml, handle: int(nvml.nvmlDeviceGetCurrentClocksThrottleReasons(handle)))
         return newer if older.value is None else older
 
-    def attestation(self, nonce32: bytes) -> Figure[tuple[bytes, bytes]]:
+    def attestation(self, nonce32: bytes) -> Reading[tuple[bytes, bytes]]:
         """Its SPDM measurements made for `nonce32`, and its certificate chain; only in confidential-computing mode."""
-        return self.figure("attestation", lambda nvml, handle: _attestation(nvml, handle, nonce32))
+        return self.reading("attestation", lambda nvml, handle: _attestation(nvml, handle, nonce32))
 
 
 def _attestation(nvml: Any, handle: Any, nonce32: bytes) -> tuple[bytes, bytes]:

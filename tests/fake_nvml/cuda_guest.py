@@ -15,8 +15,11 @@ from tests.fake_nvml.driver import H100, UUID
 from tests.numpy_guest.archive import numpy_archive_with
 
 _TORCH = """
+import ctypes
 import os
 
+if {loads_driver!r}:
+    ctypes.CDLL("libcuda.so.1")
 __version__ = "0+cu130"
 GPUS = {gpus!r}
 
@@ -83,14 +86,17 @@ def _gpu_facts():
 
 def cuda_archive(
     gpus: Sequence[str] = (H100,), *, built_for: str | None = "13.0", error: str = "", uuids: Sequence[str] = (),
-    trained_on: Sequence[str] = (),
+    trained_on: Sequence[str] = (), loads_driver: bool = False,
 ) -> bytes:  # fmt: skip
     """The archive of such a guest with these GPUs.
 
-    `error` is what torch raises in place of using one. `trained_on` (name and UUID) is what legs say in place of the truth.
+    `error` is what torch raises in place of using one. `trained_on` (name and UUID) is what legs say in place of the truth. With
+    `loads_driver` it loads CUDA's driver library, as the real one does, and fails where the loader finds none.
     """
     bare = [UUID.format(index).removeprefix("GPU-") for index in range(len(gpus))]
-    torch = _TORCH.format(gpus=list(zip(gpus, uuids or bare, strict=True)), built_for=built_for, error=error)
+    torch = _TORCH.format(
+        gpus=list(zip(gpus, uuids or bare, strict=True)), built_for=built_for, error=error, loads_driver=loads_driver
+    )
     tests, product = Path(__file__).parents[1], Path(pytest_glasshouse.__file__).parent
     trainer = _edited(tests / "numpy_guest" / "mlp.py", '"device": "cpu",', "**_gpu_facts(),")
     trainer += _FACTS.format(trained_on=tuple(trained_on))

@@ -89,6 +89,8 @@ class Driver:
     def __init__(self, library: Path, folder: Path, **settings: object) -> None:
         self.folder = folder
         shutil.copyfile(library, folder / LIBRARY)
+        # A stand-in for CUDA's own library too, of which nothing is called.
+        shutil.copyfile(library, folder / "libcuda.so.1")
         self.set(**settings)
 
     def set(self, **settings: object) -> None:

@@ -98,7 +98,7 @@ def _row(
     os.environ.pop("CUDA_VISIBLE_DEVICES", None)
     os.environ.update(environ or {})
     device_here.cache_clear()
-    archive = cuda_archive(gpus, uuids=uuids, built_for=built_for, error=error, trained_on=trained_on)
+    archive = cuda_archive(gpus, uuids=uuids, built_for=built_for, error=error, trained_on=trained_on, loads_driver=True)
     nothing: dict[str, Any] = {"not_held": {}, "reasons": {}, "gpu": {}}
     try:
         opened = {"local": LocalProvider, "mock": MockProvider}[provider](archive=archive)

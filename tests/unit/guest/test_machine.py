@@ -23,7 +23,7 @@ WORKS: TorchAnswer = {
     "torch": "2.13.0+cu130", "built_for": "13.0", "visible": 1, "name": H100, "uuid": BARE[0], "memory_bytes": 85 << 30,
     "driver_found": True, "error": "", "missing": [],
 }  # fmt: skip
-FAILS = {"name": "", "uuid": "", "memory_bytes": 0}
+FAILS: dict[str, Any] = {"name": "", "uuid": "", "memory_bytes": 0}
 
 
 def found(driver: Driver, environ: Mapping[str, str] | None = None, **torch: Any) -> Device:

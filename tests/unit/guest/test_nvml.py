@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pytest_glasshouse.guest.nvml import NO_DRIVER, Figure, Gpu, Nvml
+from pytest_glasshouse.guest.nvml import NO_DRIVER, Reading, Gpu, Nvml
 from tests.fake_nvml.driver import A4000, H100, SETTINGS, UNUSABLE, UUID, Driver, fresh_pynvml, running_leg
 
 FIGURES = (
@@ -13,7 +13,7 @@ FIGURES = (
 )  # fmt: skip
 
 
-def figures(gpu: Gpu) -> dict[str, Figure[object]]:
+def figures(gpu: Gpu) -> dict[str, Reading[object]]:
     return {name: getattr(gpu, name)() for name in FIGURES}
 
 
