@@ -84,7 +84,7 @@ class Gpu:
     def __init__(self, nvml: Nvml, index: int) -> None:
         self.index = index
         self._nvml = nvml
-        self._handle = nvml.figure(f"handle of GPU {index}", lambda library: library.nvmlDeviceGetHandleByIndex(index))
+        self._handle = nvml.reading(f"handle of GPU {index}", lambda library: library.nvmlDeviceGetHandleByIndex(index))
 
     def reading(self, what: str, read: Callable[[Any, Any], ValueT]) -> Reading[ValueT]:
         """`read(pynvml, handle)`, or the reason why that failed."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pytest_glasshouse.guest.nvml import NO_DRIVER, Reading, Gpu, Nvml
+from pytest_glasshouse.guest.nvml import NO_DRIVER, Gpu, Nvml, Reading
 from tests.fake_nvml.driver import A4000, H100, SETTINGS, UNUSABLE, UUID, Driver, fresh_pynvml, running_leg
 
 FIGURES = (
