@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING
 import pytest
 from hypothesis import settings
 
+from tests.fake_nvml.driver import Driver, build
+
 if TYPE_CHECKING:
     from tests.fake_cuda import FakeCuda
 
@@ -83,3 +85,16 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     training = [item for item in items if item.get_closest_marker("torch")]
     items[:] = [item for item in items if not item.get_closest_marker("torch")]
     config.hook.pytest_deselected(items=training)
+
+
+@pytest.fixture(scope="session")
+def nvml_library(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The library of the stand-in for NVML, compiled."""
+    cache = getattr(request.config, "cache", None)
+    return build(tmp_path_factory.mktemp("nvml") if cache is None else Path(cache.mkdir("fake-nvml")))
+
+
+@pytest.fixture
+def driver(nvml_library: Path, tmp_path_factory: pytest.TempPathFactory) -> Driver:
+    """A stand-in driver with one GPU, until `driver.set` says otherwise."""
+    return Driver(nvml_library, tmp_path_factory.mktemp("driver"))

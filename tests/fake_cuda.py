@@ -125,6 +125,9 @@ class FakeCuda(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def name(self) -> str:
         return "Fake CUDA"
 
+    def uuid(self) -> str | None:
+        return "GPU-fa4ecada-0000-4000-8000-000000000000"
+
     def peak_bytes(self) -> int:
         return self._peak
 

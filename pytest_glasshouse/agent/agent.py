@@ -14,6 +14,8 @@ import socket
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,6 +24,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from pytest_glasshouse.agent.base_models import Models
 from pytest_glasshouse.agent.bytecode_cache import BytecodeCache
 from pytest_glasshouse.agent.covariate_sampler import SamplerProcess
+from pytest_glasshouse.agent.gpu_memory import GpuMemory
 from pytest_glasshouse.agent.idempotency import AgentReply, ReplyCache
 from pytest_glasshouse.agent.installed_code import Baseline
 from pytest_glasshouse.agent.leg_process import LegProcess
@@ -30,8 +33,11 @@ from pytest_glasshouse.agent.spool import Spool
 from pytest_glasshouse.agent.turn_scheduler import TurnScheduler
 from pytest_glasshouse.errors import GlasshouseError, ProtocolError
 from pytest_glasshouse.guest import machine
+from pytest_glasshouse.guest.nvml import Gpu, Nvml
+from pytest_glasshouse.guest.torch_probe import TorchAnswer, ask_torch
 from pytest_glasshouse.wire import evidence, frames, tokens
 from pytest_glasshouse.wire.canonical import sha256_hex
+from pytest_glasshouse.wire.foreign_text import foreign_text
 from pytest_glasshouse.wire.guest_messages import DETAIL
 from pytest_glasshouse.wire.host_messages import (
     AnswerRequest,
@@ -76,7 +82,9 @@ class Agent:
         self._nonce = secrets.token_hex(16)
         self._archive_sha256 = sha256_hex(archive)
         self._archive_fd = sealed_copy("glasshouse-guest", archive)
-        self._machine = machine.describe()
+        self._nvml = Nvml()
+        # Asking torch takes seconds, meanwhile the agent listens: its first answer waits for it.
+        self._found = ThreadPoolExecutor(1, "device").submit(self._find_device)
         self._baseline = Baseline(site_packages)
         self._bytecode = BytecodeCache(
             directory / "bytecode",
@@ -93,6 +101,21 @@ class Agent:
         self._ops: dict[str, Callable[[dict[str, Json], bytearray], AgentReply]] = {
             name.removeprefix("on_"): getattr(self, name) for name in dir(self) if name.startswith("on_")
         }
+
+    def _find_device(self) -> machine.Device:
+        def ask() -> TorchAnswer:
+            return ask_torch(archive_fd=self._archive_fd, site_packages=self._site_packages, environ=os.environ)
+
+        return machine.find_device(self._nvml, ask, os.environ)
+
+    @cached_property
+    def _machine(self) -> dict[str, Json]:
+        return machine.describe(self._found.result())
+
+    def _gpu_memory(self) -> GpuMemory:
+        device = self._found.result()
+        gpu = None if device.nvml_index is None else Gpu(self._nvml, device.nvml_index)
+        return GpuMemory(gpu, reason=device.no_gpu or self._nvml.reason or "NVML shows no GPU that is torch's")
 
     def handle(self, request: dict[str, Json], payload: bytearray) -> AgentReply:
         """The reply to one request, which is carried out once however often it arrives; an error is a reply, too."""
@@ -111,7 +134,7 @@ class Agent:
         try:
             return self._ops[op](request, payload)
         except (GlasshouseError, LookupError, TypeError, ValueError, OSError, AttributeError, ArithmeticError) as error:
-            return {"error": type(error).__name__, "detail": printable(error, limit=DETAIL)}, b""
+            return {"error": type(error).__name__, "detail": foreign_text(error, limit=DETAIL)}, b""
 
     def on_hello(self, _request: dict[str, Json], _payload: bytearray) -> AgentReply:
         """Identify this guest: machine, boot, agent nonce, attestation key, archive."""
@@ -186,6 +209,7 @@ class Agent:
             bytecode=self._bytecode,
             container=self._allocation,
             site_packages=self._site_packages,
+            gpu=self._gpu_memory(),
             key=self._key,
             memory_files=self._memory_files,
             spool=self._spool,
@@ -214,7 +238,7 @@ class Agent:
             spool=self._spool,
         )
         self._schedulers[name] = scheduler
-        self._covariates.begin()
+        self._covariates.begin(self._found.result())
         cursor = self._spool.cursor
         scheduler.start()
         return {"cursor": cursor}, b""

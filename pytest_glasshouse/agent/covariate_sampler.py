@@ -12,18 +12,19 @@ import sys
 import threading
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pytest_glasshouse.agent.cpu_time import process_tree, processes
 from pytest_glasshouse.guest.clock import now_ns
 from pytest_glasshouse.guest.launcher import die_with_parent
+from pytest_glasshouse.guest.nvml import NO_DRIVER, Gpu, Nvml, Reading
 from pytest_glasshouse.wire.canonical import canonical, parse_object
-from pytest_glasshouse.wire.guest_messages import COVARIATES, DETAIL, MOST_SAMPLES
-from pytest_glasshouse.wire.printable import printable
+from pytest_glasshouse.wire.guest_messages import COVARIATES, MOST_SAMPLES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from pytest_glasshouse.guest.machine import Device
     from pytest_glasshouse.wire.canonical import Json
 
 PERIOD_S = 1.0
@@ -36,74 +37,57 @@ _IDLE, _IOWAIT, _STEAL = 3, 4, 7
 
 
 class Sampler:
-    """Takes samples. `agent` is the process whose descendants the legs are; `nvml` is pynvml or a fake."""
+    """Takes samples. `agent` is the process whose descendants the legs are, `gpu` the one they train on.
+
+    Without a GPU its fields are null for the reason `no_gpu`.
+    """
 
     def __init__(
         self,
         *,
         agent: int,
-        nvml: Any = None,
+        gpu: Gpu | None = None,
+        no_gpu: str = NO_DRIVER,
         proc: Path = Path("/proc"),
         clock_ns: Callable[[], int] = now_ns,
     ) -> None:
         self._agent = agent
+        self._gpu = gpu
         self._proc = proc
         self._clock_ns = clock_ns
         self._ticks: list[int] = []
         #: By field, the reason why it is null.
-        self.reasons: dict[str, str] = {}
-        self._nvml, self._device = self._open(nvml)
-
-    def _open(self, nvml: Any) -> tuple[Any, Any]:
-        if nvml is None:
-            import pynvml
-
-            nvml = pynvml
-        try:
-            nvml.nvmlInit()
-            return nvml, nvml.nvmlDeviceGetHandleByIndex(0)
-        except nvml.NVMLError:
-            self.reasons.update(dict.fromkeys(_GPU, "no NVIDIA driver on this machine"))
-            return nvml, None
+        self.reasons: dict[str, str] = {} if gpu is not None else dict.fromkeys(_GPU, no_gpu)
 
     def sample(self) -> list[int | None]:
         """One sample, in the order of `FIELDS`."""
-        return [self._clock_ns(), *self._gpu(), *self._host()]
+        return [self._clock_ns(), *self._of_gpu(), *self._host()]
 
-    def _gpu(self) -> list[int | None]:
-        nvml, device = self._nvml, self._device
-        if device is None:
+    def _of_gpu(self) -> list[int | None]:
+        gpu = self._gpu
+        if gpu is None:
             return [None] * len(_GPU)
-        reasons = getattr(nvml, "nvmlDeviceGetCurrentClocksEventReasons", None) or nvml.nvmlDeviceGetCurrentClocksThrottleReasons
-        readers: dict[str, Callable[[], Any]] = {
-            "sm_mhz": lambda: nvml.nvmlDeviceGetClockInfo(device, nvml.NVML_CLOCK_SM),
-            "memory_mhz": lambda: nvml.nvmlDeviceGetClockInfo(device, nvml.NVML_CLOCK_MEM),
-            "temperature_c": lambda: nvml.nvmlDeviceGetTemperature(device, nvml.NVML_TEMPERATURE_GPU),
-            "power_mw": lambda: nvml.nvmlDeviceGetPowerUsage(device),
-            "energy_mj": lambda: nvml.nvmlDeviceGetTotalEnergyConsumption(device),
-            "throttle_reasons": lambda: reasons(device),
+        figures = {
+            "sm_mhz": gpu.sm_mhz(),
+            "memory_mhz": gpu.memory_mhz(),
+            "temperature_c": gpu.temperature_c(),
+            "power_mw": gpu.power_mw(),
+            "energy_mj": gpu.energy_mj(),
+            "throttle_reasons": gpu.throttle_reasons(),
+            "other_processes": self._others(gpu),
         }
-        return [*(self._value(name, read) for name, read in readers.items()), self._others()]
+        self.reasons.update({name: figure.reason for name, figure in figures.items() if figure.reason})
+        return [figures[name].value for name in _GPU]
 
-    def _others(self) -> int | None:
+    def _others(self, gpu: Gpu) -> Reading[int]:
         """Processes on the GPU that are not the agent's; null where the driver lists processes that cannot be seen here."""
-        try:
-            pids = {int(each.pid) for each in self._nvml.nvmlDeviceGetComputeRunningProcesses(self._device)}
-        except self._nvml.NVMLError as error:
-            self.reasons["other_processes"] = _unavailable(error)
-            return None
-        running = processes(self._proc)
+        listed = gpu.memory_by_process()
+        if listed.value is None:
+            return Reading(reason=listed.reason)
+        pids, running = {*listed.value}, processes(self._proc)
         if pids and pids.isdisjoint(running):
-            self.reasons["other_processes"] = "the driver names processes of another process namespace"
-            return None
-        return len(pids - process_tree(self._agent, running))
-
-    def _value(self, name: str, read: Callable[[], Any]) -> int | None:
-        try:
-            return int(read())
-        except self._nvml.NVMLError as error:
-            self.reasons[name] = _unavailable(error)
-            return None
+            return Reading(reason="the driver names processes of another process namespace")
+        return Reading(value=len(pids - process_tree(self._agent, running)))
 
     def _host(self) -> list[int | None]:
         try:
@@ -123,14 +107,11 @@ class Sampler:
         return [load, round(1000 * busy / total), round(1000 * passed[_STEAL] / total)]
 
 
-def _unavailable(error: object) -> str:
-    return printable(f"NVML returned an error: {error}", limit=DETAIL)
-
-
-def serve_samples() -> int:
+def serve_samples(*, gpu_index: int | None, no_gpu: str) -> int:
     """The sampling process: one line on standard output every second, until the pipe breaks or the agent's thread ends."""
     die_with_parent()
-    sampler = Sampler(agent=os.getppid())
+    gpu = None if gpu_index is None else Gpu(Nvml(), gpu_index)
+    sampler = Sampler(agent=os.getppid(), gpu=gpu, no_gpu=no_gpu)
     while True:
         line: dict[str, Json] = {"sample": [*sampler.sample()], "reasons": {**sampler.reasons}}
         try:
@@ -145,6 +126,7 @@ class SamplerProcess(threading.Thread):
 
     def __init__(self, *, archive_fd: int, site_packages: Sequence[str]) -> None:
         super().__init__(name="covariates", daemon=True)
+        self._device: Device | None = None
         self._archive_fd = archive_fd
         self._site_packages = site_packages
         self._lock = threading.Lock()
@@ -152,10 +134,11 @@ class SamplerProcess(threading.Thread):
         self._reasons: dict[str, Json] = {}
         self._process: subprocess.Popen[bytes] | None = None
 
-    def begin(self) -> None:
-        """Start sampling, once."""
+    def begin(self, device: Device) -> None:
+        """Start sampling what `device` and its machine do, once."""
         with self._lock:
-            if not self.is_alive():
+            if self._device is None:
+                self._device = device
                 self.start()
 
     def run(self) -> None:
@@ -163,6 +146,11 @@ class SamplerProcess(threading.Thread):
         command = [sys.executable, "-I", "-S", "-B", "-X", "utf8", f"/proc/self/fd/{self._archive_fd}", "covariates"]
         for directory in self._site_packages:
             command += ["--site-packages", directory]
+        device = self._device
+        if device is not None and device.nvml_index is not None:
+            command += ["--gpu", str(device.nvml_index)]
+        elif device is not None:
+            command += ["--no-gpu", device.no_gpu or "NVML shows no GPU that is torch's"]
         self._process = subprocess.Popen(  # noqa: S603
             command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, pass_fds=(self._archive_fd,)
         )

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Protocol
 
 from pytest_glasshouse.errors import EvidenceUnavailableError
+from pytest_glasshouse.guest.nvml import Gpu, Nvml
 from pytest_glasshouse.wire.canonical import Json, b64u
 from pytest_glasshouse.wire.hardware import NVIDIA_GPU, device_nonce
 
@@ -37,22 +38,14 @@ class NvidiaSource:
         self.name = f"gpu-{index}"
 
     def collect(self, nonce32: bytes) -> dict[str, Json]:
-        import pynvml
-
+        nvml = Nvml()
         try:
-            pynvml.nvmlInit()
-        except pynvml.NVMLError as error:
-            raise EvidenceUnavailableError(f"{self.name}: not available: no NVIDIA driver ({error})") from None
-        try:
-            handle = pynvml.nvmlDeviceGetHandleByIndex(self._index)
-            report = pynvml.nvmlDeviceGetConfComputeGpuAttestationReport(handle, nonce32)
-            chain = pynvml.nvmlDeviceGetConfComputeGpuCertificate(handle)
-        except pynvml.NVMLError as error:
-            raise EvidenceUnavailableError(f"{self.name}: not available: the GPU does not attest ({error})") from None
+            found = Gpu(nvml, self._index).attestation(nonce32)
         finally:
-            pynvml.nvmlShutdown()
-        evidence = bytes(report.attestationReport[: report.attestationReportSize])
-        certificates = bytes(chain.attestationCertChain[: chain.attestationCertChainSize])
+            nvml.close()
+        if found.value is None:
+            raise EvidenceUnavailableError(f"{self.name}: not available: {nvml.reason or found.reason}")
+        evidence, certificates = found.value
         return {
             "type": NVIDIA_GPU,
             "evidence": b64u(evidence),
@@ -62,9 +55,12 @@ class NvidiaSource:
 
 def nvidia_sources() -> Iterator[EvidenceSource]:
     """A source for each GPU of this machine; without a GPU, one whose error says what is missing."""
-    from pytest_glasshouse.guest import machine
-
-    return (NvidiaSource(index) for index in range(max(1, len(machine.gpus()))))
+    nvml = Nvml()
+    try:
+        count = len(nvml.gpus())
+    finally:
+        nvml.close()
+    return (NvidiaSource(index) for index in range(max(1, count)))
 
 
 #: How to find the devices of a kind. Other kinds are ignored.

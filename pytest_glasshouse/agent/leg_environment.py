@@ -6,11 +6,12 @@ import os
 from pathlib import Path
 
 from pytest_glasshouse.guest.memory import STRICT_ENVIRONMENT
+from pytest_glasshouse.guest.torch_probe import device_variables
 from pytest_glasshouse.workloads.base import GUEST_ENVIRONMENT
 
 
 def leg_environment(workspace: Path, *, strict_memory: bool) -> dict[str, str]:
-    """All variables of a leg that works in `workspace`; of the agent's own, only the choice of GPUs is passed on."""
+    """All variables of a leg that works in `workspace`; of the agent's own, only those that choose and find the GPU."""
     own = str(workspace)
     return {
         **GUEST_ENVIRONMENT,
@@ -24,5 +25,5 @@ def leg_environment(workspace: Path, *, strict_memory: bool) -> dict[str, str]:
         # Eager binding: the lazy resolver leaves halves of secrets on thread stacks.
         "LD_BIND_NOW": "1",
         **(STRICT_ENVIRONMENT if strict_memory else {}),
-        **{name: os.environ[name] for name in ("CUDA_VISIBLE_DEVICES",) if name in os.environ},
+        **device_variables(os.environ),
     }

@@ -24,7 +24,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pytest_glasshouse.agent.base_models import descriptors_of
-from pytest_glasshouse.agent.gpu_memory import GpuMemory
 from pytest_glasshouse.agent.hardware_evidence import submods
 from pytest_glasshouse.agent.leg_code import LegCode
 from pytest_glasshouse.agent.leg_environment import leg_environment
@@ -46,6 +45,7 @@ if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
     from pytest_glasshouse.agent.bytecode_cache import BytecodeCache
+    from pytest_glasshouse.agent.gpu_memory import GpuMemory
     from pytest_glasshouse.agent.installed_code import Baseline
     from pytest_glasshouse.agent.memory_files import MemoryFiles
     from pytest_glasshouse.agent.spool import Spool
@@ -82,6 +82,7 @@ class LegProcess(threading.Thread):
         bytecode: BytecodeCache,
         container: str,
         site_packages: list[str],
+        gpu: GpuMemory,
         key: Ed25519PrivateKey,
         memory_files: MemoryFiles,
         spool: Spool,
@@ -115,7 +116,7 @@ class LegProcess(threading.Thread):
         self._challenged_ns = 0
         self._stretches = StretchRecorder()
         self._scan = LegScan()
-        self._gpu = GpuMemory()
+        self._gpu = gpu
         self._ended = threading.Event()
         self._killed = False
 
@@ -258,7 +259,7 @@ class LegProcess(threading.Thread):
         elif kind == "callback":
             # A raw leg has no head; its exit is bound to the callback.
             self._head = canonical(body).decode()
-            self._gpu.record("before", self._leg_pid)
+            self._gpu.record_in_use(self._leg_pid)
 
     def _on_drain(self, ours: PeerCredentialSocket) -> None:
         """Every earlier message is in the spool: this thread handles one after the other."""
@@ -350,7 +351,7 @@ class LegProcess(threading.Thread):
         stage = check_typed(body.get("stage"), str, "scan.stage")
         self._spool.append(self._leg_id, f"scan-{stage}", {})
         if stage == "trained":
-            self._gpu.record("before", self._leg_pid)
+            self._gpu.record_in_use(self._leg_pid)
         self._scan.scan_stage(stage, body)
         self._spool.append(self._leg_id, f"scanned-{stage}", {})
         self._send(ours, "scanned", {})
@@ -365,8 +366,7 @@ class LegProcess(threading.Thread):
             raise ProtocolError(f"expected the server's answer within {_ANSWER_S:g} s") from None
 
     def _observe_end(self) -> None:
-        process = self._process
-        status, gone = -1, True
+        process, status, gone = self._process, -1, True
         if process is not None:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
@@ -374,7 +374,7 @@ class LegProcess(threading.Thread):
             with contextlib.suppress(subprocess.TimeoutExpired):
                 status = process.wait(_END_S)
             gone = _no_process_left(process.pid)
-            self._gpu.record("after", self._leg_pid)
+            self._gpu.await_release(self._leg_pid, killed=self._killed)
         entries = sum(len(files) + len(folders) for _, folders, files in os.walk(self._workspace))
         shutil.rmtree(self._workspace, ignore_errors=True)
         kind, nonce = self._order["kind"], self._order["nonce"]

@@ -28,8 +28,13 @@ def main(arguments: list[str] | None = None) -> int:
     compiler = roles.add_parser("compile", help="fill the private byte-code cache (started by the agent)")
     compiler.add_argument("--workload", required=True)
     sampler = roles.add_parser("covariates", help="sample clocks, power and load once a second (started by the agent)")
+    sampler.add_argument("--gpu", type=int, help="the GPU that legs train on, by its index in NVML")
+    sampler.add_argument("--no-gpu", default="", help="or why they train on none")
+    device = roles.add_parser(
+        "device", help="say which GPU torch trains on (started by the agent, or the host on its own machine)"
+    )
     download = roles.add_parser("download", help="download a base model from a hub (started by the agent)")
-    for role in (agent, leg, compiler, sampler, download):
+    for role in (agent, leg, compiler, sampler, device, download):
         role.add_argument("--site-packages", action="append", default=[])
     options = parser.parse_args(arguments)
     if options.role == "leg":
@@ -51,7 +56,11 @@ def main(arguments: list[str] | None = None) -> int:
     if options.role == "covariates":
         from pytest_glasshouse.agent.covariate_sampler import serve_samples
 
-        return serve_samples()
+        return serve_samples(gpu_index=options.gpu, no_gpu=options.no_gpu)
+    if options.role == "device":
+        from pytest_glasshouse.guest.torch_probe import answer
+
+        return answer()
     if options.role == "download":
         from pytest_glasshouse.agent.model_download import main as download_model
 

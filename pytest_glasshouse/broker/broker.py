@@ -224,6 +224,11 @@ class Broker:
     # -- the end
 
     @property
+    def cpu_reasons(self) -> tuple[str, ...]:
+        """Why guests of this run train on their CPU although they have a driver: each reason once."""
+        return tuple({each.hello["deviceReason"]: "" for each in [*self._fleet.allocations] if "deviceReason" in each.hello})
+
+    @property
     def over_budget(self) -> str:
         """The message where the budget ended the run; empty otherwise."""
         return self._stopped

@@ -24,6 +24,7 @@ from pytest_glasshouse.errors import (
 )
 from pytest_glasshouse.providers.listing import Listing, doubt_in
 from pytest_glasshouse.rows.spec import SIMULATED_GPU
+from pytest_glasshouse.wire.guest_messages import DETAIL
 from pytest_glasshouse.wire.printable import printable
 from pytest_glasshouse.wire.typed import check_typed
 
@@ -106,7 +107,8 @@ class Creator:
         if allocation.provider.simulated and allocation.hello["device"] == "cpu":
             allocation.gpu_model = SIMULATED_GPU
             return
-        _check_gpu(lease.name, promised=allocation.offer.gpu_model, seen=model)
+        why = allocation.hello.get("deviceReason", "")
+        _check_gpu(lease.name, promised=allocation.offer.gpu_model, seen=model, why=why)
         allocation.gpu_model = model
 
     def refuse_when_ending(self) -> None:
@@ -237,10 +239,12 @@ def last_log_line(allocation: FleetMember) -> str:
     return f"; last line of its log: {printable(tail[0])}" if tail else ""
 
 
-def _check_gpu(name: str, *, promised: str, seen: str | None) -> None:
+def _check_gpu(name: str, *, promised: str, seen: str | None, why: str = "") -> None:
+    """`why` is the guest's own reason for using its CPU."""
     if seen is not None and seen != promised:
+        because = f" ({printable(why, limit=DETAIL)})" if why else ""
         raise WrongGpuError(
-            f"allocation {name} has another GPU: expected {promised}, saw {printable(seen)}. It was ended before any leg; "
-            "pick another offer",
+            f"allocation {name} has another GPU: expected {promised}, saw {printable(seen)}{because}. It was ended before any "
+            "leg; pick another offer",
             allocation_id=name,
         )

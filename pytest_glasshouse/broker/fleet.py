@@ -8,7 +8,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal, TypedDict, TypeVar
+from typing import TYPE_CHECKING, Literal, NotRequired, TypedDict, TypeVar
 
 from pytest_glasshouse.broker.cleanup_proof import Termination
 from pytest_glasshouse.broker.connection import shut_down_quietly
@@ -63,6 +63,8 @@ class Hello(TypedDict):
     device: str
     gpuModel: str
     gpuUuid: str | None
+    #: Why the device is the CPU, although there is a driver.
+    deviceReason: NotRequired[str]
 
 
 @dataclass(kw_only=True)

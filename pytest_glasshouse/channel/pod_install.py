@@ -21,7 +21,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from typing import TypedDict
 
     class AnnouncedFile(TypedDict):
@@ -109,6 +109,28 @@ def answers(path: str) -> bool:
     return True
 
 
+def driver_folder(search: str) -> str:
+    """The one folder of a search path like LD_LIBRARY_PATH that has NVIDIA's driver libraries; empty where none has.
+
+    A guest gets this folder and no other: some images mount the driver where only that variable leads.
+    """
+    best, most = "", 0
+    for folder in search.split(":"):
+        if os.path.isabs(folder) and "stubs" not in folder.split("/"):
+            there = [os.path.exists(os.path.join(folder, name)) for name in ("libcuda.so.1", "libnvidia-ml.so.1")]
+            # CUDA's own library counts for more: without it nothing trains.
+            if 2 * there[0] + there[1] > most:
+                best, most = folder, 2 * there[0] + there[1]
+    return best
+
+
+def device_environment(environ: Mapping[str, str]) -> dict[str, str]:
+    """The variables by which a guest finds its GPU: which ones are visible, and the driver's folder."""
+    found = {name: environ[name] for name in ("CUDA_VISIBLE_DEVICES", "NVIDIA_VISIBLE_DEVICES") if name in environ}
+    folder = driver_folder(environ.get("LD_LIBRARY_PATH", ""))
+    return {**found, "LD_LIBRARY_PATH": folder} if folder else found
+
+
 def start(directory: str, allocation: str, site_packages: Sequence[str], contact: str) -> None:
     """Start the agent so that it outlives this connection, and wait until it listens."""
     cache = os.path.join(directory, "bytecode")
@@ -117,10 +139,7 @@ def start(directory: str, allocation: str, site_packages: Sequence[str], contact
     command += ["--directory", directory, "--allocation", allocation, "--contact", contact]
     for path in site_packages:
         command += ["--site-packages", path]
-    environment = {"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8"}
-    for name in ("CUDA_VISIBLE_DEVICES", "NVIDIA_VISIBLE_DEVICES"):
-        if name in os.environ:
-            environment[name] = os.environ[name]
+    environment = {"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8", **device_environment(os.environ)}
     log = open(os.path.join(directory, "agent.log"), "ab")  # noqa: SIM115
     agent = subprocess.Popen(
         command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=directory, env=environment, start_new_session=True

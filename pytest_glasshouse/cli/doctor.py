@@ -22,6 +22,8 @@ from pytest_glasshouse.wire.printable import printable
 
 if TYPE_CHECKING:
     from pytest_glasshouse.cli.parser import Commands
+    from pytest_glasshouse.guest.machine import Device
+    from pytest_glasshouse.guest.nvml import Nvml
     from pytest_glasshouse.providers.base import Account, Provider
 
 #: A clock that is off by more than this makes deadlines in names mean something else at the provider.
@@ -77,9 +79,7 @@ def _rents(name: str) -> bool:
 
 
 def _here(name: str) -> Iterator[DoctorLine]:
-    yield _torch()
-    if name == "local":
-        yield _gpu()
+    yield from _guest(name)
     yield _socket()
     yield _disk()
     yield _locks()
@@ -207,24 +207,64 @@ def _ssh() -> DoctorLine:
     return DoctorLine(mark="ok", what="ssh", detail="found, and it reads its configuration as intended")
 
 
-def _torch() -> DoctorLine:
-    from importlib.util import find_spec
+def _guest(name: str) -> Iterator[DoctorLine]:
+    """What a guest on this machine can import, and which device it gets, asked in a process that starts as a guest does."""
+    from pytest_glasshouse.channel.archive import guest_archive
+    from pytest_glasshouse.guest.machine import find_device
+    from pytest_glasshouse.guest.nvml import Nvml
+    from pytest_glasshouse.guest.torch_probe import TRAINING, ProbeFailedError
+    from pytest_glasshouse.providers.guest_python import ask_here, guest_folders
 
-    missing = [name for name in ("torch", "transformers", "peft") if find_spec(name) is None]
-    if missing:
+    folders = guest_folders()
+    try:
+        answer = ask_here(guest_archive(), folders)
+    except ProbeFailedError as error:
+        fix = "pip install 'pytest-glasshouse[train]' into one environment"
+        yield DoctorLine(mark="FAIL", what="training", detail=str(error), fix=fix)
+        return
+    if answer["missing"]:
         fix = "pip install 'pytest-glasshouse[train]'"
-        return DoctorLine(mark="FAIL", what="training", detail=f"{' and '.join(missing)} not installed", fix=fix)
-    return DoctorLine(mark="ok", what="training", detail="torch, transformers and peft are installed")
+        yield DoctorLine(mark="FAIL", what="training", detail=f"a guest cannot import {'; '.join(answer['missing'])}", fix=fix)
+    else:
+        detail = f"a guest imports {', '.join(TRAINING)} and what it needs beside them"
+        yield DoctorLine(mark="ok", what="training", detail=detail)
+    nvml = Nvml()
+    try:
+        device = find_device(nvml, lambda: answer, os.environ)
+        lines = [*_gpu(name, device, nvml)]
+    finally:
+        nvml.close()
+    yield from lines
 
 
-def _gpu() -> DoctorLine:
-    from pytest_glasshouse.guest import machine
+def _gpu(name: str, device: Device, nvml: Nvml) -> Iterator[DoctorLine]:
+    if device.name == "cuda":
+        driver = f", driver {device.driver}" if device.driver else ""
+        yield DoctorLine(mark="ok", what="GPU", detail=f"{device.model} ({device.uuid or 'no UUID'}{driver})")
+        if device.gpu_count > 1:
+            detail = f"{device.gpu_count} here; legs train on the first that CUDA_VISIBLE_DEVICES leaves, in nvidia-smi's order"
+            yield DoctorLine(mark="ok", what="GPUs", detail=detail)
+        yield from _unreadable(device, nvml)
+    elif name == "local":
+        fix = "without a GPU use --provider mock"
+        yield DoctorLine(mark="FAIL", what="GPU", detail=device.no_gpu, fix=fix)
+    elif device.why_cpu:
+        yield DoctorLine(mark="warn", what="GPU", detail=f"rows train on the CPU: {device.why_cpu}")
 
-    found = machine.gpus()
-    if not found:
-        fix = "check nvidia-smi; without a GPU use --provider mock"
-        return DoctorLine(mark="FAIL", what="GPU", detail="NVML shows no NVIDIA GPU", fix=fix)
-    return DoctorLine(mark="ok", what="GPU", detail=", ".join(gpu.model for gpu in found))
+
+def _unreadable(device: Device, nvml: Nvml) -> Iterator[DoctorLine]:
+    """What NVML does not tell of the legs' GPU. Without its memory no row can hold all invariants."""
+    from pytest_glasshouse.guest.nvml import Gpu
+
+    if device.nvml_index is None:
+        detail = nvml.reason or "NVML shows no GPU with the UUID of torch's"
+        yield DoctorLine(mark="warn", what="NVML", detail=f"{detail}; GPU memory cannot be seen to be released")
+        return
+    gpu = Gpu(nvml, device.nvml_index)
+    memory, processes = gpu.memory_in_use(), gpu.memory_by_process()
+    reasons = [figure.reason for figure in (memory, processes, gpu.power_mw(), gpu.throttle_reasons()) if figure.reason]
+    if reasons:
+        yield DoctorLine(mark="warn", what="NVML", detail="; ".join(dict.fromkeys(reasons)))
 
 
 def _socket() -> DoctorLine:

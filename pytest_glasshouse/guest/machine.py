@@ -1,4 +1,4 @@
-"""The guest machine as the agent sees it: GPU, driver, interpreter, boot. Values that cannot be read are null."""
+"""The guest machine as the agent sees it: device, driver, interpreter, boot. Values that cannot be read are null."""
 
 from __future__ import annotations
 
@@ -10,58 +10,115 @@ import sys
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from pytest_glasshouse.guest.nvml import NO_DRIVER, Gpu, Nvml
+from pytest_glasshouse.guest.torch_probe import ProbeFailedError, TorchAnswer
+from pytest_glasshouse.wire.printable import printable
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
     from pytest_glasshouse.wire.canonical import Json
+    from pytest_glasshouse.workloads.base import DeviceName
+
+#: The driver's control node: a container may have it without NVML.
+_CONTROL_NODE = Path("/dev/nvidiactl")
 
 
 @dataclass(frozen=True, kw_only=True)
-class GpuInfo:
-    """One NVIDIA GPU as NVML names it."""
+class Device:
+    """What legs train on here. What cannot be read is None.
 
+    `nvml_index` is the GPU's place in NVML; `why_cpu` says in one line why the CPU is used although there is a driver, `no_gpu`
+    why there is no GPU to use, whether or not there is a driver.
+    """
+
+    name: DeviceName
     model: str
-    uuid: str
-    driver: str
-    memory_bytes: int
+    uuid: str | None = None
+    driver: str | None = None
+    gpu_count: int = 0
+    nvml_index: int | None = None
+    why_cpu: str = ""
+    no_gpu: str = ""
 
 
-def gpus() -> tuple[GpuInfo, ...]:
-    """Every NVIDIA GPU NVML shows; empty where there is no driver."""
-    import pynvml
+def find_device(nvml: Nvml, ask: Callable[[], TorchAnswer], environ: Mapping[str, str]) -> Device:
+    """The GPU that torch trains on, named as NVML names it, or the CPU with the reason.
 
+    `ask` asks torch in a process of its own; it is not called where there is no sign of a driver. `environ` are the variables
+    that the asked process gets. Never raises.
+    """
+    shown, driver = nvml.gpus(), nvml.driver().value
+    if not shown and nvml.reason == NO_DRIVER and not _CONTROL_NODE.exists():
+        return _cpu(no_gpu=NO_DRIVER)
     try:
-        pynvml.nvmlInit()
-    except pynvml.NVMLError:
-        return ()
-    try:
-        driver = _text(pynvml.nvmlSystemGetDriverVersion())
-        found = []
-        for index in range(pynvml.nvmlDeviceGetCount()):
-            handle = pynvml.nvmlDeviceGetHandleByIndex(index)
-            found.append(
-                GpuInfo(
-                    model=_text(pynvml.nvmlDeviceGetName(handle)),
-                    uuid=_text(pynvml.nvmlDeviceGetUUID(handle)),
-                    driver=driver,
-                    memory_bytes=int(pynvml.nvmlDeviceGetMemoryInfo(handle).total),
-                )
-            )
-        return tuple(found)
-    finally:
-        pynvml.nvmlShutdown()
+        torch = ask()
+    except ProbeFailedError as error:
+        why = str(error)
+    else:
+        if torch["name"] and not torch["error"]:
+            return _gpu(torch, shown, driver)
+        why = _why_not(torch, shown, nvml, environ)
+    return _cpu(no_gpu=why, why_cpu=why, driver=driver, gpu_count=len(shown))
 
 
-def describe() -> dict[str, Json]:
-    """GPU, CPU, kernel boot and versions of this machine. `gpuModel` names the device really found."""
-    found = gpus()
-    gpu = found[0] if found else None
+def _gpu(torch: TorchAnswer, shown: Sequence[Gpu], driver: str | None) -> Device:
+    """The first GPU of torch, found among NVML's by its UUID; where only one is there, it is that one."""
+    own = torch["uuid"].lower().removeprefix("gpu-").removeprefix("mig-")
+    uuids = {gpu.index: gpu.uuid().value for gpu in shown}
+    same = [gpu for gpu in shown if own and (uuids[gpu.index] or "").lower().endswith(own)]
+    if not same and len(shown) == 1 and torch["visible"] == 1 and not (own and uuids[0]):
+        same = [*shown]
+    model = same[0].model().value if same else None
+    uuid = uuids[same[0].index] if same else None
+    return Device(
+        name="cuda",
+        model=model or torch["name"],
+        uuid=uuid or (f"GPU-{own}" if own else None),
+        driver=driver,
+        gpu_count=max(len(shown), torch["visible"]),
+        nvml_index=same[0].index if same else None,
+    )
+
+
+def _cpu(**fields: Any) -> Device:
+    return Device(name="cpu", model=f"CPU ({cpu_model()})", **fields)
+
+
+def _why_not(torch: TorchAnswer, shown: Sequence[Gpu], nvml: Nvml, environ: Mapping[str, str]) -> str:
+    """Which of torch, its build, the driver, the container or a variable keeps torch from the GPU, and what to do."""
+    version, error = torch["torch"], torch["error"] or "it shows none"
+    hidden = printable(environ.get("CUDA_VISIBLE_DEVICES", ""), limit=80)
+    driver = "the driver is not loaded or was updated (restart), or this container was given no GPU"
+    causes = (
+        (not version, f"torch cannot be imported ({error}); pip install 'pytest-glasshouse[train]'"),
+        (not torch["built_for"], f"torch {version} is built without CUDA; install a build for CUDA"),
+        (nvml.reason not in {"", NO_DRIVER}, f"{nvml.reason}; {driver} ({error})"),
+        (
+            "CUDA_VISIBLE_DEVICES" in environ and torch["visible"] == 0 and shown,
+            f"CUDA_VISIBLE_DEVICES={hidden!r} leaves torch none of the {len(shown)} GPUs that NVML shows",
+        ),
+        (
+            not torch["driver_found"],
+            "the loader finds no libcuda.so.1; name its folder in LD_LIBRARY_PATH, or give the container the driver's libraries",
+        ),
+        (not shown and not nvml.reason, f"NVML shows no GPU: this container was given none ({error})"),
+    )
+    found = f"torch {version} for CUDA {torch['built_for']} cannot use the GPU: {error}"
+    return next((text for applies, text in causes if applies), found)
+
+
+def describe(device: Device) -> dict[str, Json]:
+    """GPU, CPU, kernel boot and versions of this machine. `gpuModel` names the device that legs train on."""
     return {
-        "gpuModel": gpu.model if gpu else f"CPU ({cpu_model()})",
-        "gpuUuid": gpu.uuid if gpu else None,
-        "gpuCount": len(found),
-        "driver": gpu.driver if gpu else None,
-        "device": "cuda" if gpu else "cpu",
+        "gpuModel": device.model,
+        "gpuUuid": device.uuid,
+        "gpuCount": device.gpu_count,
+        "driver": device.driver,
+        "device": device.name,
+        **({"deviceReason": device.why_cpu} if device.why_cpu else {}),
         "bootId": Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip(),
         "python": platform.python_version(),
         "kernel": platform.release(),
@@ -97,7 +154,3 @@ def _version(distribution: str) -> str | None:
         return importlib.metadata.version(distribution)
     except importlib.metadata.PackageNotFoundError:
         return None
-
-
-def _text(value: str | bytes) -> str:
-    return value.decode() if isinstance(value, bytes) else value

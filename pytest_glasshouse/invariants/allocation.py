@@ -5,12 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pytest_glasshouse.invariants import verified
-from pytest_glasshouse.invariants.finding import EvidenceReader, Finding, broken, judge_rounds, unseen
+from pytest_glasshouse.invariants.finding import EvidenceReader, Finding, JudgedInvariant, broken, judge_rounds, unseen
+from pytest_glasshouse.observation.document import WorkloadFacts
 from pytest_glasshouse.rows.spec import SIMULATED_GPU
 from pytest_glasshouse.wire.canonical import canonical, sha256_hex
+from pytest_glasshouse.wire.typed import check_typed
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection
+    from collections.abc import Callable, Collection, Iterator
 
     from pytest_glasshouse.observation.document import AllocationSeen, GuestSeen, Observation
     from pytest_glasshouse.rows.leg_order import Role
@@ -65,14 +67,55 @@ def _callback_of(reader: EvidenceReader, leg: Role) -> str:
 
 
 def same_allocation(observation: Observation) -> Finding:
-    """Provider's listing, GPU, boot, agent and the agent's key are the same before every leg of the row."""
+    """Provider's listing, GPU, boot, agent and its key are the same before every leg of the row, which trained on that GPU."""
 
     def judge(reader: EvidenceReader) -> str:
-        held = same_guest(reader)
-        _one_key(reader)
+        held = same_keys(reader)
+        _trained_there(reader)
         return held
 
     return judge_rounds("same allocation", observation, judge)
+
+
+def same_keys(reader: EvidenceReader) -> str:
+    """The same guest with the same key: all that revision 3 compared."""
+    held = same_guest(reader)
+    _one_key(reader)
+    return held
+
+
+def _trained_there(reader: EvidenceReader) -> None:
+    """Every leg that completed names the GPU that it trained on by its UUID; it has to be the one that the report names."""
+    named = reader.of_row("allocation")["gpuUuid"]
+    for leg, facts in _facts(reader):
+        trained_on = facts.get("deviceUuid")
+        if trained_on is None and named is not None and facts["device"] != "cpu":
+            raise unseen(f"the {leg} leg's torch does not tell its GPU's UUID", expected=f"GPU {named}", seen=facts["device"])
+        if trained_on != named:
+            raise broken(
+                f"the {leg} leg trained on another device than the one the report names",
+                expected=f"GPU {named}" if named else "no GPU",
+                seen=f"GPU {trained_on}" if trained_on else facts["device"],
+                todo="do not use this row; check CUDA_VISIBLE_DEVICES on the guest",
+            )
+
+
+def _facts(reader: EvidenceReader) -> Iterator[tuple[str, WorkloadFacts]]:
+    """What each leg that completed says of its device; a leg that did not is the subject of other invariants."""
+    for leg in verified.legs(reader):
+        found = _facts_in_journal(reader) if leg == "protected" else reader.maybe(leg, "callback", "facts")
+        if found is not None:
+            yield leg, check_typed(found, WorkloadFacts, f"{leg} facts")
+
+
+def _facts_in_journal(reader: EvidenceReader) -> object:
+    if reader.maybe("protected", "journal") is None:
+        return None
+    try:
+        lines = verified.entries(reader)
+    except JudgedInvariant:
+        return None
+    return next((line.body.get("facts") for line in lines if line.type == "train_completed"), None)
 
 
 def _one_key(reader: EvidenceReader) -> None:

@@ -30,12 +30,18 @@ _NOT_WHOLE = {
 SCANNED_PROVIDERS = ("mock", "local")
 
 
+#: Where no process is listed, so much more of the whole GPU in use than before the leg is the driver's or another process's:
+#: a process that uses CUDA holds hundreds of MiB for its context alone.
+SMALL_REMAINDER_BYTES = 64 << 20
+
+
 def runtime_zeroized(observation: Observation) -> Finding:
     """Last journal line, signed head, process gone, workspace empty, GPU memory released: all of them were seen."""
-    return judge_rounds("runtime zeroized", observation, _zeroized)
+    return judge_rounds("runtime zeroized", observation, zeroized)
 
 
-def _zeroized(reader: EvidenceReader) -> str:
+def zeroized(reader: EvidenceReader, *, small_remainder: int = SMALL_REMAINDER_BYTES) -> str:
+    """Judge one round; returns what was held. Up to revision 3 a remainder on the GPU was broken, however small."""
     reader.ran("protected")
     if "terminated" in protected_of(reader.notes):
         raise broken(
@@ -67,7 +73,15 @@ def _zeroized(reader: EvidenceReader) -> str:
         # Memory that was never seen in use cannot be seen to be released.
         why = gpu.get("reason") or "none was in use while the leg trained"
         raise unseen(f"the GPU's memory was not observed: {why}", expected="GPU memory of the leg, then 0")
-    if (after := gpu.get("after")) is not None:
+    after = gpu.get("after")
+    if after and gpu.get("of") == "device" and after < small_remainder:
+        raise unseen(
+            f"{after / 2**20:.1f} MiB more of the GPU's memory are in use than before the leg, and the driver lists no process: "
+            "it cannot be seen whose they are",
+            expected="the GPU's memory as before the leg",
+            seen=f"{after} bytes more",
+        )
+    if after is not None:
         observed["GPU memory in use"] = (after, 0)
     for name, (seen, expected) in observed.items():
         if seen != expected:

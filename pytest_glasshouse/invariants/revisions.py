@@ -71,6 +71,16 @@ def _same_allocation_2(observation: Observation) -> Finding:
     return judge_rounds("same allocation", observation, allocation.same_guest)
 
 
+def _same_allocation_3(observation: Observation) -> Finding:
+    """Nothing about the GPU that the legs say they trained on."""
+    return judge_rounds("same allocation", observation, allocation.same_keys)
+
+
+def _runtime_zeroized_3(observation: Observation) -> Finding:
+    """No remainder of the GPU's memory was too small to tell whose it is."""
+    return judge_rounds("runtime zeroized", observation, partial(lifecycle.zeroized, small_remainder=0))
+
+
 def _legs_in_order_2(observation: Observation) -> Finding:
     """Two whole lifecycles, and no third."""
     return judge_rounds("legs in order, not overlapping", observation, _of_two)
@@ -110,10 +120,17 @@ REVISIONS: tuple[Revision, ...] = (
         ),
         added=frozenset({"time_accounted_for"}),
     ),
-    # Every claim of work and time has a second witness.
+    # Every claim of work and time has a second witness; the legs name the GPU they trained on, and a small remainder of the whole
+    # GPU's memory is not seen to be the leg's.
     Revision(
         number=4,
-        before=MappingProxyType({"adapter_digests_distinct": _adapter_digests_distinct_3}),
+        before=MappingProxyType(
+            {
+                "adapter_digests_distinct": _adapter_digests_distinct_3,
+                "same_allocation": _same_allocation_3,
+                "runtime_zeroized": _runtime_zeroized_3,
+            }
+        ),
         added=frozenset({"work_witnessed"}),
     ),
 )

@@ -20,7 +20,7 @@ from pytest_glasshouse.errors import (
 from pytest_glasshouse.legs.allocation_policy import policy_for
 from pytest_glasshouse.legs.package_sending import PackageSending
 from pytest_glasshouse.legs.relay import Relay, session_name
-from pytest_glasshouse.legs.round import EXCLUDED, Round, protected_notes
+from pytest_glasshouse.legs.round import EXCLUDED, Round, protected_notes, why_failed
 from pytest_glasshouse.observation.document import Exit, Failure, Keys, LoadedCode, Spawned, Stretches
 from pytest_glasshouse.observation.outcome import Ended
 from pytest_glasshouse.owner.sealing import sealing
@@ -218,7 +218,7 @@ class ProtectedLeg:
         if (failed := watch.body("failed", Failure)) is not None:
             return Ended(
                 outcome="failed",
-                reason=f"protected leg failed: {failed['reason']}",
+                reason=f"protected leg failed: {why_failed(failed)}",
                 decision=_ENDED_HERE,
             )
         left = watch.body("exit", Exit)

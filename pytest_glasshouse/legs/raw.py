@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Literal, NoReturn
 
 from pytest_glasshouse.channel.guest_channel import put
 from pytest_glasshouse.errors import ConfigurationError, GuestGoneError, GuestRefusedError, IntegrityError, ProtocolError
-from pytest_glasshouse.legs.round import EXCLUDED, Round, raw_notes
+from pytest_glasshouse.legs.round import EXCLUDED, Round, raw_notes, why_failed
 from pytest_glasshouse.observation.document import Callback, Exit, Failure, LoadedCode, Spawned, Started, Stretches
 from pytest_glasshouse.observation.outcome import Ended
 from pytest_glasshouse.wire.tensors import tensor_digest
@@ -123,7 +123,7 @@ def _ended(callback: Callback | None, failed: Failure | None) -> Ended | None:
     if failed is not None:
         return Ended(
             outcome="failed",
-            reason=f"raw leg failed: {failed['reason']}",
+            reason=f"raw leg failed: {why_failed(failed)}",
             decision="the row ended here; the protected leg has nothing to be compared with",
         )
     if callback is None:

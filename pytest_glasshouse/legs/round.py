@@ -17,13 +17,15 @@ from pytest_glasshouse.legs.leg_watch import LegDeadlineError, LegWatch, Progres
 from pytest_glasshouse.observation.document import Greeting
 from pytest_glasshouse.observation.outcome import Ended
 from pytest_glasshouse.wire.elapsed import since_boot_ns
-from pytest_glasshouse.wire.guest_messages import GREETING
+from pytest_glasshouse.wire.guest_messages import DETAIL, GREETING
+from pytest_glasshouse.wire.printable import printable
 from pytest_glasshouse.wire.typed import check_typed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
     from pytest_glasshouse.observation.document import (
+        Failure,
         GuestSeen,
         HostTimes,
         ProtectedNotes,
@@ -286,3 +288,9 @@ def raw_notes(notes: RoundNotes, leg: Literal["raw", "raw2"]) -> RawNotes:
     if begun is None:
         notes[leg] = begun = {}
     return begun
+
+
+def why_failed(failed: Failure) -> str:
+    """Why a leg failed, as it says itself: the kind of error and its text."""
+    detail = printable(failed["detail"], limit=DETAIL)
+    return f"{failed['reason']}: {detail}" if detail else failed["reason"]

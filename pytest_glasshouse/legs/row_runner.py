@@ -181,7 +181,7 @@ class Allocation:
 
     def _outcome(self, row: RowSpec, observation: Observation, ended: Ended | None) -> Outcome:
         declared = self._settings.declared
-        return Outcome(row=row, declared=declared, allocation=self._facts(), observation=observation, ended=ended)
+        return Outcome(row=row, declared=declared, allocation=self._facts(row), observation=observation, ended=ended)
 
     def _extends(self, row: RowSpec) -> bool:
         return self._settings.half_width_pct is not None and not row.null and not row.sealed
@@ -248,7 +248,7 @@ class Allocation:
             "attemptId": secrets.token_hex(8),
             "rowId": row.row_id,
             "provider": self.grant.provider,
-            "dryRun": self.grant.dry_run,
+            "dryRun": self._is_dry_run(row),
             "simulated": self.grant.simulated,
             "workload": row.workload,
             "modelId": row.model,
@@ -300,14 +300,18 @@ class Allocation:
             raise ConfigurationError(f"provider {self.grant.provider} plays no faults: expected provider mock")
         return FaultyChannel(connect, self.grant.faults, lambda action: self._grants.inject_fault(self.grant, action))
 
-    def _facts(self) -> AllocationFacts:
+    def _is_dry_run(self, row: RowSpec) -> bool:
+        """On a dry allocation every row is; on this machine's own GPU, a row that names another."""
+        return self.grant.dry_run or row.gpu_model not in (None, self.grant.gpu_model)
+
+    def _facts(self, row: RowSpec) -> AllocationFacts:
         return AllocationFacts(
             provider=self.grant.provider,
             provider_instance_id=self.grant.instance_id,
             name=self.grant.allocation_id,
             gpu_model=self.grant.gpu_model,
             gpu_uuid=self.grant.gpu_uuid,
-            dry_run=self.grant.dry_run,
+            dry_run=self._is_dry_run(row),
             simulated=self.grant.simulated,
         )
 

@@ -98,6 +98,7 @@ class GpuClaim(TypedDict):
 
     before: NotRequired[int | None]
     after: NotRequired[int | None]
+    of: NotRequired[str]
     reason: NotRequired[str]
 
 

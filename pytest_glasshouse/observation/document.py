@@ -238,6 +238,7 @@ class WorkloadFacts(TypedDict):
     """What ran, as the workload reports it. Every workload names its device."""
 
     device: str
+    deviceUuid: NotRequired[str | None]
     dtype: NotRequired[str]
     pythonVersion: NotRequired[str]
     torchVersion: NotRequired[str]

@@ -16,8 +16,9 @@ from pytest_glasshouse.plugin.rental_prompt import ask_to_rent
 from pytest_glasshouse.plugin.stash import EARLIER, OPTIONS, engine_of
 from pytest_glasshouse.plugin.terminal import not_a_gate, open_live, summary, write_command, write_line
 from pytest_glasshouse.run.exit_codes import EXIT_BUDGET, EXIT_INFRASTRUCTURE
+from pytest_glasshouse.wire.guest_messages import DETAIL
 from pytest_glasshouse.wire.output import write_errors
-from pytest_glasshouse.wire.printable import printable_lines
+from pytest_glasshouse.wire.printable import printable, printable_lines
 
 if TYPE_CHECKING:
     from pytest_glasshouse.run.plan import RunInputs
@@ -88,6 +89,8 @@ class RunHooks:
                 f"{run.store.not_judged} of {len(run.selected.rows)} rows were not judged; to run them and keep the others, "
                 f"repeat the command with --glasshouse-resume {report}"
             )
+        for reason in run.broker.cpu_reasons if run.broker is not None else ():
+            yield f"the legs trained on the CPU: {printable(reason, limit=DETAIL)}"
         if run.report.replaced:
             yield "the report replaced a file that was there before this run"
 

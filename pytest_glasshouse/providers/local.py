@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from pytest_glasshouse.channel.archive import guest_archive
 from pytest_glasshouse.errors import ConfigurationError
-from pytest_glasshouse.guest import machine
 from pytest_glasshouse.providers import local_process as process
 from pytest_glasshouse.providers.base import Account, Instance, Launch, Offer
+from pytest_glasshouse.providers.guest_python import check_imports, device_here, guest_folders
 from pytest_glasshouse.rows.spec import RowSpec
 from pytest_glasshouse.wire.canonical import sha256_hex
 
 
 class LocalProvider:
-    """Allocations are this machine. Raises `ConfigurationError` where there is no NVIDIA GPU."""
+    """Allocations are this machine. Raises `ConfigurationError` where torch has no NVIDIA GPU to train on."""
 
     name = "local"
     base_url = ""
@@ -22,26 +24,25 @@ class LocalProvider:
     simulated = False
     poll_s = 0.05
 
-    def __init__(self) -> None:
-        found = machine.gpus()
-        if not found:
+    def __init__(self, *, site_packages: Sequence[str] = (), archive: bytes | None = None) -> None:
+        """`site_packages` and `archive` replace this installation's, for tests that change what the guest runs."""
+        self._archive = archive or guest_archive()
+        folders = tuple(site_packages) or guest_folders()
+        check_imports(folders)
+        device = device_here(self._archive, folders)
+        if device.name != "cuda":
             raise ConfigurationError(
-                "provider local: expected an NVIDIA GPU on this machine; NVML shows none. "
-                "Check nvidia-smi, or use --glasshouse-provider mock for a dry run"
+                f"provider local: expected an NVIDIA GPU that torch can train on; {device.no_gpu}. "
+                "glasshouse doctor --provider local tells more; --glasshouse-provider mock is a dry run on the CPU"
             )
-        self._gpu_model = found[0].model
-        self._guests = process.GuestProcesses()
-        self._archive = guest_archive()
+        self._gpu_model = device.model
+        self._guests = process.GuestProcesses(folders)
         self.archive_sha256 = sha256_hex(self._archive)
         process.check_room(self._archive)
 
     def offers(self, row: RowSpec) -> tuple[Offer, ...]:
-        """This machine's GPU, if it is the row's."""
-        if row.gpu_model is not None and row.gpu_model != self._gpu_model:
-            raise ConfigurationError(
-                f"row {row.name} names {row.gpu_model}; this machine has {self._gpu_model}. "
-                "Select rows for this GPU with -m, or run the row on a machine that has its GPU"
-            )
+        """This machine's GPU, whatever the row names; a row that names another is a dry run."""
+        del row
         return (Offer(provider=self.name, gpu_model=self._gpu_model),)
 
     def create(self, offer: Offer, *, launch: Launch) -> Instance:

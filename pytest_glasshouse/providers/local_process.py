@@ -12,12 +12,12 @@ import shutil
 import signal
 import subprocess
 import sys
-import sysconfig
 from collections.abc import Sequence
 from pathlib import Path
 
 from pytest_glasshouse.errors import ConfigurationError, InfrastructureError, IntegrityError
 from pytest_glasshouse.providers.base import Instance, UnixAccess
+from pytest_glasshouse.providers.guest_python import guest_folders, guest_variables
 from pytest_glasshouse.providers.lease import NAME_PREFIX
 from pytest_glasshouse.wire.folder import new_folder
 
@@ -36,8 +36,7 @@ class GuestProcess:
         self, directory: Path, name: str, archive: bytes, *, stalled: bool = False, site_packages: Sequence[str] = ()
     ) -> None:
         self.directory = directory
-        own = (sysconfig.get_path(kind) for kind in ("purelib", "platlib"))
-        self._site_packages = tuple(dict.fromkeys(site_packages or own))
+        self._site_packages = tuple(dict.fromkeys(site_packages or guest_folders()))
         self._name = name
         self._code = ["-c", _STALLED] if stalled else [str(directory / "guest.zip")]
         (directory / "guest.zip").write_bytes(archive)
@@ -58,11 +57,7 @@ class GuestProcess:
                 stdout=log,
                 stderr=log,
                 cwd=self.directory,
-                env={
-                    "PATH": "/usr/bin:/bin",
-                    "LANG": "C.UTF-8",
-                    **{name: os.environ[name] for name in ("CUDA_VISIBLE_DEVICES",) if name in os.environ},
-                },
+                env={"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8", **guest_variables()},
                 start_new_session=True,
             )
         _wait_until_shown(process)

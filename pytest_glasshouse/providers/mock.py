@@ -13,9 +13,9 @@ from types import MappingProxyType
 
 from pytest_glasshouse.channel.archive import build_archive, guest_archive
 from pytest_glasshouse.errors import AmbiguousCreateError, ConfigurationError, NoCapacityError, TerminateError
-from pytest_glasshouse.guest import machine
 from pytest_glasshouse.providers import local_process as process
 from pytest_glasshouse.providers.base import Account, Instance, Launch, Offer
+from pytest_glasshouse.providers.guest_python import check_imports, device_here, guest_folders
 from pytest_glasshouse.providers.mock_faults import FAULTS, GUEST_FAULTS
 from pytest_glasshouse.rows.spec import GPU_MODELS, RowSpec
 from pytest_glasshouse.wire.canonical import sha256_hex
@@ -51,14 +51,16 @@ class MockProvider:
         inside = [fault for fault in faults if fault in GUEST_FAULTS]
         self._archive = archive or (dishonest_archive(inside) if inside else guest_archive())
         self.archive_sha256 = sha256_hex(self._archive)
+        self._folders = tuple(site_packages) or guest_folders()
+        check_imports(self._folders)
         process.check_room(self._archive)
 
     def offers(self, row: RowSpec) -> tuple[Offer, ...]:
         """This machine, whatever the row names; the fault `wrong-gpu` promises what is not there."""
         if "no-capacity" in self._faults:
             raise NoCapacityError(f"mock: no capacity for {row.gpu} (fault no-capacity). Nothing was created; try again later")
-        real = machine.describe()["gpuModel"]
-        promised = GPU_MODELS["h100"] if "wrong-gpu" in self._faults else str(real)
+        real = device_here(self._archive, self._folders).model
+        promised = GPU_MODELS["h100"] if "wrong-gpu" in self._faults else real
         return (Offer(provider=self.name, gpu_model=promised),)
 
     def create(self, offer: Offer, *, launch: Launch) -> Instance:

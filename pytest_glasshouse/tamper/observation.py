@@ -183,10 +183,27 @@ def _replaced_token(token: str, name: str) -> Callable[[Editable, Editable], Non
     return change
 
 
-def _with_gpu(observation: Editable, _: Editable) -> None:
-    observation["allocation"]["gpuUuid"] = "GPU-0"
-    for met in observation["rounds"][0]["guest"]:
-        met["gpuUuid"] = "GPU-0"
+def _memory(after: int, of: str) -> dict[str, Any]:
+    """What an exit says of a leg's GPU memory."""
+    return {"before": 1 << 30, "after": after, "of": of, "reason": ""}
+
+
+def _on_gpu(*, trained_on: str | None = "GPU-0", gpu: dict[str, Any] | None = None) -> RoundEdit:
+    """A round on a GPU whose legs say that they trained on `trained_on`; `gpu` is what its exit says of that GPU's memory."""
+    facts = {"device": "H100", "deviceUuid": trained_on, "peakMemoryBytes": None}
+
+    def edit(about: str, content: Any) -> None:
+        if about == "observation":
+            for named in (content["allocation"], *content["rounds"][0]["guest"]):
+                named["gpuUuid"] = "GPU-0"
+        elif about == "callback":
+            content["facts"] = facts
+        elif about == "entries":
+            _body("train_completed", facts=facts)(content)
+        elif about == "exit" and gpu is not None:
+            content["gpu"] = gpu
+
+    return edit
 
 
 def _other_agent(notes: Editable) -> None:
@@ -281,7 +298,25 @@ CASES = (
     _claims("process-still-there", _ZEROIZED, "exit", process_gone=False),
     _claims("files-left", _ZEROIZED, "exit", workspace_entries=3),
     _claims("gpu-memory-left", _ZEROIZED, "exit", gpu={"before": None, "after": 4096, "reason": ""}),
-    _observation("gpu-memory-not-observed", f"unseen: {_ZEROIZED}", _with_gpu),
+    _claims(
+        "gpu-memory-left-by-the-process", _ZEROIZED, "exit", gpu={"before": 1 << 30, "after": 4096, "of": "process", "reason": ""}
+    ),
+    _claims(
+        "gpu-memory-left-on-the-device",
+        _ZEROIZED,
+        "exit",
+        gpu={"before": 1 << 30, "after": 1 << 29, "of": "device", "reason": ""},
+    ),
+    _claims(
+        "gpu-a-little-left", f"unseen: {_ZEROIZED}", "exit", gpu={"before": 1 << 30, "after": 4096, "of": "device", "reason": ""}
+    ),
+    _case("gpu-memory-not-observed", f"unseen: {_ZEROIZED}", _on_gpu()),
+    _case("trained-on-another-gpu", _PLACE, _on_gpu(trained_on="GPU-1")),
+    _case(
+        "gpu-not-told",
+        f"unseen: {_PLACE}",
+        _on_gpu(trained_on=None, gpu=_memory(0, "process")),
+    ),
     _scan("finds-copies", _SCANNED, status="dirty", copies=2, left={"data key": 2}),
     _scan("tells-of-no-copies-it-names", _SCANNED, left={"data key": 2}),
     _scan("says-clean-and-counts-copies", _SCANNED, copies=2),

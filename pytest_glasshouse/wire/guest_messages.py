@@ -14,6 +14,7 @@ from typing import TypeAlias
 from pytest_glasshouse.errors import IntegrityError, ProtocolError
 from pytest_glasshouse.wire import evidence
 from pytest_glasshouse.wire.canonical import MESSAGE_LIMIT, Json, canonical, parse_object
+from pytest_glasshouse.wire.foreign_text import foreign_text
 from pytest_glasshouse.wire.hardware import ITEM_NAME, ITEMS_LIMIT
 from pytest_glasshouse.wire.journal import FAILED, PROGRESS
 from pytest_glasshouse.wire.printable import printable
@@ -85,7 +86,8 @@ _ABOUT: Members = {
     "python": _VERSION, "torch": Maybe(_VERSION),
 }  # fmt: skip
 _BESIDE: Members = {
-    "gpuCount": Whole(high=1024), "kernel": _LABEL, "transformers": Maybe(_VERSION), "peft": Maybe(_VERSION),
+    "gpuCount": Whole(high=1024), "deviceReason": _REASON, "kernel": _LABEL, "transformers": Maybe(_VERSION),
+    "peft": Maybe(_VERSION),
 }  # fmt: skip
 #: A guest's description of itself before every leg. The answer to a first hello may leave out members that decide nothing.
 GREETING = Fields({**_HELLO, **_ABOUT}, _BESIDE)
@@ -119,7 +121,7 @@ REFUSAL = Fields({"error": _CODE, "detail": Text(most=DETAIL + 20, pattern=r"(?s
 _PHASES = ("load_ns", "prologue_ns", "export_ns")
 #: What ran. Every workload names its device; an idle one of the tamper suite has few other facts.
 _FACTS = Fields({"device": _LABEL}, {
-    "dtype": _NAME, "pythonVersion": _VERSION, "torchVersion": _VERSION, "threads": _COUNT,
+    "deviceUuid": Maybe(_NAME), "dtype": _NAME, "pythonVersion": _VERSION, "torchVersion": _VERSION, "threads": _COUNT,
     "trainableParameters": _COUNT, "totalParameters": _COUNT, "peakMemoryBytes": Maybe(_COUNT), "peakMemorySource": _LABEL,
     "batchesPerUnit": NamedMembers(name=Text(most=32, pattern="[0-9]+x[0-9]+"), of=_COUNT, most=16),
     "adapterDtype": _NAME, "transformersVersion": _VERSION, "peftVersion": _VERSION,
@@ -264,13 +266,13 @@ OUT_OF_MEMORY = "OutOfMemoryError"
 
 
 def failure(error: BaseException, detail: object = None) -> dict[str, Json]:
-    """The body of `failed`: why a leg ended, in a form that is passed on."""
+    """The body of `failed`: why a leg ended, in a form that is passed on and may be published."""
     reason = getattr(error, "reason", None)
     try:
         _CODE.check(reason, "reason")
     except ProtocolError:
         reason = type(error).__name__[:64]
-    return {"reason": reason, "detail": printable(error if detail is None else detail, limit=DETAIL)}
+    return {"reason": reason, "detail": foreign_text(error if detail is None else detail, limit=DETAIL)}
 
 
 def check_event(kind: str, body: Json) -> None:

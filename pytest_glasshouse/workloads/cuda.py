@@ -69,6 +69,9 @@ class Cuda(Protocol):
     def name(self) -> str:
         """The device's name."""
 
+    def uuid(self) -> str | None:
+        """The device's UUID as NVML writes it, `GPU-...`; None where torch does not tell it."""
+
     def peak_bytes(self) -> int:
         """The most bytes that tensors took at one time."""
 
@@ -139,6 +142,12 @@ class TorchCuda:
         import torch
 
         return str(torch.cuda.get_device_name())
+
+    def uuid(self) -> str | None:
+        import torch
+
+        bare = str(getattr(torch.cuda.get_device_properties(torch.cuda.current_device()), "uuid", ""))
+        return f"GPU-{bare.lower().removeprefix('gpu-')}" if bare else None
 
     def peak_bytes(self) -> int:
         import torch

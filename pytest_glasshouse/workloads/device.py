@@ -171,16 +171,19 @@ def optimizer_tensors(optimizer: Any) -> list[Any]:
 
 
 def facts_of(device: DeviceName, *, trainable: int, total: int, dtype: str) -> Facts:
-    """Device, versions, threads, sizes, and peak memory with its source."""
+    """Device and its UUID, versions, threads, sizes, and peak memory with its source."""
     import torch
 
+    uuid: str | None = None
     if device == "cuda":
-        name, peak, source = cuda.CUDA.name(), cuda.CUDA.peak_bytes(), "cuda max_memory_allocated"
+        uuid, name = cuda.CUDA.uuid(), cuda.CUDA.name()
+        peak, source = cuda.CUDA.peak_bytes(), "cuda max_memory_allocated"
     else:
         # ru_maxrss counts the whole process, in KiB on Linux.
         name, peak, source = "cpu", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, "ru_maxrss"
     return {
         "device": name,
+        "deviceUuid": uuid,
         "dtype": dtype,
         "pythonVersion": sys.version.split()[0],
         "torchVersion": str(torch.__version__),

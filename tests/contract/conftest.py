@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
-from pytest_glasshouse.guest import machine
+from pytest_glasshouse.channel.archive import guest_archive
 from pytest_glasshouse.providers.base import Instance, Launch, Offer, Provider
+from pytest_glasshouse.providers.guest_python import device_here, guest_folders
 from pytest_glasshouse.providers.registry import open_provider
 from pytest_glasshouse.rows.spec import RowSpec
 from tests.loopback.faults import Fault
@@ -20,7 +21,7 @@ from tests.loopback.providers import runpod, vastai
 
 RENTED = ("runpod-rest", "runpod-sdk", "vastai")
 #: `local` stands only where there is a GPU; everything else runs everywhere.
-OWNED = ("mock", "local") if machine.gpus() else ("mock",)
+OWNED = ("mock", "local") if device_here(guest_archive(), guest_folders()).name == "cuda" else ("mock",)
 IMAGE = "example/guest@sha256:" + "5" * 64
 
 _numbers = count(1)

@@ -77,6 +77,7 @@ class FakeBroker:
 
     rents = False
     simulated = ()
+    cpu_reasons = ()
     over_budget = os.environ.get("FAKE_OVER_BUDGET", "")
 
     def quote(self, *, on_retry: Callable[[str], None]) -> Any:

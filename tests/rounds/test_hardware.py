@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from pytest_glasshouse.guest import machine
+from pytest_glasshouse.guest.nvml import Nvml
 from pytest_glasshouse.legs.allocation_policy import base_policy
 from pytest_glasshouse.legs.row_runner import ProtectedRuntime
 from pytest_glasshouse.owner.references import Hardware
@@ -18,7 +18,7 @@ from tests.numpy_guest.archive import numpy_archive
 from tests.rounds.conftest import carry_out, short_row
 
 
-@pytest.mark.skipif(bool(machine.gpus()), reason="this machine has an NVIDIA GPU; what it says depends on its mode")
+@pytest.mark.skipif(bool(Nvml().gpus()), reason="this machine has an NVIDIA GPU; what it says depends on its mode")
 def test_no_key_is_released_where_a_required_gpu_has_no_evidence(tmp_path: Path) -> None:
     captured = base_policy(name="gpu", archive_sha256=sha256_hex(numpy_archive()), container="any", completion_s=60)
     policy = dataclasses.replace(captured, hardware=Hardware(required=(NVIDIA_GPU,)))

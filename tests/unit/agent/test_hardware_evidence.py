@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from pytest_glasshouse.agent.hardware_evidence import EvidenceSource, NvidiaSource, submods
 from pytest_glasshouse.errors import EvidenceUnavailableError
-from pytest_glasshouse.guest import machine
+from pytest_glasshouse.guest.nvml import Nvml
 from pytest_glasshouse.wire.canonical import Json, b64u
 from pytest_glasshouse.wire.evidence import Cnf
 from pytest_glasshouse.wire.hardware import device_nonce
@@ -60,7 +60,7 @@ def test_a_kind_without_a_source_is_left_out() -> None:
     assert submods(["tdx"], nonce=NONCE, cnf=CNF) == {}
 
 
-@pytest.mark.skipif(bool(machine.gpus()), reason="this machine has an NVIDIA GPU; its answer depends on its mode")
+@pytest.mark.skipif(bool(Nvml().gpus()), reason="this machine has an NVIDIA GPU; its answer depends on its mode")
 def test_a_machine_without_an_nvidia_gpu_has_no_evidence_to_show() -> None:
     with pytest.raises(EvidenceUnavailableError, match="not available"):
         NvidiaSource(0).collect(bytes(32))

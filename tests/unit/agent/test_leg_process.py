@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from pytest_glasshouse.agent.gpu_memory import GpuMemory
 from pytest_glasshouse.agent.leg_process import LegProcess
 from pytest_glasshouse.agent.leg_scan import _ServedMemory
 from pytest_glasshouse.agent.memory_files import MemoryFiles
@@ -35,7 +36,7 @@ def leg(tmp_path: Path) -> LegProcess:
     nothing: Any = None
     return LegProcess(
         leg_id="raw-0", order={"kind": "raw", "nonce": "", "plan": nothing, "material": {}}, workspace=tmp_path / "leg", archive_fd=0, components={},
-        baseline=nothing, bytecode=nothing, container="a", site_packages=[], key=Ed25519PrivateKey.generate(), memory_files=MemoryFiles(),
+        baseline=nothing, bytecode=nothing, container="a", site_packages=[], gpu=GpuMemory(None), key=Ed25519PrivateKey.generate(), memory_files=MemoryFiles(),
         spool=Spool(tmp_path / "spool.jsonl"),
     )  # fmt: skip
 

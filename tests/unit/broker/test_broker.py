@@ -37,7 +37,7 @@ ROW = RowSpec(name="row", workload="mlp", gpu="anygpu", order="raw-first", targe
 
 def _fake_archive() -> bytes:
     """A guest that answers hello and starts in a moment: what is tested here is the broker."""
-    source = Path(fake_guest.__file__).read_text().replace(fake_guest.GPU_MODEL, str(machine.describe()["gpuModel"]))
+    source = Path(fake_guest.__file__).read_text().replace(fake_guest.GPU_MODEL, f"CPU ({machine.cpu_model()})")
     archive = io.BytesIO()
     with zipfile.ZipFile(archive, "w") as file:
         file.writestr("__main__.py", source)

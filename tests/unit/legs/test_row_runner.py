@@ -81,12 +81,13 @@ def test_row_whose_legs_find_no_room_together_is_run_again_one_after_the_other(
 
 
 def test_leg_that_fails_for_another_reason_is_not_run_again(host_attestation: HostAttestation) -> None:
-    spool = Spool(lambda _role, _request: [("failed", {"reason": "RuntimeError", "detail": ""}), EXIT])
+    failed = {"reason": "AssertionError", "detail": "Torch not compiled with CUDA enabled"}
+    spool = Spool(lambda _role, _request: [("failed", failed), EXIT])
     outcome, _, agent = ran(host_attestation, spool.answers, order="interleaved")
     assert "didNotFit" not in outcome.observation
     assert len(agent.asked["conduct"]) == 1
     assert outcome.ended is not None
-    assert outcome.ended.reason == "raw leg failed: RuntimeError"
+    assert outcome.ended.reason == "raw leg failed: AssertionError: Torch not compiled with CUDA enabled"
     assert "nothing to be compared with" in outcome.ended.decision
 
 
@@ -118,6 +119,15 @@ def test_only_rounds_that_count_each_are_kept(tmp_path: Path, order: Any, asked:
     assert outcome.ended is not None
     missing = "; 1 of 2 rounds are finished and kept; 1 more are needed" if asked else ""
     assert outcome.ended.reason == "the guest is gone" + missing
+
+
+@pytest.mark.parametrize(("gpu", "dry"), [("h100", False), ("anygpu", False), ("a4000", True)])
+def test_row_that_names_another_gpu_than_the_one_it_ran_on_is_a_dry_run(tmp_path: Path, gpu: Any, dry: bool) -> None:
+    """Also on a machine of one's own, whatever row was granted it before."""
+    own = replace(MOCK, provider="local", dry_run=False, gpu_model="NVIDIA H100 80GB HBM3", gpu_uuid="GPU-1")
+    row = replace(ALTERNATING, gpu=gpu)
+    allocation = Allocation(own, Grants(), RowSettings(declared=row, run_id="r", seed=7), print)
+    assert (allocation._facts(row).dry_run, allocation._plan(row)["dryRun"]) == (dry, dry)
 
 
 def test_reason_stays_as_the_host_saw_it_where_the_provider_knows_none(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ import pytest
 from pytest_glasshouse.agent.covariate_sampler import FIELDS, Sampler
 from pytest_glasshouse.agent.gpu_memory import GpuMemory
 from pytest_glasshouse.errors import IntegrityError, ProtocolError
+from pytest_glasshouse.guest.nvml import Gpu, Nvml
 from pytest_glasshouse.wire import evidence, tokens
 from pytest_glasshouse.wire.guest_messages import (
     CLAIMS,
@@ -27,8 +28,7 @@ from pytest_glasshouse.wire.guest_messages import (
     check_reply,
     failure,
 )
-from tests.unit.agent.fake_nvml import FakeNvml
-from tests.unit.agent.pretend_nvml import PretendNvml
+from tests.fake_nvml.driver import SETTINGS, Driver, running_leg
 from tests.unit.channel.lying_agent import HELLO, KEY, event
 
 RECORDED: dict[str, dict[str, Any]] = json.loads((Path(__file__).parents[2] / "data" / "guest_conversations.json").read_text())
@@ -80,14 +80,15 @@ def test_greetings_of_real_machines_are_accepted(greeting: dict[str, Any]) -> No
     check_reply("hello", {**HELLO, **greeting})
 
 
-def test_messages_only_a_gpu_sends_are_accepted(tmp_path: Path) -> None:
-    sampler = Sampler(agent=10, nvml=FakeNvml(pids=()), proc=tmp_path)
+def test_messages_only_a_gpu_sends_are_accepted(tmp_path: Path, driver: Driver) -> None:
+    (gpu,) = Nvml(driver.pynvml).gpus()
+    sampler = Sampler(agent=10, gpu=gpu, proc=tmp_path)
     sample = sampler.sample()
-    assert sample[1:7] == [1980, 2619, 51, 350_000, 10**12, 4]
+    assert sample[1:7] == [1980, 2619, 51, 350_000, 10**6, 4]
     check_reply("covariates", {"fields": [*FIELDS], "samples": [[*sample]], "reasons": {**sampler.reasons}})
     body = {"manifest": "0" * 64, "open_ns": 1, "locked": 1, "ring_bytes": 1 << 28, "pinned": 1}
     JOURNAL["package_verified"].check({**body}, "x")  # type: ignore[dict-item]
-    for claims in gpu_claims():
+    for claims in gpu_claims(driver, gpu):
         exit_claims = {**evidence.exit_claims(
             nonce="0" * 64, head_token="", process_gone=True, exit_status=-9, workspace_entries=0, gpu=claims,
             scan={"status": "unseen", "reason": "a raw leg is not scanned"},
@@ -95,14 +96,14 @@ def test_messages_only_a_gpu_sends_are_accepted(tmp_path: Path) -> None:
         CLAIMS["exit"].check(exit_claims, "exit")
 
 
-def gpu_claims() -> Iterator[dict[str, Any]]:
+def gpu_claims(driver: Driver, gpu: Gpu) -> Iterator[dict[str, Any]]:
     """Memory of a leg, reported by process, by device, and not at all."""
-    for processes, driver in (({4711: 500}, True), ({}, True), ({}, False)):
-        nvml = PretendNvml(driver=driver)
-        memory = GpuMemory(nvml)
-        nvml.used, nvml.processes = 2000, processes
-        memory.record("before", 4711)
-        memory.record("after", 4711)
+    for setting in ("one", "no-list", "no-memory-no-list"):
+        driver.set(**SETTINGS[setting])
+        memory = GpuMemory(gpu)
+        with running_leg() as leg:
+            memory.record_in_use(leg)
+        memory.await_release(leg)
         yield memory.claims()
 
 
