@@ -46,7 +46,8 @@ def main(arguments: list[str]) -> int:
         return _say(f"{_NEEDS}. Here NVML shows no GPU.")
     if options.fresh:
         shutil.rmtree(work, ignore_errors=True)
-    wheels = options.wheels if any(options.wheels.glob("*.whl")) and not options.rehearse else None
+    wheels = options.wheels or (None if options.rehearse else TREE / WHEELS)
+    wheels = wheels if wheels is not None and any(wheels.glob("*.whl")) else None
     if wheels is None and (lacks := "" if options.rehearse else missing(sys.executable)):
         return _say(f"{_NEEDS}. There are no wheels here, and {sys.executable} lacks {lacks}.")
     python = sys.executable if wheels is None else str(work / "environment" / "bin" / "python")
@@ -101,7 +102,7 @@ def _options(arguments: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu", allow_abbrev=False)
     parser.add_argument("--out", type=Path, default=WORK / "out", help="folder for summary, probes, logs and reports")
     parser.add_argument("--work", type=Path, default=WORK, help="folder of each step's result, for the next call")
-    parser.add_argument("--wheels", type=Path, default=TREE / WHEELS)
+    parser.add_argument("--wheels", type=Path, help=f"folder of wheels (default: {WHEELS}; none in a rehearsal)")
     parser.add_argument("--total-seconds", type=float, default=470.0)
     parser.add_argument("--only", type=lambda text: text.split(","), default=[], help="names of steps, with commas")
     parser.add_argument("--fresh", action="store_true", help="run every step, whatever passed before")

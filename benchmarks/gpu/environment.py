@@ -98,19 +98,31 @@ def link(folders: list[Path], target: Path) -> None:
 def missing(python: Path | str) -> str:
     """Which of `IMPORTS` that Python cannot import, and why, in one line; empty where it can import all of them.
 
-    Asked as a guest asks: isolated, without the packages that only a user's own folders or variables show.
+    Asked as a guest asks: isolated, and with nothing but the interpreter's own folders of packages.
     """
-    code = (
-        "import importlib, sys, sysconfig\n"
-        "sys.path += dict.fromkeys([sysconfig.get_path('purelib'), sysconfig.get_path('platlib')])\n"
-        "sys.path += sys.argv[1:2]\n"
-        f"for name in {IMPORTS!r}:\n"
-        "    try:\n        importlib.import_module(name)\n"
-        "    except Exception as error:\n        print(f'{name}: {type(error).__name__}: {error}'.splitlines()[0][:160])\n"
+    folders = _printed(
+        [str(python), "-I", "-c", "import sysconfig as s; print(s.get_path('purelib')); print(s.get_path('platlib'))"]
     )
     tree = str(Path(__file__).parents[2])
-    done = subprocess.run([str(python), "-I", "-S", "-c", code, tree], capture_output=True, text=True, check=False)
-    return "; ".join(done.stdout.splitlines()) or ("" if done.returncode == 0 else f"exit {done.returncode}")
+    return "; ".join(_printed([str(python), "-I", "-S", "-c", _IMPORT_ALL, *dict.fromkeys([*folders, tree])]))
+
+
+_IMPORT_ALL = f"""
+import importlib, sys
+sys.path += sys.argv[1:]
+for name in {IMPORTS!r}:
+    try:
+        importlib.import_module(name)
+    except BaseException as error:
+        print(f"{{name}}: {{type(error).__name__}}: {{error}}".splitlines()[0][:160])
+"""
+
+
+def _printed(command: list[str]) -> list[str]:
+    """The lines that a Python prints, and how it ended where it did not end well."""
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    lines = done.stdout.splitlines()
+    return lines if done.returncode == 0 else [*lines, f"exit {done.returncode}: {done.stderr.strip()[-160:]}"]
 
 
 if __name__ == "__main__":

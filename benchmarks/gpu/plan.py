@@ -82,7 +82,7 @@ def _environment(setting: Setting, wheels: Path | None) -> list[str]:
 
     if wheels is not None:
         return [sys.executable, "-m", "benchmarks.gpu.environment", str(wheels), str(setting.work / "environment")]
-    check = "import sys; from benchmarks.gpu.environment import missing; sys.exit(missing(sys.argv[1]))"
+    check = "import sys; from benchmarks.gpu.environment import missing; sys.exit(missing(sys.argv[1]) or 0)"
     return [setting.python, "-c", check, setting.python]
 
 
@@ -114,7 +114,7 @@ def _rows(
 ) -> Step:
     """Rows that leave a report."""
     own = [] if any(each.endswith(".py") for each in chosen) else ["benchmarks/gpu/gpu_rows.py"]
-    sizes = {"seconds": 0.5, "warmup": 0.1, "rounds": 2, "steps": 2} if setting.rehearse else {}
+    sizes = {"seconds": 0.5, "warmup": 0.1, "rounds": 2, "null_rounds": 1, "steps": 2} if setting.rehearse else {}
     report = setting.work / "reports" / f"{name}.json"
     command = [
         *_pytest(setting), *own, *chosen, "--glasshouse-report", str(report),

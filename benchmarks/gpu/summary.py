@@ -64,7 +64,7 @@ def _report(document: Mapping[str, Any]) -> Iterator[str]:
         )
         yield from _not_held(row)
     for row in document["excludedResults"]:
-        yield f"{row.get('name')}: excluded: {row.get('reason') or row.get('excludedBecause')}"
+        yield f"{row['name']}: {row['outcome']}: {row['reason']}"
 
 
 def _row(row: Mapping[str, Any]) -> Iterator[str]:
@@ -152,7 +152,7 @@ def collect(work: Path, out: Path, text: str, machine: Mapping[str, str]) -> Non
             archive.add(path, path.name)
     if (work / "probes.json").exists():
         (out / "probes.json").write_bytes((work / "probes.json").read_bytes())
-    where = re.sub(r"[^a-z0-9]+", "-", machine.get("GPU", "cpu").lower()).strip("-")
+    where = re.sub(r"[^a-z0-9]+", "-", (machine.get("GPU") or "cpu").lower()).strip("-")
     for report in sorted((work / "reports").glob("*.json")):
         named = f"{time.strftime('%Y-%m-%d', time.gmtime(report.stat().st_mtime))}-{where}-{report.name}"
         (out / named).write_bytes(report.read_bytes())
