@@ -4,6 +4,8 @@ VENV   ?= .venv
 JOBS   ?= 4
 BUSY   ?= 14
 RUNS   ?= 3
+# Where `make gpu` leaves summary, logs and reports.
+OUT    ?= build/gpu/out
 PYTHONS ?= 3.11 3.12 3.13 3.14
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/installed
@@ -12,7 +14,7 @@ STAMP  := $(VENV)/installed
 export PYTHONDONTWRITEBYTECODE :=
 export PYTHONPYCACHEPREFIX := $(CURDIR)/build/pycache
 
-.PHONY: help demo test lint types imports schemas workflows docs package tests test-under-load test-pythons coverage soak chaos calibrate bench pre-commit clean
+.PHONY: help demo gpu gpu-wheels test lint types imports schemas workflows docs package tests test-under-load test-pythons coverage soak chaos calibrate bench pre-commit clean
 .DEFAULT_GOAL := help
 
 help: ## what there is
@@ -25,6 +27,12 @@ $(STAMP): pyproject.toml constraints.txt
 
 demo: $(STAMP) ## install, run the smoke rows on the mock provider, show table and report path
 	$(BIN)/python -m pytest benchmarks/ -m smoke
+
+gpu: ## on a machine with an NVIDIA GPU: doctor, probes, CUDA tests, rows and a summary, in eight minutes; resumes. docs/gpu.md
+	@$(PYTHON) -m benchmarks.gpu --out $(OUT)
+
+gpu-wheels: $(STAMP) ## what `make gpu` needs where there is no network, in build/gpu-wheels; GPU_PYTHON=3.12 is that machine's
+	$(BIN)/python -m benchmarks.gpu.wheels
 
 test: lint types imports schemas workflows docs tests ## what CI runs: lint, types, import contracts, schemas, workflows, documentation, tests
 

@@ -1,10 +1,11 @@
-"""Where torch is not installed, the tests that train are deselected, and the run says how many.
+"""Tests that train are deselected where torch is not installed, those on a GPU where it sees none; the run says how many.
 
 Property tests draw from one seed, which the head of the run prints; `--hypothesis-seed` repeats it.
 """
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import importlib.util
 import os
@@ -80,11 +81,26 @@ def _slow_first(items: list[pytest.Item], workers: int) -> list[pytest.Item]:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     if (workers := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))) > 1:
         items[:] = _slow_first(items, workers)
-    if importlib.util.find_spec("torch") is not None:
-        return
-    training = [item for item in items if item.get_closest_marker("torch")]
-    items[:] = [item for item in items if not item.get_closest_marker("torch")]
-    config.hook.pytest_deselected(items=training)
+    for marker, has in (("torch", _has_torch), ("cuda", _has_cuda)):
+        marked = [item for item in items if item.get_closest_marker(marker)]
+        if marked and not has():
+            items[:] = [item for item in items if not item.get_closest_marker(marker)]
+            config.hook.pytest_deselected(items=marked)
+
+
+def _has_torch() -> bool:
+    return importlib.util.find_spec("torch") is not None
+
+
+def _has_cuda() -> bool:
+    """Whether torch has a CUDA device. It is imported for that only where the driver's library is."""
+    try:
+        ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return False
+    import torch
+
+    return torch.cuda.is_available()
 
 
 @pytest.fixture(scope="session")

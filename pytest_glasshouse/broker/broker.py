@@ -113,11 +113,12 @@ class Broker:
                 continue
             try:
                 priced.append((row, self._renter.offers(provider, row, on_retry=on_retry)[0]))
-            except NoCapacityError:
-                unavailable.append(row.name)
+            except NoCapacityError as error:
+                unavailable.append(f"{row.name}: {error}")
         quote = pricing.quote(
-            priced, shared=self._options.allocation == "shared", unavailable=unavailable, model_bytes=self._options.model_bytes
-        )
+            priced, shared=self._options.allocation == "shared", unavailable=unavailable, model_bytes=self._options.model_bytes,
+            required=self._fleet.required_text() if self.rents else "",
+        )  # fmt: skip
         quote.check(self._options.budget_usd)
         return quote
 

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from pytest_glasshouse.broker.timing import Clock, Timing
     from pytest_glasshouse.providers.base import Instance
     from pytest_glasshouse.providers.lease import Lease
+    from pytest_glasshouse.providers.requirements import CudaVersion
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +52,8 @@ class Creator:
     boot_timeout_s: float
     timing: Timing
     emit: Callable[[str, str], None]
+    #: The CUDA version that the machine's driver must support.
+    least_cuda: CudaVersion | None = None
 
     def create(self, allocation: FleetMember) -> None:
         """Write the intent, send one create request, and search by name where its answer was lost.
@@ -94,6 +97,7 @@ class Creator:
         lease = allocation.lease
         instance = self._until_reachable(allocation)
         _check_gpu(lease.name, promised=allocation.offer.gpu_model, seen=instance.gpu_model)
+        _check_cuda(lease.name, least=self.least_cuda, seen=instance.cuda)
         self.emit(lease.name, "bootstrap")
         assert instance.access is not None  # noqa: S101  (`_until_reachable` waits for it)
         allocation.access = instance.access
@@ -246,5 +250,15 @@ def _check_gpu(name: str, *, promised: str, seen: str | None, why: str = "") -> 
         raise WrongGpuError(
             f"allocation {name} has another GPU: expected {promised}, saw {printable(seen)}{because}. It was ended before any "
             "leg; pick another offer",
+            allocation_id=name,
+        )
+
+
+def _check_cuda(name: str, *, least: CudaVersion | None, seen: CudaVersion | None) -> None:
+    """A machine that was given although its driver is too old for the image: its container would never see the GPU."""
+    if least is not None and seen is not None and seen < least:
+        raise ProviderError(
+            f"allocation {name} has a driver for CUDA {seen}: expected {least} or newer. It was ended before any leg; try "
+            "again, or another offer",
             allocation_id=name,
         )

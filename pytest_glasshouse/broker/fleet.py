@@ -7,17 +7,18 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal, NotRequired, TypedDict, TypeVar
 
 from pytest_glasshouse.broker.cleanup_proof import Termination
 from pytest_glasshouse.broker.connection import shut_down_quietly
 from pytest_glasshouse.broker.connection_of import connection_of
 from pytest_glasshouse.broker.lease_ledger import LEDGER, LeaseLedger
-from pytest_glasshouse.broker.pricing import disk_gb
+from pytest_glasshouse.broker.pricing import DISK_GB, disk_gb
 from pytest_glasshouse.broker.timing import Clock, Timing, timing_of
 from pytest_glasshouse.errors import NoCapacityError, ProviderError, RateLimitedError
 from pytest_glasshouse.providers.registry import open_provider
+from pytest_glasshouse.providers.requirements import ANY_MACHINE, Requirements
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -50,6 +51,8 @@ class BrokerOptions:
     allow_simulated: bool = False
     #: The rented guest's image, pinned by digest.
     image: str | None = None
+    #: What a rented machine must have; the disk that base models need is added.
+    requirements: Requirements = ANY_MACHINE
     #: By the model of a row, the size of what has to reach its guest.
     model_bytes: Mapping[str, int] = field(default_factory=dict)
     #: In place of each provider's own timing.
@@ -125,9 +128,22 @@ class Fleet:
         if name not in self.providers:
             options = self.options
             self.providers[name] = open_provider(
-                name, options.faults, allow_simulated=options.allow_simulated, max_price_usd_per_hour=options.max_price
-            )
+                name, options.faults, allow_simulated=options.allow_simulated, max_price_usd_per_hour=options.max_price,
+                requirements=self.requirements,
+            )  # fmt: skip
         return self.providers[name]
+
+    @property
+    def requirements(self) -> Requirements:
+        """What every rented machine of this run must have, with the disk for its base models."""
+        asked = self.options.requirements
+        models_gb = disk_gb(self.options.model_bytes, shared=self.options.allocation == "shared")
+        return replace(asked, disk_gb=max(asked.disk_gb or 0, models_gb))
+
+    def required_text(self) -> str:
+        """What every rented machine must have, for the price table; it says so where the image's CUDA version is not known."""
+        required = self.requirements
+        return str(required) if required.cuda else f"{required}, any CUDA version (--glasshouse-min-cuda requires the image's)"
 
     def timing(self, provider: Provider) -> Timing:
         """The timing for that provider."""
@@ -140,7 +156,7 @@ class Fleet:
                 provider,
                 image=self.options.image,
                 boot_timeout_s=self.options.boot_timeout_s,
-                disk_gb=disk_gb(self.options.model_bytes, shared=self.options.allocation == "shared"),
+                disk_gb=self.requirements.disk_gb or DISK_GB,
                 emit=self.emit,
             )
         return self._connections[provider.name]

@@ -52,10 +52,14 @@ class PriceLine:
 
 @dataclass(frozen=True, kw_only=True)
 class Quote:
-    """The price table of a run, made before anything is rented. `unavailable` names the rows without an offer."""
+    """The price table of a run, made before anything is rented.
+
+    `unavailable` names the rows without an offer, with the reason; `required` is what every machine must have.
+    """
 
     lines: tuple[PriceLine, ...]
     unavailable: tuple[str, ...] = ()
+    required: str = ""
 
     @property
     def cost_usd(self) -> float:
@@ -95,6 +99,7 @@ def quote(
     shared: bool,
     unavailable: Sequence[str] = (),
     model_bytes: Mapping[str, int] = MappingProxyType({}),
+    required: str = "",
 ) -> Quote:
     """The table for rows and the offer each would get. With `shared`, rows of one provider and GPU run on one allocation.
 
@@ -118,7 +123,7 @@ def quote(
                 allocations=allocations,
             )
         )
-    return Quote(lines=tuple(lines), unavailable=tuple(unavailable))
+    return Quote(lines=tuple(lines), unavailable=tuple(unavailable), required=required)
 
 
 def table(quoted: Quote, *, budget_usd: float | None) -> Iterator[str]:
@@ -140,6 +145,8 @@ def table(quoted: Quote, *, budget_usd: float | None) -> Iterator[str]:
         yield "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
     for name in quoted.unavailable:
         yield f"no offer now: {name}"
+    if quoted.required:
+        yield f"each machine has at least: {quoted.required}"
     limit = "no budget" if budget_usd is None else f"budget {budget_usd:.2f} USD, enforced while it runs"
     yield f"estimate {quoted.cost_usd:.2f} USD; {limit}"
 

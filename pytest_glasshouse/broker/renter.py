@@ -122,4 +122,5 @@ class Renter:
             boot_timeout_s=BOOT_TIMEOUT_S.get(provider.name, 900.0) if limit is None else limit,
             timing=fleet.timing(provider),
             emit=fleet.emit,
+            least_cuda=fleet.requirements.cuda,
         )

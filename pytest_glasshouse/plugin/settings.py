@@ -11,7 +11,10 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from pytest_glasshouse.providers.requirements import CudaVersion
 
 _LONGEST_SHOWN = 60
 _LONGEST_PATH = 1024
@@ -129,6 +132,12 @@ def _path(text: str) -> Path:
         raise ValueError(str(error)) from None
 
 
+def _cuda(text: str) -> CudaVersion:
+    from pytest_glasshouse.providers.requirements import CudaVersion
+
+    return CudaVersion.parse(text)
+
+
 def _guest_path(text: str) -> str:
     if not text.startswith("/") or not text.isprintable() or ".." in text.split("/") or len(text) > _LONGEST_PATH:
         raise ValueError(f"expected an absolute path of the guest, saw {_shown(text)}")
@@ -179,6 +188,11 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("owner_key", _path, "the owner's key that the server works for: a file made by `glasshouse keygen`", "FILE"),
     Setting("policy", _path, "a policy file (`glasshouse policy capture`) that every protected leg must satisfy beside what the host knows", "FILE"),
     Setting("image", _text, "image of rented guests, pinned by digest (docs/guest-image.md)", "NAME@sha256:DIGEST"),
+    Setting("min_cuda", _cuda,
+            "CUDA version that a rented machine's driver must support (13.0 is driver 580); default: what the image's tag names", "VERSION"),
+    Setting("min_gpu_memory", _number(), "least memory of a rented GPU", "GB", ini_type="float"),
+    Setting("min_memory", _number(), "least memory of a rented machine (not on RunPod's API v2)", "GB", ini_type="float"),
+    Setting("min_disk", _whole(1), "least disk of a rented machine; base models are added to 40 in any case", "GB", ini_type="int"),
     Setting("model", _model, "causal LM directory or hub id to train in every lora row, in place of the row's own", "MODEL"),
     Setting("model_source", _one_of(MODEL_SOURCES),
             "how models reach rented guests: there (already, see --glasshouse-guest-models), hub (the guest downloads), pushed (by this machine); default: the first that can", "SOURCE"),

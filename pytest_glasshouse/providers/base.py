@@ -17,6 +17,7 @@ from pytest_glasshouse.wire.cleanup_status import CleanupStatus
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from pytest_glasshouse.providers.requirements import CudaVersion
     from pytest_glasshouse.rows.spec import RowSpec
     from pytest_glasshouse.wire.canonical import Json
 
@@ -101,6 +102,8 @@ class Instance:
     price_usd_per_hour: float | None = None
     detail: str = ""
     unusable: str = ""
+    #: The newest CUDA version that the machine's driver supports, where the provider shows it.
+    cuda: CudaVersion | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "instance_id", InstanceId(self.instance_id))

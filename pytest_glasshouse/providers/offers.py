@@ -1,13 +1,17 @@
-"""The offers within the user's price cap, cheapest first, for every provider."""
+"""The offers that meet the requirements, within the user's price cap, cheapest first, for every provider."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 from pytest_glasshouse.errors import NoCapacityError
 from pytest_glasshouse.providers.base import Offer
 from pytest_glasshouse.rows.spec import GPU_MODELS, RowSpec
+
+if TYPE_CHECKING:
+    from pytest_glasshouse.providers.requirements import RequirementFilter
 
 
 def models_for(row: RowSpec) -> tuple[str, ...]:
@@ -31,11 +35,26 @@ def price_from(value: object) -> float | None:
 
 
 def affordable(
-    offers: Iterable[Offer], *, row: RowSpec, provider: str, max_price_usd_per_hour: float | None
+    offers: Iterable[Offer],
+    *,
+    row: RowSpec,
+    provider: str,
+    max_price_usd_per_hour: float | None,
+    required: RequirementFilter | None = None,
 ) -> tuple[Offer, ...]:
-    """Offers within the cap. Raises `NoCapacityError`, which names the cheapest one seen."""
+    """Offers within the cap. `required` is what chose them among all that the provider has.
+
+    Raises `NoCapacityError`, which names what excluded the others, and the cheapest one seen.
+    """
     ordered = tuple(sorted(offers, key=lambda offer: (offer.price_usd_per_hour, offer.gpu_model, offer.offer_id)))
     wanted = row.gpu_model or "a GPU"
+    excluded = "" if required is None else required.exclusions()
+    if not ordered and required is not None and excluded:
+        advice = required.advice()
+        raise NoCapacityError(
+            f"{provider}: no offer for {wanted} has what is required: {excluded}. Nothing was created; "
+            f"{f'lower {advice}, or ' if advice else ''}try again later"
+        )
     if not ordered:
         raise NoCapacityError(f"{provider}: nothing offered for {wanted} now. Nothing was created; try again later")
     within = tuple(
@@ -43,8 +62,10 @@ def affordable(
     )
     if not within:
         cheapest = ordered[0]
+        others = f"; {excluded}" if excluded else ""
         raise NoCapacityError(
             f"{provider}: every offer for {wanted} is above {max_price_usd_per_hour:g} USD per hour; the cheapest seen is "
-            f"{cheapest.price_usd_per_hour:g} ({cheapest.gpu_model}). Nothing was created; raise --glasshouse-max-price or wait"
+            f"{cheapest.price_usd_per_hour:g} ({cheapest.gpu_model}){others}. Nothing was created; raise --glasshouse-max-price "
+            "or wait"
         )
     return within

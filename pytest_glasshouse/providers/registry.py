@@ -11,6 +11,7 @@ import re
 from typing import TYPE_CHECKING, Literal
 
 from pytest_glasshouse.errors import ConfigurationError
+from pytest_glasshouse.providers.requirements import ANY_MACHINE, Requirements
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -28,9 +29,16 @@ _VOLUME = re.compile(r"(?P<id>[A-Za-z0-9_-]{1,64}):(?P<path>(/[A-Za-z0-9._-]+)+)
 
 
 def open_provider(
-    name: str, faults: tuple[str, ...] = (), *, allow_simulated: bool = False, max_price_usd_per_hour: float | None = None
+    name: str,
+    faults: tuple[str, ...] = (),
+    *,
+    allow_simulated: bool = False,
+    max_price_usd_per_hour: float | None = None,
+    requirements: Requirements = ANY_MACHINE,
 ) -> Provider:
     """The provider called `name`. Raises `ConfigurationError` for what the user can fix.
+
+    `requirements` are for machines that are rented.
 
     That is an unknown name, faults it does not play, a key that is missing, and, where `allow_simulated` is false, a base
     URL that is not the provider's own.
@@ -49,11 +57,11 @@ def open_provider(
         raise ConfigurationError(f"provider {name!r}: expected one of {', '.join(NAMES)}")
     provider: Provider
     if name == "runpod":
-        provider = open_runpod(os.environ, max_price_usd_per_hour=max_price_usd_per_hour)
+        provider = open_runpod(os.environ, max_price_usd_per_hour=max_price_usd_per_hour, requirements=requirements)
     else:
         from pytest_glasshouse.providers.vastai import open_vastai
 
-        provider = open_vastai(os.environ, max_price_usd_per_hour=max_price_usd_per_hour)
+        provider = open_vastai(os.environ, max_price_usd_per_hour=max_price_usd_per_hour, requirements=requirements)
     if provider.simulated and not allow_simulated:
         raise ConfigurationError(
             f"provider {name}: its base URL is not the provider's own, so nothing real can be rented there; "
@@ -62,7 +70,12 @@ def open_provider(
     return provider
 
 
-def open_runpod(environ: Mapping[str, str], *, max_price_usd_per_hour: float | None = None) -> Provider:
+def open_runpod(
+    environ: Mapping[str, str],
+    *,
+    max_price_usd_per_hour: float | None = None,
+    requirements: Requirements = ANY_MACHINE,
+) -> Provider:
     """RunPod, by the API that `GLASSHOUSE_RUNPOD_API` names. Raises `ConfigurationError`; rents nothing.
 
     `rest` (API v2, the default) needs no package and shows observed states, prices and logs. `sdk` is the published package,
@@ -89,11 +102,15 @@ def open_runpod(environ: Mapping[str, str], *, max_price_usd_per_hour: float | N
         from pytest_glasshouse.providers.runpod_rest import RunPodRestProvider
 
         return RunPodRestProvider(
-            key=key, base_url=url, cloud=cloud, volume=volume, max_price_usd_per_hour=max_price_usd_per_hour, environ=environ
-        )
+            key=key, base_url=url, cloud=cloud, volume=volume, max_price_usd_per_hour=max_price_usd_per_hour,
+            requirements=requirements, environ=environ,
+        )  # fmt: skip
     from pytest_glasshouse.providers.runpod_sdk import RunPodSdkProvider
 
-    return RunPodSdkProvider(key=key, base_url=url, cloud=cloud, max_price_usd_per_hour=max_price_usd_per_hour, environ=environ)
+    return RunPodSdkProvider(
+        key=key, base_url=url, cloud=cloud, max_price_usd_per_hour=max_price_usd_per_hour, requirements=requirements,
+        environ=environ,
+    )  # fmt: skip
 
 
 def _volume(text: str, api: str) -> NetworkVolume | None:

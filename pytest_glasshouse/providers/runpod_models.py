@@ -9,7 +9,8 @@ from typing import Literal
 from pytest_glasshouse.errors import ProviderError
 from pytest_glasshouse.providers.base import Instance, InstanceState, SshAccess, checked_id, ssh_access
 from pytest_glasshouse.providers.http_api import UnusableError
-from pytest_glasshouse.providers.offers import price_from
+from pytest_glasshouse.providers.offers import number, price_from
+from pytest_glasshouse.providers.requirements import cuda_from
 from pytest_glasshouse.wire.canonical import Json
 
 URL_VARIABLE = "RUNPOD_API_BASE_URL"
@@ -95,7 +96,22 @@ def rest_instance_from(pod: Json, *, redacted: Callable[[object], str]) -> Insta
         gpu_model=redacted(gpu["id"]) if isinstance(gpu, dict) and gpu.get("id") else None,
         price_usd_per_hour=price_from(fields.get("cost")),
         unusable=unusable,
+        cuda=cuda_from(fields.get("cudaVersion")),
     )
+
+
+def rest_figures(gpu: Mapping[str, Json]) -> dict[str, object]:
+    """What the catalog of REST v2 says of a GPU type's machines with stock: `cuda`, `gpu_memory_gb`, `data_centers`.
+
+    The newest CUDA version stands for all of them; the create request has the least one, so that no other is given.
+    """
+    versions = [cuda_from(each.get("version")) for each in _objects(gpu.get("cudaVersions")) if each.get("available") is True]
+    centers = _objects(gpu.get("dataCenters"))
+    return {
+        "cuda": max((version for version in versions if version is not None), default=None),
+        "gpu_memory_gb": number(gpu.get("memory")),
+        "data_centers": frozenset(str(each.get("id")) for each in centers if each.get("availability") != "NONE"),
+    }
 
 
 def graphql_instance_from(pod: Json, *, redacted: Callable[[object], str], models: Mapping[str, str]) -> Instance:
@@ -155,4 +171,8 @@ def _graphql_access(pod: Mapping[str, Json]) -> tuple[SshAccess | None, str]:
 def _ports(pod: Mapping[str, Json]) -> list[dict[str, Json]]:
     runtime = pod.get("runtime")
     ports = runtime.get("ports") if isinstance(runtime, dict) else None
-    return [port for port in ports if isinstance(port, dict)] if isinstance(ports, list) else []
+    return _objects(ports)
+
+
+def _objects(entries: Json) -> list[dict[str, Json]]:
+    return [each for each in entries if isinstance(each, dict)] if isinstance(entries, list) else []

@@ -6,6 +6,7 @@ The create request is sent once. An answer in another form is an error; a state 
 from __future__ import annotations
 
 import json
+import re
 import shlex
 from collections.abc import Mapping
 from urllib.parse import quote
@@ -37,6 +38,7 @@ from pytest_glasshouse.providers.http_api import (
 from pytest_glasshouse.providers.launch_encoding import check_launch, environment
 from pytest_glasshouse.providers.listing import Listing, read_pages
 from pytest_glasshouse.providers.offers import affordable, models_for, price_from
+from pytest_glasshouse.providers.requirements import ANY_MACHINE, Demand, RequirementFilter, Requirements
 from pytest_glasshouse.providers.runpod_models import (
     POLL_S,
     SSH_PORT,
@@ -44,6 +46,7 @@ from pytest_glasshouse.providers.runpod_models import (
     NetworkVolume,
     meaning,
     only_this_pool,
+    rest_figures,
     rest_instance_from,
 )
 from pytest_glasshouse.rows.spec import RowSpec
@@ -54,6 +57,7 @@ from pytest_glasshouse.wire.secret import Secret
 _LOG = AnswerLimits(quiet_s=1.5, whole_s=10.0, most_bytes=256 * 1024, as_far_as_it_came=True)
 _LONGEST_LINE = 16_384
 _LOG_LINES = "200"
+_DATA_CENTER = re.compile(r"[A-Z0-9][A-Za-z0-9-]{0,31}", re.ASCII)
 
 
 class RunPodRestProvider:
@@ -73,33 +77,49 @@ class RunPodRestProvider:
         cloud: Cloud = "SECURE",
         volume: NetworkVolume | None = None,
         max_price_usd_per_hour: float | None = None,
+        requirements: Requirements = ANY_MACHINE,
         environ: Mapping[str, str] | None = None,
     ) -> None:
+        if requirements.memory_gb is not None:
+            raise ConfigurationError(
+                "--glasshouse-min-memory: RunPod's API v2 has no filter for a machine's memory; drop it, or set "
+                "GLASSHOUSE_RUNPOD_API=sdk"
+            )
         self.base_url = base_url
         self.simulated = base_url != RUNPOD_URL
         self.archive_sha256 = sha256_hex(guest_archive())
         self._api = ApiClient(provider=self.name, base_url=base_url, key=key, environ=environ)
         self._cloud: Cloud = cloud
         self._volume = volume
+        #: Where the volume is; asked for once.
+        self._volume_in: str | None = None
         self._max_price = max_price_usd_per_hour
+        self._requirements = requirements
 
     def offers(self, row: RowSpec) -> tuple[Offer, ...]:
-        """GPU types with stock, at the list price of the chosen cloud."""
+        """GPU types with stock that meet the requirements, at the list price of the chosen cloud.
+
+        With a volume, those in its data center: pods can mount it nowhere else.
+        """
+        demands = self._requirements.demands
+        if (place := self._data_center()) is not None:
+            demands += (Demand(figure="data_centers", least=place, what=f"volume in {place}"),)
+        required = RequirementFilter(demands)
         query = {"include": "AVAILABILITY", "product": "POD", "cloud": self._cloud}
         gpus = self._read("/v2/catalog/gpus", "the catalog", query=query).get("gpus")
         if not isinstance(gpus, list):
             raise ProviderError("runpod: the catalog has no list of gpus; expected the form of API v2")
-        found = (self._offer(gpu) for gpu in gpus if isinstance(gpu, dict) and gpu.get("id") in models_for(row))
-        return affordable(
-            (offer for offer in found if offer), row=row, provider=self.name, max_price_usd_per_hour=self._max_price
-        )
+        models = models_for(row)
+        offered = [(gpu, self._offer(gpu)) for gpu in gpus if isinstance(gpu, dict) and gpu.get("id") in models]
+        found = [offer for gpu, offer in offered if offer is not None and required.passes(rest_figures(gpu))]
+        return affordable(found, row=row, provider=self.name, max_price_usd_per_hour=self._max_price, required=required)
 
     def create(self, offer: Offer, *, launch: Launch) -> Instance:
         """One POST. `AmbiguousCreateError` unless the answer says that nothing was made."""
         check_launch(launch)
         lost: str
         try:
-            reply = self._api.request("POST", "/v2/pods", body=_order(launch, offer.gpu_model, self._cloud, self._volume))
+            reply = self._api.request("POST", "/v2/pods", body=self._order(launch, offer.gpu_model))
             if not reply.succeeded:
                 raise self._not_created(reply, launch.name)
             return self._instance(reply.fields())
@@ -201,9 +221,10 @@ class RunPodRestProvider:
                 return FundsError(f"runpod: {detail}. Nothing was created; add credit to the account")
             case 400:
                 # No code tells missing capacity from a request that is wrong; in both cases nothing was made.
+                asked = f" It was asked for with {self._requirements}." if str(self._requirements) else ""
                 return NoCapacityError(
-                    f"runpod: 400 for {name}: {detail}. Nothing was created; try again later. If every offer is answered so, "
-                    "the request is wrong"
+                    f"runpod: 400 for {name}: {detail}.{asked} Nothing was created; try again later. If every offer is answered "
+                    "so, the request is wrong"
                 )
             case 403 if only_this_pool(detail):
                 return NoCapacityError(f"runpod: this account may not use that pool: {detail}. Nothing was created")
@@ -227,26 +248,45 @@ class RunPodRestProvider:
         model = str(gpu["id"])
         return Offer(provider=self.name, gpu_model=model, price_usd_per_hour=usd, offer_id=model)
 
+    def _order(self, launch: Launch, gpu_model: str) -> Secret:
+        """The body of the create request, a `Secret` because the environment may hold some."""
+        gpu: dict[str, Json] = {"id": gpu_model, "count": 1}
+        if self._requirements.cuda is not None:
+            gpu["minCudaVersion"] = str(self._requirements.cuda)
+        body: dict[str, Json] = {
+            "name": launch.name,
+            "image": launch.image,
+            "cloud": self._cloud,
+            "gpu": gpu,
+            "disk": launch.disk_gb,
+            "ports": [f"{SSH_PORT}/tcp"],
+            "env": {**environment(launch)},
+        }
+        if self._volume is not None:
+            body["mounts"] = {"network": [{"volumeId": self._volume.volume_id, "path": self._volume.path}]}
+        if self._volume_in is not None:
+            body["dataCenterIds"] = [self._volume_in]
+        if launch.start:
+            body["args"] = shlex.join(launch.start)
+        return Secret(json.dumps(body).encode())
+
+    def _data_center(self) -> str | None:
+        """Where the volume is; None without one. Raises `ConfigurationError` for a volume that the account does not have."""
+        if self._volume is None or self._volume_in is not None:
+            return self._volume_in
+        reply = self._api.request("GET", f"/v2/network-volumes/{quote(self._volume.volume_id, safe='')}")
+        if reply.not_found:
+            raise ConfigurationError(
+                f"GLASSHOUSE_RUNPOD_VOLUME: this account has no network volume {self._volume.volume_id}. Nothing was created"
+            )
+        place = self._fields(reply, "a network volume").get("dataCenter")
+        if not isinstance(place, str) or not _DATA_CENTER.fullmatch(place):
+            raise ProviderError("runpod: expected the data center of a network volume such as EU-RO-1, saw something else")
+        self._volume_in = place
+        return place
+
     def _instance(self, pod: Json) -> Instance:
         return rest_instance_from(pod, redacted=self._api.redacted)
-
-
-def _order(launch: Launch, gpu_model: str, cloud: Cloud, volume: NetworkVolume | None) -> Secret:
-    """The body of the create request, a `Secret` because the environment may hold some."""
-    body: dict[str, Json] = {
-        "name": launch.name,
-        "image": launch.image,
-        "cloud": cloud,
-        "gpu": {"id": gpu_model, "count": 1},
-        "disk": launch.disk_gb,
-        "ports": [f"{SSH_PORT}/tcp"],
-        "env": {**environment(launch)},
-    }
-    if volume is not None:
-        body["mounts"] = {"network": [{"volumeId": volume.volume_id, "path": volume.path}]}
-    if launch.start:
-        body["args"] = shlex.join(launch.start)
-    return Secret(json.dumps(body).encode())
 
 
 def _path(instance_id: str) -> str:

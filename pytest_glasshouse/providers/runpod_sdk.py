@@ -6,6 +6,7 @@ whole requests into its errors; so values are encoded first, and its errors neve
 
 from __future__ import annotations
 
+import math
 import os
 import shlex
 from collections.abc import Callable, Mapping, MutableSequence
@@ -28,6 +29,7 @@ from pytest_glasshouse.providers.http_api import ApiClient, NotSentError, Unusab
 from pytest_glasshouse.providers.launch_encoding import encode_launch
 from pytest_glasshouse.providers.listing import Listing, own_listing
 from pytest_glasshouse.providers.offers import affordable, models_for, number, price_from
+from pytest_glasshouse.providers.requirements import ANY_MACHINE, CudaVersion, RequirementFilter, Requirements
 from pytest_glasshouse.providers.runpod_graphql import CreatedDespiteError, GraphQLError, through
 from pytest_glasshouse.providers.runpod_models import (
     POLL_S,
@@ -44,6 +46,9 @@ from pytest_glasshouse.wire.secret import Secret
 
 _ACCOUNT = "query { myself { clientBalance currentSpendPerHr } }"
 _MALFORMED = ("syntax error", "is not defined by type", "got invalid value", "cannot query field", "must be a valid")
+
+#: The newest major version of CUDA that is asked for where a list of versions has to end.
+_NEWEST_MAJOR = 14
 
 AnswerT = TypeVar("AnswerT")
 
@@ -64,6 +69,7 @@ class RunPodSdkProvider:
         base_url: str,
         cloud: Cloud = "SECURE",
         max_price_usd_per_hour: float | None = None,
+        requirements: Requirements = ANY_MACHINE,
         environ: Mapping[str, str] | None = None,
     ) -> None:
         try:
@@ -81,13 +87,18 @@ class RunPodSdkProvider:
         self._api = ApiClient(provider=self.name, base_url=base_url, key=key, environ=environ)
         self._cloud: Cloud = cloud
         self._max_price = max_price_usd_per_hour
+        self._requirements = requirements
         # GraphQL shows a pod's GPU by its display name; the catalog has the model of each.
         self._models: dict[str, str] = {}
 
     def offers(self, row: RowSpec) -> tuple[Offer, ...]:
-        """GPU types with stock, at the list price of the chosen cloud."""
-        found = [offer for model in models_for(row) if (offer := self._offer(model)) is not None]
-        return affordable(found, row=row, provider=self.name, max_price_usd_per_hour=self._max_price)
+        """GPU types with stock and enough GPU memory, at the list price of the chosen cloud.
+
+        GraphQL's types show no other figure that is required: the create request asks for those.
+        """
+        required = RequirementFilter(self._requirements.demands)
+        found = [offer for model in models_for(row) if (offer := self._offer(model, required)) is not None]
+        return affordable(found, row=row, provider=self.name, max_price_usd_per_hour=self._max_price, required=required)
 
     def create(self, offer: Offer, *, launch: Launch) -> Instance:
         """One mutation. `AmbiguousCreateError` unless the answer says that nothing was made."""
@@ -103,6 +114,8 @@ class RunPodSdkProvider:
                     # Keys are this run's own, in the environment; the account's are not asked for.
                     start_ssh=False,
                     container_disk_in_gb=launch.disk_gb,
+                    allowed_cuda_versions=_from(self._requirements.cuda),
+                    min_memory_in_gb=math.ceil(self._requirements.memory_gb or 1),
                     docker_args=shlex.join(encoded_launch.start),
                     ports=f"{SSH_PORT}/tcp",
                     env=dict(encoded_launch.env),
@@ -220,7 +233,8 @@ class RunPodSdkProvider:
         """`sentence`, or an error where it says that nothing was made."""
         match meaning(sentence):
             case "capacity":
-                raise NoCapacityError(f"{sentence} Nothing was created for {name}; try again later")
+                asked = f" It was asked for with {self._requirements}." if str(self._requirements) else ""
+                raise NoCapacityError(f"{sentence}{asked} Nothing was created for {name}; try again later")
             case "funds":
                 raise FundsError(f"{sentence} Nothing was created for {name}; add credit to the account")
         if any(sign in sentence.lower() for sign in _MALFORMED):
@@ -229,7 +243,7 @@ class RunPodSdkProvider:
             raise LaunchRefusedError(f"{sentence} The request for {name} is refused as malformed; nothing was created")
         return sentence
 
-    def _offer(self, model: str) -> Offer | None:
+    def _offer(self, model: str, required: RequirementFilter) -> Offer | None:
         try:
             gpu = self._ask(lambda: self._sdk.get_gpu(model))
         except NoCapacityError:
@@ -246,6 +260,8 @@ class RunPodSdkProvider:
         in_stock = not isinstance(lowest, dict) or lowest.get("uninterruptablePrice") is not None
         if offered is False or not in_stock or price is None:
             return None
+        if not required.passes({"gpu_memory_gb": number(gpu.get("memoryInGb"))}):
+            return None
         return Offer(provider=self.name, gpu_model=model, price_usd_per_hour=price, offer_id=model)
 
     def _created(self, pod: Any, name: str, offer: Offer) -> Instance:
@@ -253,3 +269,15 @@ class RunPodSdkProvider:
 
     def _instance(self, pod: Any) -> Instance:
         return graphql_instance_from(pod, redacted=self._api.redacted, models=self._models)
+
+
+def _from(least: CudaVersion | None) -> list[str] | None:
+    """Every version from `least` on, for an API that compares versions exactly; None where none is required.
+
+    Versions that do not exist yet are among them, so that a newer driver is not excluded.
+    """
+    if least is None:
+        return None
+    majors = range(least.major, max(least.major, _NEWEST_MAJOR) + 1)
+    versions = (CudaVersion(major, minor) for major in majors for minor in range(10))
+    return [str(version) for version in versions if version >= least]

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 from urllib.parse import quote, urlsplit
 
@@ -40,7 +40,8 @@ from pytest_glasshouse.providers.http_api import (
 from pytest_glasshouse.providers.launch_encoding import VariableLimits, encode_launch
 from pytest_glasshouse.providers.listing import Listing, read_pages
 from pytest_glasshouse.providers.offers import affordable, models_for, number
-from pytest_glasshouse.providers.vastai_models import id_text, instance_from, offer_from, search_for
+from pytest_glasshouse.providers.requirements import ANY_MACHINE, RequirementFilter, Requirements
+from pytest_glasshouse.providers.vastai_models import figures_of, id_text, instance_from, offer_from, search_for
 from pytest_glasshouse.wire.canonical import sha256_hex
 from pytest_glasshouse.wire.secret import Secret
 
@@ -67,10 +68,21 @@ _OK = 200
 _ENV = VariableLimits(one=256, all=32_768)
 
 
-def open_vastai(environ: Mapping[str, str], *, max_price_usd_per_hour: float | None = None) -> VastProvider:
+def open_vastai(
+    environ: Mapping[str, str],
+    *,
+    max_price_usd_per_hour: float | None = None,
+    requirements: Requirements = ANY_MACHINE,
+) -> VastProvider:
     """Vast.ai, with key and base URL from the environment. Raises `ConfigurationError`; rents nothing."""
     url = api_url(environ, URL_VARIABLE, VAST_URL)
-    return VastProvider(key=vast_key(environ), base_url=url, max_price_usd_per_hour=max_price_usd_per_hour, environ=environ)
+    return VastProvider(
+        key=vast_key(environ),
+        base_url=url,
+        max_price_usd_per_hour=max_price_usd_per_hour,
+        requirements=requirements,
+        environ=environ,
+    )
 
 
 class VastProvider:
@@ -87,6 +99,7 @@ class VastProvider:
         key: Secret,
         base_url: str,
         max_price_usd_per_hour: float | None = None,
+        requirements: Requirements = ANY_MACHINE,
         environ: Mapping[str, str] | None = None,
         poll_s: float | None = None,
         monotonic: Callable[[], float] = time.monotonic,
@@ -98,19 +111,22 @@ class VastProvider:
         self.archive_sha256 = sha256_hex(guest_archive())
         self._api = ApiClient(provider=self.name, base_url=base_url, key=key, environ=environ)
         self._max_price = max_price_usd_per_hour
+        self._requirements = requirements
         reads = ("offers", "get", "list", "logs")
         self._throttles = {read: Throttle(self.poll_s, monotonic=monotonic, sleep=sleep) for read in reads}
 
     def offers(self, row: RowSpec) -> tuple[Offer, ...]:
-        """Verified single-GPU machines with open ports, on demand."""
+        """Verified single-GPU machines with open ports that meet the requirements, on demand.
+
+        Where there is none, a second search without the requirements shows which of them excluded what.
+        """
         models = models_for(row)
-        self._throttles["offers"].wait()
-        reply = self._api.request("POST", "/api/v0/bundles/", body=_json(search_for(models)))
-        found = self._fields(reply, "the search for offers").get("offers")
-        if not isinstance(found, list):
-            raise ProviderError("vastai: the search has no list of offers")
-        offers = [offer for one in found if (offer := offer_from(one)) is not None and offer.gpu_model in models]
-        return affordable(offers, row=row, provider=self.name, max_price_usd_per_hour=self._max_price)
+        required = RequirementFilter(self._requirements.demands)
+        found = self._search(models, self._requirements, required)
+        if not found and self._requirements.demands:
+            required = RequirementFilter(self._requirements.demands)
+            found = self._search(models, ANY_MACHINE, required)
+        return affordable(found, row=row, provider=self.name, max_price_usd_per_hour=self._max_price, required=required)
 
     def create(self, offer: Offer, *, launch: Launch) -> Instance:
         """One PUT. `AmbiguousCreateError` unless the answer says that nothing was made."""
@@ -208,6 +224,17 @@ class VastProvider:
     def inject_fault(self, instance_id: str, action: str) -> None:
         """Raises `ConfigurationError`: only the mock provider plays faults."""
         raise ConfigurationError(f"provider vastai plays no faults; {action} on {instance_id} was asked for")
+
+    def _search(self, models: Sequence[str], asked: Requirements, required: RequirementFilter) -> tuple[Offer, ...]:
+        """The offers of one search that meet what is required, whatever the search was for."""
+        self._throttles["offers"].wait()
+        disk_gb = self._requirements.disk_gb
+        reply = self._api.request("POST", "/api/v0/bundles/", body=_json(search_for(models, asked, disk_gb=disk_gb)))
+        found = self._fields(reply, "the search for offers").get("offers")
+        if not isinstance(found, list):
+            raise ProviderError("vastai: the search has no list of offers")
+        offers = [(one, offer) for one in found if (offer := offer_from(one)) is not None and offer.gpu_model in models]
+        return tuple(offer for one, offer in offers if required.passes(figures_of(one)))
 
     def _fields(self, reply: ApiReply, what: str) -> dict[str, Json]:
         return self._succeeded(reply, what).fields(tolerant=True)

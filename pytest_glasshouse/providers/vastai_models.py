@@ -7,7 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pytest_glasshouse.channel.access import Port
 from pytest_glasshouse.providers.base import Instance, InstanceState, Offer, SshAccess, ssh_access
 from pytest_glasshouse.providers.http_api import UnusableError
-from pytest_glasshouse.providers.offers import price_from
+from pytest_glasshouse.providers.offers import number, price_from
+from pytest_glasshouse.providers.requirements import ANY_MACHINE, Requirements, cuda_from
 from pytest_glasshouse.wire.canonical import Json
 
 #: Vast.ai's name of a GPU, and its driver's.
@@ -32,16 +33,21 @@ STATES: dict[str | None, InstanceState] = {
     "offline": "lost",
 }
 _FAILURES = ("error", "failed", "oci runtime")
-#: Storage priced into the offers, as large as a launch's disk is by default.
+#: Storage priced into the offers where no size is required: as large as a launch's disk is by default.
 _DISK_GB = 40.0
+#: The API counts memory in MB.
+_MB = 1000
 _OFFERS = 20
 _LARGEST_ID = 2**63
 
 
-def search_for(models: Sequence[str]) -> dict[str, Json]:
-    """The query for single GPUs of `models`, on machines that are verified, reliable and reachable."""
+def search_for(models: Sequence[str], asked: Requirements = ANY_MACHINE, *, disk_gb: int | None = None) -> dict[str, Json]:
+    """The query for single GPUs of `models`, on machines that are verified, reliable and reachable, and have what is `asked`.
+
+    Prices are for `disk_gb` of storage.
+    """
     names: list[Json] = [name for name, model in GPU_NAMES.items() if model in models]
-    return {
+    query: dict[str, Json] = {
         "verified": {"eq": True},
         "external": {"eq": False},
         "rentable": {"eq": True},
@@ -53,7 +59,28 @@ def search_for(models: Sequence[str]) -> dict[str, Json]:
         "order": [["dph_total", "asc"]],
         "type": "on-demand",
         "limit": _OFFERS,
-        "allocated_storage": _DISK_GB,
+        "allocated_storage": _DISK_GB if disk_gb is None else float(disk_gb),
+    }
+    if asked.cuda is not None:
+        query["cuda_max_good"] = {"gte": float(str(asked.cuda))}
+    if asked.gpu_memory_gb is not None:
+        query["gpu_ram"] = {"gte": asked.gpu_memory_gb * _MB}
+    if asked.memory_gb is not None:
+        query["cpu_ram"] = {"gte": asked.memory_gb * _MB}
+    if asked.disk_gb is not None:
+        query["disk_space"] = {"gte": float(asked.disk_gb)}
+    return query
+
+
+def figures_of(offer: Json) -> dict[str, object]:
+    """What an offer says of its machine: `cuda`, `gpu_memory_gb`, `memory_gb` and `disk_gb`; None where it does not say it."""
+    fields = offer if isinstance(offer, dict) else {}
+    sizes = {name: number(fields.get(name)) for name in ("gpu_ram", "cpu_ram", "disk_space")}
+    return {
+        "cuda": cuda_from(fields.get("cuda_max_good")),
+        "gpu_memory_gb": None if sizes["gpu_ram"] is None else sizes["gpu_ram"] / _MB,
+        "memory_gb": None if sizes["cpu_ram"] is None else sizes["cpu_ram"] / _MB,
+        "disk_gb": sizes["disk_space"],
     }
 
 
@@ -84,6 +111,7 @@ def instance_from(row: Json, *, redacted: Callable[[object], str]) -> Instance:
         price_usd_per_hour=price_from(row.get("dph_total")),
         detail=redacted(message),
         unusable=unusable,
+        cuda=cuda_from(row.get("cuda_max_good")),
     )
 
 

@@ -59,7 +59,9 @@ class Engine:
         from pytest_glasshouse.providers.registry import open_provider
 
         if options.provider != "row":
-            open_provider(options.provider, options.faults, allow_simulated=options.allow_simulated)
+            open_provider(
+                options.provider, options.faults, allow_simulated=options.allow_simulated, requirements=options.requirements
+            )
 
     def check_material(
         self, rows: Sequence[tuple[RowSpec, str | None]], options: Options, *, seed: int, rehearsed: bool
@@ -140,6 +142,7 @@ class Engine:
                 max_price=options.max_price_usd,
                 allow_simulated=options.allow_simulated,
                 image=options.image,
+                requirements=options.requirements,
                 model_bytes={name: found["size"] for name, found in models.items()},
             ),
             emit=tell,

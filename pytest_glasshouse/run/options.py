@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from pytest_glasshouse.legs.attestation import OutsideServer
     from pytest_glasshouse.legs.model_sources import ModelSources
     from pytest_glasshouse.owner.policy import Policy
+    from pytest_glasshouse.providers.requirements import CudaVersion, Requirements
     from pytest_glasshouse.rows.overrides import Overrides
     from pytest_glasshouse.rows.spec import ModelSource, Order, Preset, RowSpec
 
@@ -64,6 +65,10 @@ class Options:
     resume: str | None = None
     faults: tuple[str, ...] = ()
     image: str | None = None
+    min_cuda: CudaVersion | None = None
+    min_gpu_memory_gb: float | None = None
+    min_memory_gb: float | None = None
+    min_disk_gb: int | None = None
     model: str | None = None
     model_source: ModelSource | None = None
     guest_models: str | None = None
@@ -91,6 +96,18 @@ class Options:
         from pytest_glasshouse.legs.allocation_policy import read_policy_file
 
         return read_policy_file(self.policy)
+
+    @property
+    def requirements(self) -> Requirements:
+        """What a rented machine must have; the CUDA version is the image's where the tag names one and nothing was asked for."""
+        from pytest_glasshouse.providers.requirements import Requirements, cuda_of_image
+
+        return Requirements(
+            cuda=self.min_cuda or cuda_of_image(self.image),
+            gpu_memory_gb=self.min_gpu_memory_gb,
+            memory_gb=self.min_memory_gb,
+            disk_gb=self.min_disk_gb,
+        )
 
     def provider_of(self, row: RowSpec) -> str:
         """The provider that `row` runs on."""

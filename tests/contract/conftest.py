@@ -14,6 +14,7 @@ from pytest_glasshouse.channel.archive import guest_archive
 from pytest_glasshouse.providers.base import Instance, Launch, Offer, Provider
 from pytest_glasshouse.providers.guest_python import device_here, guest_folders
 from pytest_glasshouse.providers.registry import open_provider
+from pytest_glasshouse.providers.requirements import ANY_MACHINE, Requirements
 from pytest_glasshouse.rows.spec import RowSpec
 from tests.loopback.faults import Fault
 from tests.loopback.http import LoopbackServer
@@ -79,7 +80,14 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Subject]]:
     """Open a provider by its kind, over a loopback account of its own where it rents."""
     servers: list[LoopbackServer] = []
 
-    def make(kind: str, *, max_price: float | None = None, pods: str | Sequence[str] = "none", **options: Any) -> Subject:
+    def make(
+        kind: str,
+        *,
+        max_price: float | None = None,
+        requirements: Requirements = ANY_MACHINE,
+        pods: str | Sequence[str] = "none",
+        **options: Any,
+    ) -> Subject:
         if kind not in RENTED:
             return Subject(kind=kind, provider=open_provider(kind))
         server = (vastai if kind == "vastai" else runpod)(pods=pods, **options)
@@ -88,9 +96,8 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Subject]]:
         monkeypatch.setenv("VAST_URL" if name == "vastai" else "RUNPOD_API_BASE_URL", server.url)
         monkeypatch.setenv("VAST_API_KEY" if name == "vastai" else "RUNPOD_API_KEY", server.cloud.account_key)
         monkeypatch.setenv("GLASSHOUSE_RUNPOD_API", kind.rsplit("-", maxsplit=1)[-1])
-        return Subject(
-            kind=kind, provider=open_provider(name, allow_simulated=True, max_price_usd_per_hour=max_price), server=server
-        )
+        provider = open_provider(name, allow_simulated=True, max_price_usd_per_hour=max_price, requirements=requirements)
+        return Subject(kind=kind, provider=provider, server=server)
 
     yield make
     for server in servers:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from tests.loopback.faults import Fault, Operation, Script
+from tests.loopback.hosts import Host
 from tests.loopback.manual_clock import ManualClock
 from tests.loopback.pod_disk import Volume
 from tests.loopback.pod_rights import need_pods
@@ -52,6 +53,8 @@ class Order:
     disk_gb: int
     #: Network volumes by their ids, and where they are mounted.
     mounts: Mapping[str, str] = field(default_factory=dict)
+    #: Which machines the order may be placed on.
+    fits: Callable[[Host], bool] = lambda _host: True
 
 
 @dataclass(kw_only=True)
@@ -64,6 +67,7 @@ class Rented:
     price_usd_per_hour: float
     created_s: float
     pod_key: str = field(repr=False)
+    host: Host = field(default_factory=Host)
     state: State = "provisioning"
     ended_s: float | None = None
     #: Until when the listing shows it though it has ended, or hides it though it runs.
@@ -139,6 +143,10 @@ class Cloud:
         self.volumes = volumes
         #: The account's network volumes: folders of this machine by id.
         self.network_volumes: dict[str, Path] = {}
+        #: Where those are that do not stand in `Host`'s own data center.
+        self.volume_places: dict[str, str] = {}
+        #: The machines that have each GPU; one, where nothing else is said.
+        self.hosts: dict[str, Sequence[Host]] = {}
         self.boot_s = boot_s
         self.clock = clock
         self._manual: ManualClock | None = None
@@ -153,6 +161,14 @@ class Cloud:
 
     # What the APIs do.
 
+    def hosts_of(self, model: str) -> Sequence[Host]:
+        """The machines that have this GPU."""
+        return self.hosts.get(model, (Host(),))
+
+    def place_of(self, volume: str) -> str | None:
+        """The data center of a network volume; None for one that the account does not have."""
+        return self.volume_places.get(volume, Host().data_center) if volume in self.network_volumes else None
+
     def create(self, order: Order, fault: Fault | None) -> Rented:
         """Make an instance. Raises `RefusedError`, after some faults with something made all the same."""
         kind = fault.kind if fault else None
@@ -164,6 +180,8 @@ class Cloud:
         if not order.mounts.keys() <= self.network_volumes.keys():
             raise RefusedError("bad-request")
         if order.gpu not in self.prices and order.gpu:
+            raise RefusedError("no-capacity")
+        if self._host_for(order) is None:
             raise RefusedError("no-capacity")
         made = self._make(order, fault)
         if kind in {"null-pod", "new-contract-in-error"}:
@@ -284,6 +302,15 @@ class Cloud:
 
     # Behind them.
 
+    def _host_for(self, order: Order) -> Host | None:
+        """The first machine that the order fits on, with the volumes it mounts in the same data center."""
+        places = {self.place_of(volume) for volume in order.mounts}
+        fitting = (
+            host for host in self.hosts_of(order.gpu)
+            if order.fits(host) and host.disk_gb >= order.disk_gb and places <= {host.data_center}
+        )  # fmt: skip
+        return next(fitting, None)
+
     def _make(self, order: Order, fault: Fault | None) -> Rented:
         kind = fault.kind if fault else None
         with self._lock:
@@ -294,6 +321,7 @@ class Cloud:
                 price_usd_per_hour=self.prices.get(order.gpu, 0.0) * self.surcharge,
                 created_s=self.clock(),
                 pod_key=f"pod-{secrets.token_hex(16)}",
+                host=self._host_for(order) or Host(),
                 shown_host=self.shown_address[0],
                 shown_port=self.shown_address[1],
             )

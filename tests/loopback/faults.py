@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 #: What a request asks for, whatever API it comes by.
-Operation = Literal["offers", "create", "get", "list", "terminate", "logs", "account"]
+Operation = Literal["offers", "create", "get", "list", "terminate", "logs", "account", "volume"]
 
 #: Played by the server before anything is done: nothing happens, and this is the answer.
 Refusal = Literal[

@@ -9,6 +9,7 @@ from typing import Any
 from tests.loopback.cloud import Cloud, Order, RefusedError, Rented
 from tests.loopback.faults import Fault, Operation
 from tests.loopback.graphql import Enum, GraphQLError, Selected, parse
+from tests.loopback.hosts import MEMORY_GB
 from tests.loopback.http import Answer, Request, as_json
 
 CAPACITY = "There are no longer any instances available with the requested specifications. Please refresh and try again."
@@ -151,7 +152,7 @@ class RunPodGraphQL:
             {
                 "id": model,
                 "displayName": DISPLAY_NAMES.get(model, model),
-                "memoryInGb": 24,
+                "memoryInGb": MEMORY_GB.get(model, 24),
                 "maxGpuCount": 8,
                 "manufacturer": "Nvidia",
                 "cudaCores": 0,
@@ -187,6 +188,10 @@ class RunPodGraphQL:
             env=env,
             ports=(fields.get("ports") or "").split(","),
             disk_gb=fields.get("containerDiskInGb") or 10,
+            fits=lambda host: (
+                (not fields.get("allowedCudaVersions") or host.cuda in fields["allowedCudaVersions"])
+                and host.memory_gb >= (fields.get("minMemoryInGb") or 0)
+            ),
         )
         try:
             return _pod(self._cloud.create(order, fault))

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jsonschema
 
 from tests.loopback.cloud import Cloud, Order, RefusedError, Rented
 from tests.loopback.faults import Fault, Operation
+from tests.loopback.hosts import MEMORY_GB, Host
 from tests.loopback.http import Answer, Request, as_json
 from tests.loopback.paging import page_of
 from tests.loopback.runpod_graphql import CAPACITY
@@ -102,6 +103,8 @@ class RunPodRest:
                 return "logs"
             case "GET", ["catalog", "gpus"]:
                 return "offers"
+            case "GET", ["network-volumes", _]:
+                return "volume"
         return None
 
     def answer(self, request: Request, operation: Operation | None, fault: Fault | None) -> Answer:
@@ -123,6 +126,8 @@ class RunPodRest:
                 return self._logs(str(named))
             case "offers":
                 return self._offers(request, fault)
+            case "volume":
+                return self._volume(parts[1])
         return self.refusal(404, "resource not found", headers={})
 
     def refusal(self, status: int, why: str, *, headers: Mapping[str, str]) -> Answer:
@@ -137,6 +142,8 @@ class RunPodRest:
         if faults:
             problem = {"title": _TITLES[422], "status": 422, "detail": "Request validation failed.", "errors": faults}
             return Answer(status=422, body=json.dumps(problem).encode(), content_type="application/problem+json")
+        if body.get("gpu", {}).get("allowedCudaVersions") and "minCudaVersion" in body["gpu"]:
+            return self.refusal(400, "allowedCudaVersions and minCudaVersion are mutually exclusive", headers={})
         if ("gpu" in body) == ("cpu" in body):
             return self.refusal(400, "exactly one of gpu or cpu must be set", headers={})
         order = Order(
@@ -148,6 +155,7 @@ class RunPodRest:
             ports=body.get("ports", []),
             disk_gb=body.get("disk", 20),
             mounts={each["volumeId"]: each["path"] for each in body.get("mounts", {}).get("network", ())},
+            fits=_fits(body),
         )
         try:
             return as_json(201, pod(self._cloud.create(order, fault)))
@@ -220,24 +228,44 @@ class RunPodRest:
             return self.refusal(400, "product is required with include=AVAILABILITY, and valid only with it", headers={})
         gpus = []
         for model, price in self._cloud.prices.items():
+            hosts = self._cloud.hosts_of(model)
             gpu: dict[str, Any] = {
                 "id": model,
                 "name": model.removeprefix("NVIDIA "),
                 "pool": None,
                 "manufacturer": "NVIDIA",
-                "memory": 24,
+                "memory": MEMORY_GB.get(model, 24),
                 "secure": True,
                 "community": True,
                 "price": {"secure": price, "community": round(price * 0.8, 3)},
                 "maxCount": {"secure": 8, "community": 4},
             }
             if availability:
-                gpu["availability"] = "NONE" if fault and fault.kind == "no-capacity" else "HIGH"
+                gpu["availability"] = "NONE" if not hosts or (fault and fault.kind == "no-capacity") else "HIGH"
+                places = sorted({host.data_center for host in hosts})
+                gpu["dataCenters"] = [{"id": place, "name": place, "availability": "HIGH"} for place in places]
+                gpu["cudaVersions"] = [{"version": v, "available": True} for v in sorted({host.cuda for host in hosts})]
             gpus.append(gpu)
         return as_json(200, {"gpus": gpus})
 
+    def _volume(self, named: str) -> Answer:
+        place = self._cloud.place_of(named)
+        if place is None:
+            return self.refusal(404, "network volume not found", headers={})
+        return as_json(200, {"id": named, "name": named, "size": 100, "dataCenter": place, "type": "STANDARD"})
+
     def _gone(self) -> Answer:
         return self.refusal(404, "pod not found", headers={})
+
+
+def _fits(body: Mapping[str, Any]) -> Callable[[Host], bool]:
+    """Which machines a create request may be placed on."""
+    gpu, places = body.get("gpu", {}), body.get("dataCenterIds")
+    least = tuple(int(part) for part in gpu.get("minCudaVersion", "0.0").split("."))
+    exact = gpu.get("allowedCudaVersions")
+    return lambda host: (
+        host.cuda_numbers >= least and (not exact or host.cuda in exact) and (not places or host.data_center in places)
+    )
 
 
 def _parts(request: Request) -> list[str]:
@@ -267,8 +295,8 @@ def pod(one: Rented) -> dict[str, Any]:
         "registry": None,
         "gpu": {"id": one.gpu, "count": 1},
         "cloud": "SECURE",
-        "dataCenterId": "US-KS-2",
-        "cudaVersion": "12.8",
+        "dataCenterId": one.host.data_center,
+        "cudaVersion": one.host.cuda,
         "ssh": {
             "proxy": {"host": "ssh.runpod.io", "port": 22, "username": relay, "command": f"ssh {relay}@ssh.runpod.io"},
             "direct": direct,

@@ -11,6 +11,7 @@ from typing import Any
 
 from tests.loopback.cloud import Cloud, Order, RefusedError, Rented
 from tests.loopback.faults import Fault, Operation
+from tests.loopback.hosts import MEMORY_GB, Host
 from tests.loopback.http import Answer, Request, as_json
 from tests.loopback.paging import page_of
 
@@ -59,6 +60,8 @@ _FILTERS = frozenset(
         "cuda_max_good",
         "dph_total",
         "disk_space",
+        "gpu_ram",
+        "cpu_ram",
         "datacenter",
         "order",
         "type",
@@ -142,16 +145,23 @@ class Vast:
                 return as_json(400, {"success": False, "error": "invalid_args", "msg": f"unknown filter {name}"})
         wanted = query.get("gpu_name", {})
         names = wanted.get("in") or [wanted.get("eq")]
-        offers = [] if fault and fault.kind == "no-capacity" else [
+        offers: list[dict[str, Any]] = [] if fault and fault.kind == "no-capacity" else [
             {
-                "id": 1000 + number, "ask_contract_id": 1000 + number, "gpu_name": GPU_NAMES[model], "num_gpus": 1,
-                "dph_total": price, "reliability2": 0.995, "direct_port_count": 100, "rentable": True, "verification": "verified",
-                "cuda_max_good": 12.8, "inet_down": 900.0, "geolocation": None, "public_ipaddr": "198.51.100.7", "machine_id": number,
+                "id": ask, "ask_contract_id": ask, "gpu_name": GPU_NAMES[model], "num_gpus": 1,
+                "dph_total": self._cloud.prices[model], "reliability2": 0.995, "direct_port_count": 100, "rentable": True,
+                "verification": "verified", "inet_down": 900.0, "geolocation": None, "public_ipaddr": "198.51.100.7",
+                "machine_id": ask, **_figures(model, host),
             }
-            for number, (model, price) in enumerate(self._cloud.prices.items())
+            for ask, (model, host) in self._asks().items()
             if names == [None] or GPU_NAMES[model] in names
         ]  # fmt: skip
-        return as_json(200, {"offers": sorted(offers, key=lambda offer: offer["dph_total"])})
+        offers = [offer for offer in offers if all(offer[name] >= least for name, least in _least(query).items())]
+        return as_json(200, {"offers": sorted(offers, key=lambda offer: offer["dph_total"])[: query.get("limit", len(offers))]})
+
+    def _asks(self) -> dict[int, tuple[str, Host]]:
+        """What is on offer, by the number of the offer."""
+        pairs = [(model, host) for model in self._cloud.prices for host in self._cloud.hosts_of(model)]
+        return dict(enumerate(pairs, 1000))
 
     def _create(self, request: Request, named: str, fault: Fault | None) -> Answer:
         body = request.json()
@@ -164,8 +174,8 @@ class Vast:
             return as_json(400, {"success": False, "error": "invalid_args", "msg": "env is too long"})
         if len(body.get("onstart") or "") > ONSTART:
             return as_json(400, {"success": False, "error": "invalid_args", "msg": "onstart is too long"})
-        models = list(self._cloud.prices)
-        if not named.isdigit() or not 0 <= int(named) - 1000 < len(models):
+        model, chosen = self._asks().get(int(named) if named.isdigit() else 0, ("", Host()))
+        if not model:
             return as_json(
                 404, {"success": False, "error": "no_such_ask", "msg": f"Instance type by id {named} is not available."}
             )
@@ -178,8 +188,8 @@ class Vast:
                 env[name] = value
         command = [body["onstart"], *(body.get("args") or [])] if body.get("runtype") == "args" and body.get("onstart") else []
         order = Order(
-            name=body.get("label") or "", image=body["image"], gpu=models[int(named) - 1000], command=command, env=env, ports=ports,
-            disk_gb=int(body.get("disk") or 8),
+            name=body.get("label") or "", image=body["image"], gpu=model, command=command, env=env, ports=ports,
+            disk_gb=int(body.get("disk") or 8), fits=lambda host: host == chosen,
         )  # fmt: skip
         try:
             made = self._cloud.create(order, fault)
@@ -239,6 +249,18 @@ class Vast:
         return Answer(status=200, body=(found.pod.logs() if found.pod else "").encode(), content_type="text/plain")
 
 
+def _figures(model: str, host: Host) -> dict[str, float]:
+    """What an offer says of its machine: the CUDA version as a number, memory in MB and disk in GB."""
+    gpu_mb = MEMORY_GB.get(model, 24) * 1024.0
+    return {"cuda_max_good": float(host.cuda), "gpu_ram": gpu_mb, "cpu_ram": host.memory_gb * 1000, "disk_space": host.disk_gb}
+
+
+def _least(query: Mapping[str, Any]) -> dict[str, float]:
+    """The figures of machines that a query has a lower limit for."""
+    limits = {name: query.get(name, {}) for name in ("cuda_max_good", "gpu_ram", "cpu_ram", "disk_space")}
+    return {name: limit["gte"] for name, limit in limits.items() if "gte" in limit}
+
+
 def _spelled(port: Any) -> Any:
     """Docker writes ports as text."""
     return str(port) if type(port) is int else port
@@ -268,4 +290,5 @@ def instance(one: Rented) -> dict[str, Any]:
         "start_date": None if not running else 1_780_000_000.0,
         "machine_id": 7,
         "geolocation": None,
+        "cuda_max_good": float(one.host.cuda),
     }

@@ -16,6 +16,7 @@ from pytest_glasshouse.errors import (
     RateLimitedError,
     WrongGpuError,
 )
+from pytest_glasshouse.providers.requirements import CudaVersion, Requirements
 from tests.unit.broker.conftest import MakeBroker
 from tests.unit.broker.scripted import ROW, Agents, FakeTime, Scripted, appearing, changed, ledger_steps, showing
 
@@ -201,6 +202,22 @@ def test_other_gpu_than_promised_is_ended_before_any_leg(make_broker: MakeBroker
     with pytest.raises(WrongGpuError, match=r"saw NVIDIA RTX A4000\. It was ended before any leg"):
         make_broker().acquire(ROW)
     assert rented.billing() == set()
+
+
+def test_machine_with_an_older_driver_than_required_is_ended_without_contact(
+    make_broker: MakeBroker, rented: Scripted, agents: Agents
+) -> None:
+    """Its container never sees the GPU, and bills until the boot timeout."""
+    rented.state["cuda"] = CudaVersion(12, 4)
+    with pytest.raises(ProviderError, match=r"a driver for CUDA 12\.4: expected 13\.0 or newer"):
+        make_broker(requirements=Requirements(cuda=CudaVersion(13, 0))).acquire(ROW)
+    assert (agents.connected, rented.billing()) == ([], set())
+
+
+def test_driver_as_new_as_required_is_used(make_broker: MakeBroker, rented: Scripted) -> None:
+    rented.state["cuda"] = CudaVersion(13, 0)
+    make_broker(requirements=Requirements(cuda=CudaVersion(13, 0))).acquire(ROW)
+    assert len(rented.billing()) == 1
 
 
 def test_other_gpu_in_the_providers_own_answer_is_ended_without_contact(

@@ -58,10 +58,11 @@ def test_allocation_that_was_not_created_costs_nothing() -> None:
 
 
 def test_table_names_every_allocation_and_what_has_no_offer() -> None:
-    quote = pricing.quote([(ROWS[0], OFFER)], shared=True, unavailable=("pro6000-900s",))
+    quote = pricing.quote([(ROWS[0], OFFER)], shared=True, unavailable=("pro6000-900s",), required="40 GB of disk")
     lines = list(pricing.table(quote, budget_usd=5.0))
     assert lines[1].split() == ["runpod", "GPU", "1", "1:11", "h", "2.00", f"{quote.cost_usd:.2f}"]
     assert lines[2:] == [
         "no offer now: pro6000-900s",
+        "each machine has at least: 40 GB of disk",
         f"estimate {quote.cost_usd:.2f} USD; budget 5.00 USD, enforced while it runs",
     ]

@@ -1,12 +1,13 @@
 """A package moved to a device through a small ring: the bytes are the same, the host never holds more, nothing is left.
 
-The device is torch's CPU behind the interface that a GPU has: real bytes, the same code. Nothing here has run on CUDA.
+The device is torch's CPU behind the interface that a GPU has: real bytes, the same code. Where torch has a CUDA device, every test
+runs on that as well (marker `cuda`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -20,6 +21,7 @@ from pytest_glasshouse.guest.ring import Ring, RingParts, copy_material_to_devic
 from pytest_glasshouse.owner.owner import Owner
 from pytest_glasshouse.owner.sealing import SealedPackage, read_manifest, seal
 from pytest_glasshouse.wire.package import CANARY
+from pytest_glasshouse.workloads.base import DeviceName
 from pytest_glasshouse.workloads.resident import Resident
 
 pytestmark = pytest.mark.torch
@@ -32,10 +34,12 @@ LIMIT = 2 * 4096 + 3 * 4096
 
 
 class WatchedMemory(TorchMemory):
-    """The CPU as a device; it remembers every tensor it allocated, and how many copies it made."""
+    """A device; it remembers every tensor it allocated, and how many copies it made."""
+
+    on: ClassVar[DeviceName] = "cpu"
 
     def __init__(self) -> None:
-        super().__init__("cpu")
+        super().__init__(self.on)
         self.tensors: list[Any] = []
         self.copies = 0
 
@@ -80,6 +84,11 @@ class FailingMemory(WatchedMemory):
         return super().copy(piece, tensor, at)
 
 
+@pytest.fixture(autouse=True, params=["cpu", pytest.param("cuda", marks=pytest.mark.cuda)])
+def device(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(WatchedMemory, "on", request.param)
+
+
 def sealed_of(parts: dict[str, bytes] = PARTS, segment: int = SEGMENT) -> SealedPackage:
     return seal(parts, owner=OWNER, run="r", round_nonce="00" * 32, workload={}, segment=segment)
 
@@ -100,10 +109,10 @@ def plain(parts: Any) -> dict[str, bytes]:
     return {name: bytes(part) for name, part in parts.items()}
 
 
-@pytest.mark.parametrize("memory", [WatchedMemory(), LateMemory()], ids=["at-once", "late"])
-def test_what_was_sealed_arrives_through_a_ring_of_a_few_slots(memory: WatchedMemory) -> None:
+@pytest.mark.parametrize("kind", [WatchedMemory, LateMemory], ids=["at-once", "late"])
+def test_what_was_sealed_arrives_through_a_ring_of_a_few_slots(kind: type[WatchedMemory]) -> None:
     """A slot that is reused too early would copy the next segment twice."""
-    sealed = sealed_of()
+    sealed, memory = sealed_of(), kind()
     found, target = opened(sealed, memory)
     assert len(target.arena) <= LIMIT
     assert len(target._slots) == 3

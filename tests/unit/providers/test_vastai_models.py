@@ -8,6 +8,7 @@ import pytest
 
 from pytest_glasshouse.providers.base import SshAccess
 from pytest_glasshouse.providers.http_api import UnusableError
+from pytest_glasshouse.providers.requirements import CudaVersion, Requirements
 from pytest_glasshouse.providers.vastai_models import instance_from, offer_from, search_for
 
 
@@ -82,3 +83,11 @@ def test_an_offer_that_lacks_a_field_is_left_out(fields: dict[str, Any]) -> None
 def test_the_search_names_every_gpu_by_vasts_name() -> None:
     query = search_for(["NVIDIA H100 80GB HBM3", "NVIDIA RTX PRO 6000 Blackwell Server Edition"])
     assert query["gpu_name"] == {"in": ["H100 SXM", "RTX PRO 6000 S"]}
+
+
+def test_a_search_asks_for_what_is_required_in_the_units_of_the_api() -> None:
+    """Memory in MB, a version as a number; offers used to be priced with 40 GB of storage, whatever was ordered."""
+    asked = Requirements(cuda=CudaVersion(13, 0), gpu_memory_gb=80, memory_gb=64, disk_gb=300)
+    query = search_for(["NVIDIA H100 80GB HBM3"], asked, disk_gb=300)
+    assert (query["cuda_max_good"], query["gpu_ram"], query["cpu_ram"]) == ({"gte": 13.0}, {"gte": 80_000}, {"gte": 64_000})
+    assert (query["disk_space"], query["allocated_storage"]) == ({"gte": 300.0}, 300.0)

@@ -1,0 +1,1 @@
+"""Benchmark rows, and measurements of this project itself; see README.md."""

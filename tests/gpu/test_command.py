@@ -1,0 +1,96 @@
+"""`make gpu` as a whole: one line where there is no GPU, and otherwise its steps, rehearsed here with numpy on the CPU."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from benchmarks.gpu import __main__ as command
+from benchmarks.gpu.plan import Setting, steps
+from pytest_glasshouse.check.check import check_bytes
+from tests.pytest_process import compiled_files
+
+ROOT = Path(__file__).parents[2]
+#: By the limit of a place that lends a GPU.
+EIGHT_MINUTES_S = 480.0
+
+
+def test_without_a_gpu_it_says_in_one_line_what_it_needs(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(command, "gpus", list)
+    assert command.main([]) == 4
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    (line,) = captured.err.splitlines()
+    for needed in ("an NVIDIA GPU", "torch for CUDA", "make gpu-wheels"):
+        assert needed in line
+
+
+def test_a_gpu_and_nothing_installed_is_one_line_too(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(command, "gpus", lambda: ["NVIDIA H200"])
+    monkeypatch.setattr(command, "missing", lambda _python: "torch: ModuleNotFoundError")
+    assert command.main(["--wheels", str(tmp_path), "--work", str(tmp_path / "work")]) == 4
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "lacks torch: ModuleNotFoundError" in line
+
+
+def test_what_ran_on_another_gpu_is_forgotten(tmp_path: Path) -> None:
+    (tmp_path / "results").mkdir()
+    (tmp_path / "machine.json").write_text(json.dumps({"GPU": "NVIDIA A100"}))
+    (tmp_path / "results" / "local.json").write_text("{}")
+    command._forget(tmp_path, sys.executable, "NVIDIA A100")
+    assert (tmp_path / "results" / "local.json").exists()
+    command._forget(tmp_path, sys.executable, "NVIDIA H200")
+    assert not (tmp_path / "results").exists()
+
+
+def test_an_environment_that_is_gone_is_made_again(tmp_path: Path) -> None:
+    (tmp_path / "results").mkdir()
+    (tmp_path / "results" / "environment.json").write_text("{}")
+    command._forget(tmp_path, str(tmp_path / "no" / "python"), "")
+    assert not (tmp_path / "results" / "environment.json").exists()
+
+
+def test_a_gpu_that_rows_name_is_named_and_its_smoke_rows_are_chosen() -> None:
+    found = {each.name: each for each in steps(Setting(tree=ROOT, work=Path("w"), python="python", gpu="h100"), wheels=None)}
+    assert "smoke and (anygpu or h100)" in found["local"].command
+    assert json.loads(found["interleaved"].env["GPU_ROWS"]) == {"gpu": "h100"}
+    assert {"cuda", "local"} <= {*found["cuda-tests"].command, *found["local"].command}
+    assert all(0 < each.limit_s < EIGHT_MINUTES_S for each in found.values())
+
+
+def test_its_own_limit_is_below_eight_minutes() -> None:
+    assert command._options([]).total_seconds < EIGHT_MINUTES_S
+
+
+def test_every_step_runs_in_a_rehearsal_and_leaves_a_summary(
+    tmp_path: Path, pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """The same code as on a GPU, with small sizes, `mock` in place of `local`, and guests that need no torch."""
+    work, out = tmp_path / "work", tmp_path / "out"
+    environ = {**os.environ, **compiled_files(pytestconfig, tmp_path_factory).environment()}
+    environ = {name: value for name, value in environ.items() if not name.startswith(("GLASSHOUSE_", "PYTHONDONTWRITE"))}
+    environ |= {"PYTEST_ADDOPTS": "-p tests.numpy_guest.plugin", "OPENBLAS_NUM_THREADS": "1"}
+    arguments = ["--rehearse", "--work", str(work), "--out", str(out), "--total-seconds", "10000"]
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.gpu", *arguments], cwd=ROOT, env=environ, capture_output=True, text=True, check=False
+    )
+    status = {path.stem: json.loads(path.read_text())["status"] for path in (work / "results").iterdir()}
+    own = {each.name for each in steps(Setting(tree=ROOT, work=work, python="", rehearse=True), wheels=None)}
+    assert status.keys() == own
+    # numpy guests train no model, whatever its shape.
+    assert {name for name, each in status.items() if each != "passed"} <= {"lora-large"}, done.stdout
+    assert done.returncode == (0 if set(status.values()) == {"passed"} else 1)
+    text = (out / "summary.md").read_text()
+    for part in ("| interleaved | passed |", "15 of 15 held", "spread of process starts", "raw against raw", "idle: "):
+        assert part in text
+    for report in out.glob("*-cpu-*.json"):
+        assert check_bytes(report.read_bytes()).sound, report.name
