@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Access",
     "Cleanup",
+    "GpuUse",
     "Grant",
     "Instance",
     "InstanceId",
@@ -96,6 +97,14 @@ class Launch:
 
 
 @dataclass(frozen=True, kw_only=True)
+class GpuUse:
+    """What else used the GPU when the allocation was made: how many processes of others, and their memory on it."""
+
+    processes: int = 0
+    memory_mib: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
 class Instance:
     """One instance as the provider shows it. `raw_state` is the provider's own; `access` is None while there is no address.
 
@@ -112,6 +121,7 @@ class Instance:
     price_usd_per_hour: float | None = None
     detail: str = ""
     unusable: str = ""
+    gpu_use: GpuUse = field(default_factory=GpuUse)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "instance_id", InstanceId(self.instance_id))
