@@ -14,7 +14,7 @@ from pytest_glasshouse.broker import pricing
 from pytest_glasshouse.broker.creator import hello
 from pytest_glasshouse.broker.fleet import BrokerOptions, Fleet, FleetMember
 from pytest_glasshouse.broker.limit_watch import LimitWatch
-from pytest_glasshouse.broker.renter import Renter
+from pytest_glasshouse.broker.renter import Renter, keys_of
 from pytest_glasshouse.broker.timing import Clock
 from pytest_glasshouse.channel.archive import reference_source
 from pytest_glasshouse.errors import (
@@ -84,10 +84,13 @@ class Broker:
     def plan(self, rows: Sequence[RowSpec]) -> None:
         """Set the run's rows, before the first grant: opens every provider they need, and rents nothing.
 
-        Raises `ConfigurationError`, also where the guests of a provider could not be reached from this machine.
+        Raises `ConfigurationError`, also where the guests of a provider could not be reached from this machine, and
+        `InfrastructureError` where machines of the user's own do not answer.
         """
-        for row in rows:
-            self._fleet.connection(self._fleet.provider(self._provider_of(row)))
+        for provider in {name: self._fleet.provider(name) for name in map(self._provider_of, rows)}.values():
+            self._fleet.connection(provider)
+            if not (provider.rents or provider.this_machine):
+                self._fleet.with_retries(provider, provider.account)
         self._planned = {row.row_id: row for row in rows}
 
     @property
@@ -135,17 +138,18 @@ class Broker:
                 f"row {row.name!r} was not priced: the run planned {_names(list(self._planned))}. Nothing else is granted"
             )
         provider = self._fleet.provider(self._provider_of(row))
-        key = "this machine" if provider.this_machine else f"{provider.name}/{row.gpu}"
+        machines = self._renter.machines(provider, row)
         grant_id = f"{worker}-{secrets.token_hex(4)}"
-        while (found := self._claim(key, grant_id)) is not None:
+        while isinstance(found := self._claim(keys_of(provider, row, machines), grant_id), FleetMember):
             with self._freed_on_error(found):
                 if self._is_same_guest(found):
                     return self._grant(found, grant_id)
                 # A guest that is gone, or was restarted, is not granted to another row.
                 self._fleet.end(found, "its guest stopped answering, or was restarted")
             self._free(found)
+        key = found
         try:
-            allocation = self._renter.rent(provider, row, key)
+            allocation = self._renter.rent(provider, row, key, machines)
             allocation.grant_id = grant_id
             with self._freed_on_error(allocation):
                 return self._grant(allocation, grant_id)
@@ -208,7 +212,7 @@ class Broker:
             return "", ""
         if self._stopped or allocation.loss_reason:
             return "ended", self._stopped or allocation.loss_reason
-        if not allocation.provider.rents:
+        if allocation.provider.this_machine:
             return "", ""
         try:
             seen = allocation.provider.get(grant.instance_id)
@@ -300,8 +304,11 @@ class Broker:
     def _provider_of(self, row: RowSpec) -> str:
         return row.provider if self._options.provider == "row" else self._options.provider
 
-    def _claim(self, key: str, grant_id: str) -> FleetMember | None:
-        """Wait until no row uses what `key` names; return an allocation that is ready, or None: the caller creates one."""
+    def _claim(self, keys: Mapping[str, bool], grant_id: str) -> FleetMember | str:
+        """Wait until no row uses what one of `keys` names; return an allocation that is ready, or the key to create one for.
+
+        A key whose value is true stands for one machine, of which a second allocation cannot be had.
+        """
         fleet = self._fleet
         shared = self._options.allocation == "shared"
         with fleet.changed:
@@ -309,17 +316,17 @@ class Broker:
                 self._refuse_over_budget()
                 if fleet.ending.is_set():
                     raise InfrastructureError("the run is ending; nothing more is granted")
-                mine = [each for each in fleet.allocations if each.key == key and each.usable]
-                busy = key in self._creating or any(each.grant_id for each in mine)
-                if not busy or not (shared or key == "this machine"):
-                    break
+                mine = [each for each in fleet.allocations if each.key in keys and each.usable]
+                busy = {*self._creating, *(each.key for each in mine if each.grant_id)}
+                found = next((each for each in mine if each.ready and not each.grant_id and each.key not in busy), None)
+                if found is not None and shared:
+                    found.grant_id = grant_id
+                    return found
+                free = next((key for key, single in keys.items() if key not in busy or not (shared or single)), None)
+                if free is not None:
+                    self._creating.append(free)
+                    return free
                 fleet.changed.wait(timeout=1.0)
-            found = next((each for each in mine if each.ready and not each.grant_id), None) if shared else None
-            if found is None:
-                self._creating.append(key)
-            else:
-                found.grant_id = grant_id
-            return found
 
     def _free(self, allocation: FleetMember) -> None:
         with self._fleet.changed:
@@ -349,20 +356,25 @@ class Broker:
             return False
 
     def _prepare(self, provider: Provider) -> None:
-        """Start what must run before anything exists: the watch of the limits, and the reaper where it costs money."""
+        """Start what must run before anything exists: the watch of the limits, and the reaper where it can outlive this run."""
         with self._fleet.changed:
             if self._watch is None:
                 self._watch = LimitWatch(
                     check=self.check_limits, end_now=lambda: self._fleet.end_now("the run was interrupted; it was ended")
                 )
-            if provider.rents and self._reaper is None:
+            if not provider.this_machine and self._reaper is None:
                 self._reaper = self._start_reaper()
 
     def _default_reaper(self) -> ReaperLike:
         from pytest_glasshouse.broker.reaper import Reaper
 
         options = self._options
-        return Reaper.start(self._fleet.ledger.path, timing=options.timing, allow_simulated=options.allow_simulated)
+        return Reaper.start(
+            self._fleet.ledger.path,
+            timing=options.timing,
+            allow_simulated=options.allow_simulated,
+            environment=options.machines.to_environment(),
+        )
 
     def _grant(self, allocation: FleetMember, grant_id: str) -> Grant:
         provider, hello = allocation.provider, allocation.hello
@@ -379,7 +391,9 @@ class Broker:
             reference_source=reference_source(),
             dry_run=provider.dry_run or provider.simulated,
             simulated=provider.simulated,
-            rented=provider.rents,
+            remote=not provider.this_machine,
+            other_processes=allocation.gpu_use.processes,
+            other_memory_mib=allocation.gpu_use.memory_mib,
             faults=self._options.faults if provider.name == "mock" else (),
         )
 

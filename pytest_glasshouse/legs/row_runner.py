@@ -23,7 +23,7 @@ from pytest_glasshouse.legs.raw import RawRunner
 from pytest_glasshouse.legs.round import Round
 from pytest_glasshouse.legs.row_settings import RowSettings
 from pytest_glasshouse.legs.sealed_model import sealed_of
-from pytest_glasshouse.observation.document import Observation, Plan, RoundNotes
+from pytest_glasshouse.observation.document import AllocationSeen, Observation, Plan, RoundNotes
 from pytest_glasshouse.observation.outcome import AllocationFacts, Ended, Outcome
 from pytest_glasshouse.observation.reading import ROLES
 from pytest_glasshouse.providers.mock_faulty_channel import FaultyChannel, poisoned
@@ -203,7 +203,7 @@ class Allocation:
 
         A guest that the broker ended may still have answered, with the exit of the leg that was killed.
         """
-        if ended is None or not self.grant.rented:
+        if ended is None or not self.grant.remote:
             return ended
         kind, reason = self._grants.loss_reason(self.grant)
         if not gone and kind != "ended":
@@ -218,16 +218,20 @@ class Allocation:
 
     def _opening(self, row: RowSpec, material: Material, protected: ProtectedRuntime) -> Observation:
         base = material.base
+        allocation: AllocationSeen = {
+            "provider": self.grant.provider,
+            "name": self.grant.allocation_id,
+            "providerInstanceId": self.grant.instance_id,
+            "gpuModel": self.grant.gpu_model,
+            "gpuUuid": self.grant.gpu_uuid,
+            "archiveSha256": self.grant.archive_sha256,
+            "referenceSource": self.grant.reference_source,
+        }
+        if self.grant.other_processes:
+            allocation["otherGpuProcesses"] = self.grant.other_processes
+            allocation["otherGpuMemoryMib"] = self.grant.other_memory_mib
         return {
-            "allocation": {
-                "provider": self.grant.provider,
-                "name": self.grant.allocation_id,
-                "providerInstanceId": self.grant.instance_id,
-                "gpuModel": self.grant.gpu_model,
-                "gpuUuid": self.grant.gpu_uuid,
-                "archiveSha256": self.grant.archive_sha256,
-                "referenceSource": self.grant.reference_source,
-            },
+            "allocation": allocation,
             "keys": protected.keys,
             "plan": self._plan(row),
             "material": {
@@ -285,7 +289,7 @@ class Allocation:
 
     def _connect(self) -> Channel:
         def connect() -> GuestChannel:
-            reconnect_s = RECONNECT_S if self.grant.rented else 0.0
+            reconnect_s = RECONNECT_S if self.grant.remote else 0.0
             return GuestChannel(
                 self.grant.address,
                 allocation_id=self.grant.allocation_id,

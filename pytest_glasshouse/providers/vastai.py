@@ -46,6 +46,7 @@ from pytest_glasshouse.wire.canonical import sha256_hex
 from pytest_glasshouse.wire.secret import Secret
 
 if TYPE_CHECKING:
+    from pytest_glasshouse.providers.place_settings import PlaceSettings
     from pytest_glasshouse.rows.spec import RowSpec
     from pytest_glasshouse.wire.canonical import Json
 
@@ -82,6 +83,13 @@ def open_vastai(
         max_price_usd_per_hour=max_price_usd_per_hour,
         requirements=requirements,
         environ=environ,
+    )
+
+
+def open_vastai_place(settings: PlaceSettings) -> VastProvider:
+    """See `places.Place`."""
+    return open_vastai(
+        settings.environ, max_price_usd_per_hour=settings.max_price_usd_per_hour, requirements=settings.requirements
     )
 
 

@@ -12,14 +12,18 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from pytest_glasshouse.broker.broker import Broker, BrokerOptions
 from pytest_glasshouse.broker.broker_socket import BrokerClient, BrokerServer
+from pytest_glasshouse.broker.connection import Connection
 from pytest_glasshouse.broker.timing import Timing
 from pytest_glasshouse.errors import GlasshouseError
+from pytest_glasshouse.providers.base import Routed
+from pytest_glasshouse.providers.place_settings import OwnMachines
+from pytest_glasshouse.providers.registry import open_provider
 from pytest_glasshouse.run.signals import Signals
-from tests.chaos.connection import ChaosConnection
+from tests.chaos.connection import ChaosConnection, ChaosHostConnection
 from tests.chaos.leg import ROWS, run_row, write
 
 
@@ -44,8 +48,15 @@ def _host(folder: Path, settings: dict[str, Any]) -> int:
         allow_simulated=True,
         timing=Timing.from_json(settings["timing"]),
         boot_timeout_s=settings["boot_s"],
+        machines=OwnMachines.from_environment(os.environ),
     )
-    broker = Broker(options, connection=ChaosConnection(train_s=settings["train_s"], boot_s=settings["boot_s"]))
+    connection: Connection = ChaosConnection(train_s=settings["train_s"], boot_s=settings["boot_s"])
+    if settings["provider"] == "ssh":
+        provider = open_provider("ssh", allow_simulated=True, machines=options.machines)
+        connection = ChaosHostConnection(
+            cast("Routed", provider), train_s=settings["train_s"], boot_s=settings["boot_s"], told=settings["told"]
+        )
+    broker = Broker(options, providers={} if settings["provider"] != "ssh" else {"ssh": provider}, connection=connection)
     signals = Signals(lambda _name: broker.signal_end())
     signals.install()
     workers: list[subprocess.Popen[bytes]] = []

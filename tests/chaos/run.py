@@ -11,14 +11,15 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from pytest_glasshouse.broker.lease_ledger import LEDGER, read
 from pytest_glasshouse.broker.timing import Timing
 from tests.chaos.connection import DONE, TOLD
-from tests.chaos.scenario import Scenario
+from tests.chaos.own_host import OwnHost
+from tests.chaos.scenario import OWN_HOST, Scenario
 from tests.limits import HANG_S
 from tests.loopback.cloud import Cloud
 from tests.loopback.http import LoopbackServer
@@ -31,6 +32,9 @@ TIMING = Timing(
     grace_s=30.0,
 )  # fmt: skip
 BOOT_S = 3.0
+#: Of a host of the user's own, where each request is a connection of its own.
+OWN_TIMING = replace(TIMING, search_s=6.0, give_up_s=20.0, bootstrap_s=15.0, lifetime_s=30.0)
+OWN_BOOT_S = 15.0
 TRAIN_S = 0.3
 #: How long the reaper and the guests' watchdogs have, from the last deadline on, before the sweep does their work: no judgement
 #: depends on which of them did it.
@@ -56,9 +60,10 @@ class Judged:
 class Running:
     """One run's processes."""
 
-    def __init__(self, scenario: Scenario, server: LoopbackServer, folder: Path) -> None:
+    def __init__(self, scenario: Scenario, server: LoopbackServer | OwnHost, folder: Path) -> None:
         self.scenario = scenario
-        self.server = server
+        self.cloud: Cloud | OwnHost = server if isinstance(server, OwnHost) else server.cloud
+        self.timing = OWN_TIMING if isinstance(server, OwnHost) else TIMING
         self.folder = folder
         self.run_id = f"chaos-{scenario.seed}"
         provider, _, api = scenario.provider.partition("-")
@@ -66,10 +71,15 @@ class Running:
         self.provider = provider
         self.environment = {
             **{name: value for name, value in os.environ.items() if not name.startswith(("RUNPOD_", "VAST_", "GLASSHOUSE_"))},
-            url: server.url, key: server.cloud.account_key, "GLASSHOUSE_RUNPOD_API": api, "HOME": "/nonexistent",
+            "HOME": "/nonexistent",
         }  # fmt: skip
+        if isinstance(server, OwnHost):
+            self.environment |= server.environment
+        else:
+            self.environment |= {url: server.url, key: server.cloud.account_key, "GLASSHOUSE_RUNPOD_API": api}
         settings = {
-            "provider": provider, "run_id": self.run_id, "timing": TIMING.to_json(), "boot_s": BOOT_S, "train_s": TRAIN_S,
+            "provider": provider, "run_id": self.run_id, "timing": self.timing.to_json(),
+            "boot_s": OWN_BOOT_S if isinstance(server, OwnHost) else BOOT_S, "told": str(folder / "told"), "train_s": TRAIN_S,
             "rows": scenario.rows, "workers": scenario.workers, "dishonest": sorted(scenario.dishonest),
         }  # fmt: skip
         self.log = (self.folder / "log").open("wb")
@@ -91,7 +101,7 @@ class Running:
 
     def links(self) -> list[int]:
         """The ssh clients that hold the tunnels: children of the harness."""
-        return [pid for pid in _children(self.process.pid) if b"ssh\0-F" in _command(pid)]
+        return [pid for pid in _children(self.process.pid) if b"ssh\0" in _command(pid) and b"-L\0" in _command(pid)]
 
     def close(self) -> None:
         self.log.close()
@@ -106,18 +116,30 @@ def play(scenario: Scenario) -> Judged:
     folder = Path(tempfile.mkdtemp(prefix="ghc-"))
     told = folder / "told"
     told.mkdir()
+    if scenario.provider == OWN_HOST:
+        own = OwnHost()
+        try:
+            return _played(scenario, own, folder, began)
+        finally:
+            own.close()
+            shutil.rmtree(folder, ignore_errors=True)
     volume = Volume(host=told, inside=TOLD, why="whether a leg ended is judged when its pod is long gone", writable=True)
     with (vastai if scenario.provider == "vastai" else runpod)(pods="start", volumes=[volume]) as server:
         server.cloud.faults.add(*scenario.faults)
-        running = Running(scenario, server, folder)
-        judged = Judged(scenario)
-        try:
-            _kills(running)
-            _wait_and_judge(running, judged)
-        finally:
-            running.close()
+        judged = _played(scenario, server, folder, began)
     # After the pods, which may write there until they end.
     shutil.rmtree(folder, ignore_errors=True)
+    return judged
+
+
+def _played(scenario: Scenario, server: LoopbackServer | OwnHost, folder: Path, began: float) -> Judged:
+    running = Running(scenario, server, folder)
+    judged = Judged(scenario)
+    try:
+        _kills(running)
+        _wait_and_judge(running, judged)
+    finally:
+        running.close()
     judged.seconds = time.monotonic() - began
     return judged
 
@@ -126,7 +148,7 @@ def _kills(running: Running) -> None:
     scenario, process = running.scenario, running.process
     _until(lambda: (running.folder / LEDGER).exists() or process.poll() is not None, HANG_S)
     _until(lambda: process.poll() is not None, scenario.at_s)
-    cloud = running.server.cloud
+    cloud = running.cloud
     of_the_cloud = {"pod": cloud.kill, "machine": cloud.vanish, "restart": cloud.restart}
     if scenario.victim in of_the_cloud:
         _each(cloud, of_the_cloud[scenario.victim])
@@ -147,9 +169,11 @@ def _kills(running: Running) -> None:
 
 
 def _wait_and_judge(running: Running, judged: Judged) -> None:
-    scenario, process, cloud = running.scenario, running.process, running.server.cloud
+    scenario, process, cloud = running.scenario, running.process, running.cloud
     if scenario.victim == "frozen":
-        _until(lambda: not cloud.billing() and not cloud.waiting(), TIMING.lifetime_s + TIMING.overdue_s + _REAPER_S)
+        _until(
+            lambda: not cloud.billing() and not cloud.waiting(), running.timing.lifetime_s + running.timing.overdue_s + _REAPER_S
+        )
         _kill(process.pid, signal.SIGCONT)
         _kill(process.pid)
     elif not _until(lambda: process.poll() is not None, HANG_S):
@@ -167,7 +191,7 @@ def _wait_and_judge(running: Running, judged: Judged) -> None:
 
 
 def _who_ended_it(running: Running, judged: Judged, *, reported: bool) -> None:
-    cloud = running.server.cloud
+    cloud = running.cloud
 
     def over() -> bool:
         return not cloud.billing() and not cloud.waiting()
@@ -210,7 +234,7 @@ def _judge_rows(running: Running, judged: Judged) -> None:
             judged.wrong.append("a key was released for evidence that is wrong")
 
 
-def _each(cloud: Cloud, act: Callable[[str], None]) -> None:
+def _each(cloud: Cloud | OwnHost, act: Callable[[str], None]) -> None:
     for one in cloud.billing():
         act(one.instance_id)
 
