@@ -81,7 +81,7 @@ def _check(options: argparse.Namespace) -> int:
 def _replay(path: Path, count: int) -> bool:
     """Train legs again, and say of each what came out; whether all that were drawn gave their adapters, and there was one."""
     from pytest_glasshouse.check.check import load_document
-    from pytest_glasshouse.check.replay import replay
+    from pytest_glasshouse.cli.replay import replay
     from pytest_glasshouse.report.bundle import read_report
 
     equal: list[bool] = []

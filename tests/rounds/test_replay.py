@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from pytest_glasshouse.check import replay as module
-from pytest_glasshouse.check.replay import Replayed, replay
+from pytest_glasshouse.cli import replay as module
+from pytest_glasshouse.cli.replay import Replayed, replay
 from pytest_glasshouse.wire.canonical import canonical
 from tests.rounds.conftest import carry_out, short_row
 

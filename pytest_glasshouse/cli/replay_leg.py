@@ -14,7 +14,7 @@ from pytest_glasshouse.workloads.base import PROLOGUE_STEPS
 from pytest_glasshouse.workloads.registry import open_trainer, prepare
 
 if TYPE_CHECKING:
-    from pytest_glasshouse.check.replay import Task, Trained
+    from pytest_glasshouse.cli.replay import Task, Trained
     from pytest_glasshouse.rows.spec import WorkloadName
     from pytest_glasshouse.workloads.base import BaseModel
 

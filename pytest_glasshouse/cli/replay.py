@@ -166,7 +166,7 @@ def _reference(observation: Observation) -> str | None:
 def _trained(task: Task) -> Trained:
     """A process of its own trains the leg: with the environment of a leg, and without this process's threads."""
     done = subprocess.run(
-        [sys.executable, "-m", "pytest_glasshouse.check.replay_leg"],
+        [sys.executable, "-m", "pytest_glasshouse.cli.replay_leg"],
         input=json.dumps(task).encode(),
         env={**os.environ, **GUEST_ENVIRONMENT},
         capture_output=True,
