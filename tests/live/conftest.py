@@ -27,6 +27,8 @@ from tests.limits import HANG_S, until
 from tests.live.rented_engine import AHEAD, CONFTEST
 from tests.loopback.http import LoopbackServer
 from tests.loopback.providers import runpod, vastai
+from tests.numpy_guest.bytecode import keep_in_cache
+from tests.numpy_guest.resting import compiled_volumes
 from tests.pytest_process import CompiledFiles, compiled_files
 
 REPOSITORY = Path(__file__).parents[2]
@@ -182,8 +184,16 @@ def compiled(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     return compiled_files(request.config, tmp_path_factory)
 
 
+@pytest.fixture(scope="session")
+def kept_bytecode(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where byte code is kept that guests of other tests compiled."""
+    return keep_in_cache(request.config, tmp_path_factory)
+
+
 @pytest.fixture
-def rental(request: pytest.FixtureRequest, pytester: pytest.Pytester, compiled: CompiledFiles) -> Iterator[Rental]:
+def rental(
+    request: pytest.FixtureRequest, pytester: pytest.Pytester, compiled: CompiledFiles, kept_bytecode: Path
+) -> Iterator[Rental]:
     """`provider-api`, such as `runpod-rest`, as an indirect parameter; its guests train with numpy unless it ends in `-torch`."""
     if not shutil.which("sshd", path=f"{os.environ.get('PATH', '')}:/usr/sbin"):
         if os.environ.get("CI"):
@@ -193,10 +203,11 @@ def rental(request: pytest.FixtureRequest, pytester: pytest.Pytester, compiled: 
     provider, _, api = asked.removesuffix("-torch").partition("-")
     url, key = ("VAST_URL", "VAST_API_KEY") if provider == "vastai" else ("RUNPOD_API_BASE_URL", "RUNPOD_API_KEY")
     inherited = {n: v for n, v in os.environ.items() if not n.startswith(("GLASSHOUSE_", "PYTEST_", "RUNPOD_", "VAST_"))}
-    with (vastai if provider == "vastai" else runpod)(pods="start") as server:
+    numpy = not asked.endswith("-torch")
+    volumes = compiled_volumes(kept_bytecode) if numpy else []
+    with (vastai if provider == "vastai" else runpod)(pods="start", volumes=volumes) as server:
         environment = {**inherited, url: server.url, key: server.cloud.account_key, "HOME": "/nonexistent"}
         environment |= {"GLASSHOUSE_RUNPOD_API": api} if api else {}
-        numpy = not asked.endswith("-torch")
         environment |= {"PYTHONPATH": str(REPOSITORY)} if numpy else {}
         environment |= compiled.environment()
         del environment["PYTHONDONTWRITEBYTECODE"]

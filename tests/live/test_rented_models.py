@@ -21,7 +21,7 @@ from tests.loopback.causal_models import causal_lm, write
 from tests.loopback.hub import Hub
 from tests.loopback.hub_faults import Drip, Flipped, Refused, Tap
 from tests.loopback.hub_repository import commit_id
-from tests.numpy_guest.bytecode import give, keep_in_cache
+from tests.numpy_guest.bytecode import give
 
 REPOSITORY = "Tests/Tiny-0.5B"
 COMMIT = commit_id("pinned")
@@ -42,11 +42,6 @@ def hub(rental: Rental, files: Mapping[str, bytes]) -> Iterator[Hub]:
         cache = str(rental.folder / "hub-cache")
         rental.environment = {**rental.environment, "HF_ENDPOINT": hub.url, "HF_HOME": cache}
         yield hub
-
-
-@pytest.fixture(scope="session")
-def kept_bytecode(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return keep_in_cache(request.config, tmp_path_factory)
 
 
 def run(rental: Rental, model: str, *arguments: str, meanwhile: Callable[[], None] = lambda: None) -> Ran:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -11,7 +12,10 @@ from pytest_glasshouse.run.engine import Engine
 from pytest_glasshouse.run.options import Options
 from pytest_glasshouse.run.plan import ResolvedModel
 from tests.numpy_guest.archive import numpy_provider
+from tests.numpy_guest.bytecode import use_kept
 
+#: The variable that says where byte code is kept (`bytecode.keep_in_cache`).
+KEPT = "GUEST_BYTECODE"
 #: What a project's conftest.py needs for it; the root of this repository has to be importable.
 CONFTEST = """
 from pytest_glasshouse.plugin.stash import ENGINE
@@ -36,12 +40,14 @@ class NumpyEngine(Engine):
         models: Mapping[str, ResolvedModel] | None = None,
     ) -> Broker:
         del rows, models
+        provider = numpy_provider(options.faults)
+        use_kept(provider, "numpy", below=Path(os.environ[KEPT]))
         return Broker(
             BrokerOptions(
                 provider=options.provider, run_id=run_id, run_dir=run_dir, faults=options.faults,
                 allocation="row" if options.allocation == "row" else "shared",
                 boot_timeout_s=options.boot_timeout_s, leg_timeout_s=options.leg_timeout_s,
             ),
-            providers={"mock": numpy_provider(options.faults)},
+            providers={"mock": provider},
             emit=tell,
         )  # fmt: skip

@@ -1,14 +1,28 @@
-"""A guest with numpy that rests after every step: a leg of seconds, in which something happens to it, takes no CPU time."""
+"""A guest with numpy that rests after every step: a leg of seconds, in which something happens to it, takes no CPU time.
+
+In a pod that has byte code which another guest compiled, its agent begins with that, as guests of the mock provider do
+(`bytecode.use_kept`).
+"""
 
 from __future__ import annotations
 
 from functools import cache
+from pathlib import Path
 
+from tests.loopback.pod_disk import Volume
 from tests.numpy_guest.archive import numpy_archive_with
 
-_MAIN = """
+#: Where a pod has it, and of what kind it is.
+KEPT, KIND = "/srv/compiled", "numpy"
+_MAIN = f"""
+import os
 import sys
 import time
+
+if sys.argv[1] == "agent" and os.path.isdir({KEPT!r}):
+    import shutil
+
+    shutil.copytree({KEPT!r}, os.path.join(sys.argv[sys.argv.index("--directory") + 1], "bytecode"), dirs_exist_ok=True)
 
 from pytest_glasshouse.agent.main import main
 from pytest_glasshouse.workloads import loop
@@ -30,6 +44,12 @@ def measure(trainer, **named):
 loop.measure = measure
 sys.exit(main())
 """
+
+
+def compiled_volumes(kept: Path) -> list[Volume]:
+    """For its pods: what is kept below this folder (`bytecode.keep_in_cache`), if anything is."""
+    given = kept / KIND
+    return [Volume(host=given, inside=KEPT, why="what another test's guest compiled")] if given.is_dir() else []
 
 
 @cache

@@ -15,6 +15,7 @@ import pytest
 from pytest_glasshouse.check.check import check_bytes
 from tests.limits import HANG_S
 from tests.numpy_guest import engine
+from tests.numpy_guest.bytecode import keep_in_cache
 from tests.plugin.retries import RETRIES
 
 if TYPE_CHECKING:
@@ -49,8 +50,14 @@ def real(project: Project) -> Project:
 
 
 @pytest.fixture
-def with_numpy(project: Project, monkeypatch: pytest.MonkeyPatch) -> Project:
-    """A project whose engine differs from the product's in what its guests train with."""
+def with_numpy(
+    project: Project,
+    monkeypatch: pytest.MonkeyPatch,
+    request: pytest.FixtureRequest,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Project:
+    """A project whose engine differs from the product's in what its guests train with, and find compiled."""
+    monkeypatch.setenv(engine.KEPT, str(keep_in_cache(request.config, tmp_path_factory)))
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
     project.pytester.makeconftest(engine.CONFTEST)
     project.pytester.makepyfile(test_mlp=ROW)

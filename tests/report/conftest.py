@@ -31,6 +31,7 @@ from pytest_glasshouse.report.document import AllocationCleanup, assemble
 from pytest_glasshouse.rows.spec import RowSpec
 from pytest_glasshouse.wire.tokens import public_text
 from tests.numpy_guest.archive import numpy_provider
+from tests.numpy_guest.bytecode import keep, keep_in_cache, use_kept
 from tests.rounds.conftest import short_row
 from tests.unit.report import example
 
@@ -58,8 +59,9 @@ def _record(outcome: Outcome) -> Record:
 
 
 @pytest.fixture(scope="session")
-def real_run(tmp_path_factory: pytest.TempPathFactory) -> RealRun:
+def real_run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> RealRun:
     """Made once per session; by whichever of several workers comes first."""
+    keep_in_cache(request.config, tmp_path_factory)
     run = os.environ.get("PYTEST_XDIST_TESTRUNUID")
     directory = tmp_path_factory.mktemp("real") if run is None else tmp_path_factory.getbasetemp().parent / f"real-{run}"
     directory.mkdir(exist_ok=True)
@@ -104,7 +106,9 @@ def _made(directory: Path, key: Ed25519PrivateKey) -> None:
 
 def _broker(run_id: str, run_dir: Path, *faults: str) -> Broker:
     options = BrokerOptions(provider="mock", run_id=run_id, run_dir=run_dir, faults=faults)
-    return Broker(options, providers={"mock": numpy_provider(faults)})
+    provider = numpy_provider(faults)
+    use_kept(provider, "numpy")
+    return Broker(options, providers={"mock": provider})
 
 
 def _read(directory: Path, key: Ed25519PrivateKey) -> RealRun:
@@ -127,5 +131,6 @@ def _carried_out(broker: Broker, row: RowSpec, host_attestation: HostAttestation
     outcome: Outcome = row.run(
         Allocation(grant, broker, settings, lambda _: None), ProtectedRuntime(host_attestation), RawRunner()
     )
+    keep(Path(grant.address).parent / "bytecode", "numpy")
     broker.release(grant)
     return outcome
