@@ -15,10 +15,9 @@ if TYPE_CHECKING:
     from pytest_glasshouse.workloads.base import Trainer
 
 NS = 1_000_000_000
-_CHUNK_NS = NS // 50
-"""How long the steps between two synchronisations should take: waiting after every step would starve a GPU,
-and waiting rarely would overrun the target."""
 _REPORT_NS = NS
+"""How long the steps between two reports should take, and so those between two synchronisations: a GPU that is waited for after
+every step starves until it is given the next."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,15 +73,16 @@ def measure(
 
 
 class StepRunner:
-    """Runs steps in chunks, sized by the step time of the chunks before (the warm-up's for the first measured one).
+    """Runs steps in chunks, sized by the step time of the chunk before (the warm-up's last for the first measured one).
 
-    `unreported_ns` is the training time since the last progress report; a run that continues another is given that one's.
+    A chunk ends where the next report or the target is due; the first step of all is a chunk of its own. `unreported_ns` is the
+    training time since the last progress report; a run that continues another is given that one's.
     """
 
     def __init__(self, trainer: Trainer, clock_ns: Callable[[], int]) -> None:
         self._trainer = trainer
         self._clock_ns = clock_ns
-        self._step_ns = _CHUNK_NS
+        self._step_ns = _REPORT_NS
         self.unreported_ns = 0
 
     def run(
@@ -93,14 +93,20 @@ class StepRunner:
         began = self._clock_ns()
         units, elapsed, reported = 0, 0, -self.unreported_ns
         while (target_ns is None or elapsed < target_ns) and (steps is None or units < steps):
-            chunk = max(1, min(_CHUNK_NS, _CHUNK_NS if target_ns is None else target_ns - elapsed) // self._step_ns)
+            due = _REPORT_NS - (elapsed - reported)
+            due = due if target_ns is None else min(due, target_ns - elapsed)
+            chunk = max(1, due // self._step_ns)
             chunk = chunk if steps is None else min(chunk, steps - units)
-            for _ in range(chunk):
+            done, over = 0, False
+            # On the CPU a step is over when it returns: none is begun after the target, however slow steps have become.
+            while done < chunk and not over:
                 self._trainer.step()
+                done += 1
+                over = target_ns is not None and self._clock_ns() - began >= target_ns
             self._trainer.synchronize()
             now = self._clock_ns() - began
-            self._step_ns = max(1, (now - elapsed) // chunk)
-            units, elapsed = units + chunk, now
+            self._step_ns = max(1, (now - elapsed) // done)
+            units, elapsed = units + done, now
             if elapsed - reported >= _REPORT_NS:
                 reported = elapsed
                 loss = self._trainer.check()
