@@ -12,6 +12,7 @@ import mmap
 import os
 import weakref
 from collections.abc import Callable, Generator, Mapping, Sequence
+from functools import partial
 from typing import Any, Self
 
 import torch
@@ -48,7 +49,10 @@ class FakeCuda(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.base = ctypes.addressof(ctypes.c_char.from_buffer(self.memory))
         self.pinned: dict[int, int] = {}
         self.calls: list[str] = []
-        self.late = True
+        #: How many more the allocator gives; below zero it gives as many as there is memory for.
+        self.allocations_left = -1
+        #: Names of the operations that ran here.
+        self.operations: set[str] = set()
         self._segments: list[_Segment] = []
         self._queue: list[Callable[[], object]] = []
         self._error = 0
@@ -146,7 +150,12 @@ class FakeCuda(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def _allocate(self, size: int) -> torch.Tensor:
         """A flat uint8 tensor of the CPU that lies in the device's memory; what was there before stays in it."""
-        wanted = -(-max(size, 1) // _ALIGN) * _ALIGN
+        if not size:
+            return torch.empty(0, dtype=torch.uint8)
+        if self.allocations_left == 0:
+            raise torch.OutOfMemoryError(f"CUDA out of memory. Tried to allocate {size >> 20}.00 MiB. GPU 0 has no more")
+        self.allocations_left -= 1
+        wanted = -(-size // _ALIGN) * _ALIGN
         for segment in self._segments:
             if (block := segment.take(wanted)) is not None:
                 break
@@ -156,9 +165,9 @@ class FakeCuda(TorchDispatchMode):  # type: ignore[no-untyped-call]
             assert block is not None
         self._live += block.size
         self._peak = max(self._peak, self._live)
-        place = (ctypes.c_uint8 * max(size, 1)).from_buffer(self.memory, block.start)
+        place = (ctypes.c_uint8 * size).from_buffer(self.memory, block.start)
         weakref.finalize(place, self._freed, segment, block).atexit = False
-        return torch.frombuffer(place, dtype=torch.uint8)[:size]
+        return torch.frombuffer(place, dtype=torch.uint8)
 
     def _new_segment(self, wanted: int) -> _Segment:
         size = -(-wanted // _SEGMENT) * _SEGMENT
@@ -199,6 +208,9 @@ class FakeCuda(TorchDispatchMode):  # type: ignore[no-untyped-call]
         for name, instead in self._what_libraries_ask().items():
             self._before.append((torch.cuda, name, getattr(torch.cuda, name)))
             setattr(torch.cuda, name, instead)
+        # With two threads another busy process slows an operation fifty-fold.
+        self._threads = torch.get_num_threads()
+        torch.set_num_threads(1)
         # A dispatch mode is of one thread, and transformers loads in others.
         self._async_load = os.environ.get("HF_DEACTIVATE_ASYNC_LOAD")
         os.environ["HF_DEACTIVATE_ASYNC_LOAD"] = "1"
@@ -215,6 +227,7 @@ class FakeCuda(TorchDispatchMode):  # type: ignore[no-untyped-call]
         for where, name, before in self._before:
             setattr(where, name, before)
         torch.__future__.set_overwrite_module_params_on_conversion(self._overwrites)
+        torch.set_num_threads(self._threads)
         del os.environ["HF_DEACTIVATE_ASYNC_LOAD"]
         if self._async_load is not None:
             os.environ["HF_DEACTIVATE_ASYNC_LOAD"] = self._async_load
@@ -252,23 +265,25 @@ class FakeCuda(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 f"Expected all tensors to be on the same device, but found at least two devices, cuda:0 and cpu! ({func})"
             )
         self._launched()
+        if not func.is_view:  # a view needs no kernel
+            self.operations.add(str(func))
         if "cublas" in self.fails and func in (_aten.mm.default, _aten.addmm.default, _aten.bmm.default):
             raise RuntimeError(NO_HANDLE)
         # Everything runs in the order in which it was given.
         self._flush()
         result = func(*tree_map(_inside, args), **tree_map(_inside, kwargs))
+        # Bound, and no closure: the frames of an error keep a closure, and so its tensors.
+        return tree_map(partial(self._outside, given), result)
 
-        def outside(each: Any) -> Any:
-            # That a result is for the CPU is what C++ code takes this device for; `to_host` is the way to the host.
-            if not isinstance(each, torch.Tensor) or isinstance(each, DeviceTensor):
-                return each
-            if id(each) in given:
-                return given[id(each)]
-            if self._holds(each):
-                return DeviceTensor(each, self)
-            return self.arrived(each)
-
-        return tree_map(outside, result)
+    def _outside(self, given: dict[int, DeviceTensor], each: Any) -> Any:
+        # That a result is for the CPU is what C++ code takes this device for; `to_host` is the way to the host.
+        if not isinstance(each, torch.Tensor) or isinstance(each, DeviceTensor):
+            return each
+        if id(each) in given:
+            return given[id(each)]
+        if self._holds(each):
+            return DeviceTensor(each, self)
+        return self.arrived(each)
 
     def to_host(self, tensor: DeviceTensor, dtype: torch.dtype | None) -> torch.Tensor:
         """A copy on the host, after all work so far."""
@@ -287,7 +302,7 @@ class FakeCuda(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def _copy(self, target: torch.Tensor, source: torch.Tensor, *, non_blocking: bool) -> torch.Tensor:
         self._launched()
         to, what = _inside(target), _inside(source)
-        if isinstance(target, DeviceTensor) and non_blocking and self.late and self._is_pinned(what):
+        if isinstance(target, DeviceTensor) and non_blocking and self._is_pinned(what):
             self._queue.append(lambda: to.copy_(what))
         else:
             self._flush()

@@ -6,13 +6,15 @@ process, so that any other difference is found.
 
 from __future__ import annotations
 
+import gc
 import importlib
 import os
 import resource
 import sys
 import time
+import traceback
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
@@ -22,14 +24,15 @@ from pytest_glasshouse.guest.loaded_code import executable_maps
 from pytest_glasshouse.wire import evidence, floe, tokens
 from pytest_glasshouse.wire.canonical import canonical, sha256_hex
 from pytest_glasshouse.wire.tensors import tensor_digest
-from pytest_glasshouse.workloads.device import load_libraries
+from pytest_glasshouse.workloads import cuda
 from pytest_glasshouse.workloads.loop import measure
-from pytest_glasshouse.workloads.registry import open_trainer
+from pytest_glasshouse.workloads.registry import open_trainer, prepare
 from pytest_glasshouse.workloads.segments import SegmentPlan, measure_segments
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from pytest_glasshouse.rows.spec import WorkloadName
     from pytest_glasshouse.wire.canonical import Json
     from pytest_glasshouse.wire.host_messages import TrainingPlan
     from pytest_glasshouse.workloads.base import DeviceName, Parts, Trainer
@@ -44,6 +47,9 @@ _IMPORTS = {
     "lora": ("torch", "transformers", "peft", "pytest_glasshouse.workloads.lora"),
 }
 
+#: A model that is nowhere: the stand-in takes its place.
+_NO_MODEL = "glasshouse/nowhere"
+
 #: Variables in which legs may differ: each names the leg's own directory.
 _OWN_DIRECTORY = ("HOME", "TMPDIR", "PWD")
 
@@ -51,17 +57,46 @@ _OWN_DIRECTORY = ("HOME", "TMPDIR", "PWD")
 def import_training(workload: str, device: DeviceName) -> None:
     """Load everything that training will load, before anything is measured, in both legs alike.
 
-    A GPU's libraries too: a library that is loaded after the measurement would count as a change.
+    A GPU's libraries and kernels too: a library that is loaded after the measurement would count as a change, and what is
+    loaded in the first step would be in its time.
     """
     for name in _IMPORTS[workload]:
         importlib.import_module(name)
-    load_libraries(device)
+    if device == "cuda":
+        cuda.CUDA.init()
+        _train_once(workload, device)
     # Crypto libraries load lazily; one use in both legs keeps that out of the training's time and leaves the legs with
     # the same modules and libraries.
     signer, opener = Ed25519PrivateKey.generate(), X25519PrivateKey.generate()
     tokens.verify(tokens.sign({}, key=signer, typ="rehearsal"), key=signer.public_key(), typ="rehearsal")
     evidence.SUITE.decrypt(evidence.SUITE.encrypt(b"rehearsal", opener.public_key(), info=b""), opener, info=b"")
     floe.decrypt(bytes(32), b"", floe.encrypt(bytes(32), b"", b"rehearsal"))
+
+
+def _train_once(workload: str, device: DeviceName) -> None:
+    """Train one unit on public material, in a way that leaves nothing: CUDA's libraries load each kernel when it is first used.
+
+    A lora row trains the stand-in model, from memory: neither the row's model nor its directory is known here.
+    """
+    material = prepare(cast("WorkloadName", workload), seed=0, model=_NO_MODEL, sealed=workload == "lora")
+    content = {**material.parts, **material.sealed}
+    parts = {name: memoryview(bytes(part)) for name, part in content.items() if isinstance(part, bytes)}
+    trainer = open_trainer(workload, parts, device=device)
+    try:
+        _run_once(trainer)
+    finally:
+        trainer.close()
+
+
+def _run_once(trainer: Trainer) -> None:
+    trainer.prologue(1)
+    trainer.reset(0)
+    trainer.step()
+    trainer.synchronize()
+    trainer.check()
+    trainer.export()
+    trainer.last_batch()
+    trainer.facts()
 
 
 def base_sha256(claims: Mapping[str, Json]) -> str | None:
@@ -100,9 +135,10 @@ def train(
     since.
     """
     began = time.perf_counter_ns()
-    with opened(plan["base"], base_sha256) as (base_dir, base):
-        trainer = open_trainer(plan["workload"], parts, base_dir=base_dir, device=plan["device"])
+    trainer: Trainer | None = None
     try:
+        with opened(plan["base"], base_sha256) as (base_dir, base):
+            trainer = open_trainer(plan["workload"], parts, base_dir=base_dir, device=plan["device"])
         if base is not None:
             base.check()  # what was loaded is what was verified
         loaded = time.perf_counter_ns()
@@ -112,9 +148,16 @@ def train(
             base.check()  # and did not change since: tensors may still be mapped from the files
         if on_trained is not None:
             on_trained(trainer)
+    except BaseException as error:
+        # The frames of what failed hold tensors, which are zeroed as freed memory or not at all.
+        traceback.clear_frames(error.__traceback__)
+        gc.collect()
+        raise
+    else:
         return trained
     finally:
-        trainer.close()
+        if trainer is not None:
+            trainer.close()
 
 
 def _run(

@@ -129,19 +129,6 @@ def _octets(tensor: Any) -> Iterator[memoryview]:
         on_host.zero_()
 
 
-def load_libraries(device: DeviceName) -> None:
-    """Make the device load its lazily loaded libraries, in both legs alike, before the loaded code is measured."""
-    if device == "cuda":
-        import torch
-
-        cuda.CUDA.init()
-        for dtype in (torch.float32, torch.bfloat16):
-            # One small product and its gradient: context, cuBLAS and its kernels.
-            square = torch.ones((16, 16), device=device, dtype=dtype, requires_grad=True)
-            (square @ square).sum().backward()  # type: ignore[no-untyped-call]
-        cuda.CUDA.synchronize()
-
-
 def synchronize(device: DeviceName) -> None:
     """Wait for the device."""
     if device == "cuda":

@@ -15,10 +15,9 @@ if TYPE_CHECKING:
     from pytest_glasshouse.workloads.base import Trainer
 
 NS = 1_000_000_000
-_CHUNK_NS = NS // 50
-"""How long the steps between two synchronisations should take: waiting after every step would starve a GPU,
-and waiting rarely would overrun the target."""
 _REPORT_NS = NS
+"""How long the steps between two reports should take, and so those between two synchronisations: a GPU that is waited for after
+every step starves until it is given the next."""
 
 
 class Edges(Protocol):
@@ -98,12 +97,15 @@ def measure(
 
 
 class StepRunner:
-    """Runs steps in chunks, sized by the step time of the chunks before (the warm-up's for the first measured one)."""
+    """Runs steps in chunks, sized by the step time of the chunk before (the warm-up's last for the first measured one).
+
+    A chunk ends where the next report or the target is due; the first step of all is a chunk of its own.
+    """
 
     def __init__(self, trainer: Trainer, clock_ns: Callable[[], int]) -> None:
         self._trainer = trainer
         self._clock_ns = clock_ns
-        self._step_ns = _CHUNK_NS
+        self._step_ns = _REPORT_NS
 
     def run(
         self, *, target_ns: int | None, steps: int | None, on_progress: Callable[[int, int, str], None] | None
@@ -117,14 +119,20 @@ class StepRunner:
         units, elapsed, reported = 0, 0, 0
         over = self._is_over(units, elapsed, target_ns=target_ns, steps=steps)
         while not over:
-            chunk = max(1, min(_CHUNK_NS, _CHUNK_NS if target_ns is None else target_ns - elapsed) // self._step_ns)
+            due = _REPORT_NS - (elapsed - reported)
+            due = due if target_ns is None else min(due, target_ns - elapsed)
+            chunk = max(1, due // self._step_ns)
             chunk = chunk if steps is None else min(chunk, steps - units)
-            for _ in range(chunk):
+            done, late = 0, False
+            # On the CPU a step is over when it returns: none is begun after the target, however slow steps have become.
+            while done < chunk and not late:
                 self._trainer.step()
+                done += 1
+                late = target_ns is not None and self._clock_ns() - began >= target_ns
             self._trainer.synchronize()
             now = self._clock_ns() - began
-            self._step_ns = max(1, (now - elapsed) // chunk)
-            units, elapsed = units + chunk, now
+            self._step_ns = max(1, (now - elapsed) // done)
+            units, elapsed = units + done, now
             over = self._is_over(units, elapsed, target_ns=target_ns, steps=steps)
             if over or elapsed - reported >= _REPORT_NS:
                 reported = elapsed

@@ -129,8 +129,10 @@ class LoraTrainer:
         import torch
 
         devices.zero(self._parameters)
-        # A pass over zeros overwrites the ids, activations and gradients that the last batch left in freed memory.
-        self._train_on(torch.zeros_like(self._tokens[0]))
+        if self._device == "cpu":
+            # A pass over zeros overwrites the ids, activations and gradients that the last batch left in freed memory; on a GPU
+            # `release` zeroes that, which needs no more memory.
+            self._train_on(torch.zeros_like(self._tokens[0]))
         devices.zero(devices.optimizer_tensors(self._optimizer))
         devices.zero(parameter.grad for parameter in self._parameters)
         devices.zero([*self._parameters, *self._copied, self._loss])

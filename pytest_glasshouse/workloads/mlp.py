@@ -129,9 +129,11 @@ class MlpTrainer:
     def close(self) -> None:
         tensors = [*self._momentum, *self._weights.values(), self._epoch_loss, self._batch_features, self._batch_labels]
         devices.zero(tensors)
-        # A pass over zeros with weights of zero overwrites the activations and gradients left in freed memory.
-        self._train_on_batch()
-        devices.zero(tensors)
+        if self._device == "cpu":
+            # A pass over zeros with weights of zero overwrites the activations and gradients left in freed memory; on a GPU
+            # `release` zeroes that, which needs no more memory.
+            self._train_on_batch()
+            devices.zero(tensors)
         if self._owns_parts:
             devices.zero([self._features, self._labels, *self._initial.values()])
         self.synchronize()

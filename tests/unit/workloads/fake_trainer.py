@@ -22,6 +22,8 @@ class FakeTrainer:
         self._pending = 0
         self._bad_at = bad_at
         self.longest_queue = 0
+        #: How often the device was waited for while it had something to do.
+        self.waits = 0
 
     def clock(self) -> int:
         return self.now
@@ -35,6 +37,7 @@ class FakeTrainer:
 
     def synchronize(self) -> None:
         self.longest_queue = max(self.longest_queue, self._pending)
+        self.waits += self._pending > 0
         self.now += self._pending * self._step_ns
         self._pending = 0
 

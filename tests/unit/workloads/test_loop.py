@@ -44,12 +44,27 @@ def test_elapsed_time_covers_all_the_work_that_was_queued() -> None:
     assert 2000 * MS <= measured.elapsed_ns <= 2020 * MS
 
 
-def test_short_steps_are_queued_and_long_ones_are_not() -> None:
-    """A GPU waited for after every short step would starve."""
-    short, long = FakeTrainer(MS), FakeTrainer(50 * MS)
-    measure(short, warmup_s=0, target_s=1, clock_ns=short.clock)
-    measure(long, warmup_s=0, target_s=1, clock_ns=long.clock)
-    assert (short.longest_queue, long.longest_queue) == (20, 1)
+@pytest.mark.parametrize(("step_ms", "queued"), [(1, 1000), (30, 33), (300, 3), (1500, 1)])
+def test_a_device_is_waited_for_once_a_second_and_not_after_every_step(step_ms: int, queued: int) -> None:
+    """A GPU that is waited for after each step stands still until it is given the next, in both legs: their difference shrinks."""
+    trainer = FakeTrainer(step_ms * MS)
+    measure(trainer, warmup_s=0, target_s=5, clock_ns=trainer.clock)
+    assert trainer.longest_queue == queued
+    assert trainer.waits <= 2 * 5 + 5
+
+
+def test_steps_that_become_slower_end_at_the_target_where_they_are_synchronous() -> None:
+    """On the CPU a step is over when it returns; the next is not begun after the target."""
+
+    class Synchronous(FakeTrainer):
+        def step(self) -> None:
+            super().step()
+            self._step_ns = 100 * MS if self.now > NS else MS
+            self.synchronize()
+
+    trainer = Synchronous(MS)
+    measured = measure(trainer, warmup_s=0, target_s=2, clock_ns=trainer.clock)
+    assert 2 * NS <= measured.elapsed_ns < 2 * NS + 100 * MS
 
 
 def test_progress_is_reported_once_a_second_and_at_the_end() -> None:
