@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from pytest_glasshouse.agent.cpu_time import process_tree, processes
 from pytest_glasshouse.guest.clock import now_ns
 from pytest_glasshouse.guest.launcher import die_with_parent
-from pytest_glasshouse.guest.nvml import NO_DRIVER, Reading, Gpu, Nvml
+from pytest_glasshouse.guest.nvml import NO_DRIVER, Gpu, Nvml, Reading
 from pytest_glasshouse.wire.canonical import canonical, parse_object
 from pytest_glasshouse.wire.guest_messages import COVARIATES, MOST_SAMPLES
 

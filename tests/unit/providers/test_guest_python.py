@@ -74,6 +74,13 @@ def test_guest_imports_what_the_host_does_from_these_folders(tmp_path: Path) -> 
     assert said.stdout.startswith(str(target))
 
 
+def test_rented_guest_gets_the_folder_that_its_images_torch_is_imported_from(tmp_path: Path) -> None:
+    (tmp_path / "torch").mkdir()
+    (tmp_path / "torch" / "__init__.py").touch()
+    code = "from pytest_glasshouse.channel.pod_install import folders; print(*folders(['torch', 'no_such']), sep='\\n')"
+    assert _said(code, tmp_path, site=True).splitlines() == [sysconfig.get_path("purelib"), str(tmp_path)]
+
+
 def test_missing_package_is_one_line_before_anything_is_started(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError) as caught:
         check_imports([str(tmp_path)])
