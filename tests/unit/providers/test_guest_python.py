@@ -66,6 +66,12 @@ def test_package_that_only_another_one_needs_is_found_too(tmp_path: Path) -> Non
     assert str(tmp_path) in _said(FOLDERS, tmp_path, site=True).splitlines()
 
 
+def test_folder_of_a_package_that_no_record_names_is_found(tmp_path: Path) -> None:
+    """A checkout on PYTHONPATH, or a folder that packages were copied into."""
+    (tmp_path / "rfc8785").symlink_to(SITE / "rfc8785")
+    assert _said(FOLDERS, tmp_path, site=True).splitlines()[0] == str(tmp_path)
+
+
 def test_guest_imports_what_the_host_does_from_these_folders(tmp_path: Path) -> None:
     target = elsewhere(tmp_path)
     code = "import sys; sys.path.extend(sys.argv[1:]); import cryptography; print(cryptography.__file__)"
