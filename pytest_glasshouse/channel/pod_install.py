@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
+import importlib.util
 import json
 import os
 import platform
@@ -81,6 +82,19 @@ def missing(packages: dict[str, str], paths: list[str]) -> list[str]:
         if name:
             installed.setdefault(name.lower().replace("_", "-"), found.version)
     return sorted(name for name, oldest in packages.items() if numbers(installed.get(name, "")) < numbers(oldest))
+
+
+def folders(names: Sequence[str] = ("torch", "transformers", "peft", "numpy")) -> list[str]:
+    """The folders of this Python's packages, and every other one that what trains is imported from.
+
+    Images have torch where `pip --user`, `--target` or the distribution put it, and a guest sees the folders it is given.
+    """
+    found = [sysconfig.get_path(kind) for kind in ("purelib", "platlib")]
+    for name in names:
+        spec = importlib.util.find_spec(name)
+        if spec is not None and spec.origin is not None and os.path.isabs(spec.origin):
+            found.append(os.path.dirname(os.path.dirname(spec.origin)))
+    return list(dict.fromkeys(found))
 
 
 def install(directory: str, wheels: Sequence[AnnouncedFile]) -> str:
@@ -179,8 +193,8 @@ def run() -> None:
         raise InstallError(f"expected Python {wanted} or newer in the image, saw {sys.version.split()[0]}; choose another image")
     shutil.rmtree(directory, ignore_errors=True)
     os.makedirs(directory, mode=0o700)
-    own = [sysconfig.get_path(kind) for kind in ("purelib", "platlib")]
-    needed = missing(order["packages"], list(dict.fromkeys(own)))
+    own = folders()
+    needed = missing(order["packages"], own)
     version = f"{sys.version_info[0]}.{sys.version_info[1]}"
     send(need={"running": False, "python": version, "machine": platform.machine(), "missing": needed})
     files = receive()
@@ -191,11 +205,11 @@ def run() -> None:
     if files["wheels"]:
         send(phase="install")
         own.insert(0, install(directory, files["wheels"]))
-    still = missing(order["packages"], list(dict.fromkeys(own)))
+    still = missing(order["packages"], own)
     if still:
         raise InstallError("expected {} after the installation; still missing".format(", ".join(still)))
     send(phase="agent")
-    start(directory, order["allocation"], list(dict.fromkeys(own)), contact)
+    start(directory, order["allocation"], own, contact)
     send(ready={"socket": socket_path})
 
 

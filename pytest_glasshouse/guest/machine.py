@@ -6,6 +6,7 @@ import hashlib
 import importlib.metadata
 import os
 import platform
+import re
 import sys
 from dataclasses import dataclass
 from functools import cache
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_glasshouse.guest.nvml import NO_DRIVER, Gpu, Nvml
 from pytest_glasshouse.guest.torch_probe import ProbeFailedError, TorchAnswer
+from pytest_glasshouse.wire.guest_messages import DETAIL
 from pytest_glasshouse.wire.printable import printable
 
 if TYPE_CHECKING:
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
     from pytest_glasshouse.wire.canonical import Json
     from pytest_glasshouse.workloads.base import DeviceName
 
+#: A UUID without what NVML writes before it.
+_UUID = re.compile(r"[0-9a-z/-]{8,60}")
 #: The driver's control node: a container may have it without NVML.
 _CONTROL_NODE = Path("/dev/nvidiactl")
 
@@ -61,12 +65,14 @@ def find_device(nvml: Nvml, ask: Callable[[], TorchAnswer], environ: Mapping[str
         if torch["name"] and not torch["error"]:
             return _gpu(torch, shown, driver)
         why = _why_not(torch, shown, nvml, environ)
+    why = printable(why, limit=DETAIL)
     return _cpu(no_gpu=why, why_cpu=why, driver=driver, gpu_count=len(shown))
 
 
 def _gpu(torch: TorchAnswer, shown: Sequence[Gpu], driver: str | None) -> Device:
     """The first GPU of torch, found among NVML's by its UUID; where only one is there, it is that one."""
     own = torch["uuid"].lower().removeprefix("gpu-").removeprefix("mig-")
+    own = own if _UUID.fullmatch(own) else ""
     uuids = {gpu.index: gpu.uuid().value for gpu in shown}
     same = [gpu for gpu in shown if own and (uuids[gpu.index] or "").lower().endswith(own)]
     if not same and len(shown) == 1 and torch["visible"] == 1 and not (own and uuids[0]):

@@ -14,7 +14,7 @@ import pytest
 from pytest_glasshouse.errors import BudgetError, ConfigurationError, GlasshouseError
 from pytest_glasshouse.plugin.rental_prompt import ask_to_rent
 from pytest_glasshouse.plugin.stash import EARLIER, OPTIONS, engine_of
-from pytest_glasshouse.plugin.terminal import not_a_gate, open_live, summary, write_command, write_line
+from pytest_glasshouse.plugin.terminal import dry_runs, not_a_gate, open_live, summary, write_command, write_line
 from pytest_glasshouse.run.exit_codes import EXIT_BUDGET, EXIT_INFRASTRUCTURE
 from pytest_glasshouse.wire.guest_messages import DETAIL
 from pytest_glasshouse.wire.output import write_errors
@@ -130,6 +130,8 @@ class RunHooks:
             return
         if run.options.provider == "mock" or run.simulated:
             write_line(reporter, not_a_gate(len(run.selected.rows)), yellow=True)
+        elif run.options.provider == "local" and (said := dry_runs([*run.store.records.values()])):
+            write_line(reporter, said, yellow=True)
         if not run.cleanup.is_proven:
             write_line(reporter, f"glasshouse: cleanup is not proven: {run.cleanup.leftovers} may still exist", red=True)
             for line in run.cleanup.by_hand:

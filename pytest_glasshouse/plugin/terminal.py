@@ -197,3 +197,9 @@ def table(rows: Sequence[Sequence[str]]) -> Iterator[str]:
 def not_a_gate(rows: int) -> str:
     """The last line of a dry run."""
     return f"0 of {rows} rows measured on the GPU they name; not a gate"
+
+
+def dry_runs(records: Sequence[Record]) -> str:
+    """The last line of a run on a GPU of one's own, of which some rows name another; empty where none does."""
+    dry = sum(bool(each["record"]["dryRun"]) for each in records)
+    return f"{dry} of {len(records)} rows name another GPU than this machine's: dry runs, not a gate" if dry else ""

@@ -6,10 +6,11 @@ The driver is the stand-in for NVML; this machine's torch, or the numpy guest's 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from pytest_glasshouse.plugin.terminal import dry_runs
 from tests.numpy_guest.engine import CONFTEST
 
 if TYPE_CHECKING:
@@ -44,3 +45,10 @@ def test_dry_run_beside_a_driver_passes_on_the_cpu_and_says_why(beside_a_driver:
     (row,) = beside_a_driver.report()["rows"]
     assert (row["gpuModel"][:5], row["gpuUuid"]) == ("CPU (", None)
     assert {each["finding"] for each in row["findings"]} == {"held"}
+
+
+def test_rows_of_other_gpus_are_counted_in_the_last_line() -> None:
+    """They passed no gate, though every test of them is green."""
+    records: Any = [{"record": {"dryRun": dry}} for dry in (True, False, True)]
+    assert dry_runs(records) == "2 of 3 rows name another GPU than this machine's: dry runs, not a gate"
+    assert dry_runs(records[1:2]) == ""

@@ -20,7 +20,7 @@ BAD = [
     (["--order", "protected"], "Did you mean protected-first?"),
     (["--glasshouse-order=interleavd"], "Did you mean interleaved?"),
     (["--provider", "mok"], "Did you mean mock?"),
-    (["--provider", "local"], "no NVIDIA driver on this machine"),
+    (["--provider", "local"], "no NVIDIA GPU on this machine"),
     (["--glasshouse-mock-fault", "boot-stal"], "Did you mean boot-stall?"),
     (["--glasshouse-mock-fault", "deferred-costs"], "Did you mean deferred-cost?"),
     (["--glasshouse-rounds", "0"], "a whole number of at least 1, saw '0'"),

@@ -233,7 +233,7 @@ def test_pod_without_gpu_stands_in_only_at_a_simulated_provider(
     make_broker: MakeBroker, rented: Scripted, agents: Agents
 ) -> None:
     agents.hello.update(gpuModel="CPU (some)", gpuUuid=None, device="cpu")
-    agents.hello["deviceReason"] = "torch 2.13.0 for CUDA 13.0 cannot use the GPU: the driver is too old\n(found version 12020)"
+    agents.hello["deviceReason"] = "torch 2.13.0 for CUDA 13.0 cannot use the GPU: the driver is too old (found version 12020)"
     said = r"saw CPU \(some\) \(torch 2\.13\.0 for CUDA 13\.0 cannot use the GPU: the driver is too old \(found version 12020\)\)\. It was"
     with pytest.raises(WrongGpuError, match=said):
         make_broker().acquire(ROW)

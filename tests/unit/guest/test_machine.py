@@ -101,6 +101,25 @@ def test_container_without_a_gpu_is_told_from_a_driver_that_is_not_loaded(driver
     assert "NVML does not start: Driver Not Loaded; the driver is not loaded" in found(driver, **FAILS, visible=0).no_gpu
 
 
+class TalkativeLibrary:
+    """In pynvml's place."""
+
+    def nvmlInit(self) -> None:  # noqa: N802
+        raise RuntimeError("y" * 400)
+
+
+def test_words_of_torch_are_bounded_before_they_are_sent(driver: Driver) -> None:
+    """Whatever a library says, the greeting stays one that the host takes."""
+    talkative: Any = {**WORKS, **FAILS, "error": "x" * 300}
+    device = find_device(Nvml(TalkativeLibrary()), lambda: talkative, {})
+    assert len(device.why_cpu) > 400
+    GREETING.check({**HELLO, **describe(device)}, "hello")
+    driver.set(count=2)
+    odd = found(driver, uuid="\N{SNOWMAN} no uuid; rm")
+    assert (odd.uuid, odd.nvml_index) == (None, None)
+    GREETING.check({**HELLO, **describe(odd)}, "hello")
+
+
 def test_process_that_gives_no_answer_leaves_the_cpu_and_a_reason(driver: Driver) -> None:
     def ask() -> TorchAnswer:
         raise ProbeFailedError("a process that asks torch for its GPU ended with status -4")

@@ -66,12 +66,25 @@ def test_package_that_only_another_one_needs_is_found_too(tmp_path: Path) -> Non
     assert str(tmp_path) in _said(FOLDERS, tmp_path, site=True).splitlines()
 
 
+def test_folder_of_a_package_that_no_record_names_is_found(tmp_path: Path) -> None:
+    """A checkout on PYTHONPATH, or a folder that packages were copied into."""
+    (tmp_path / "rfc8785").symlink_to(SITE / "rfc8785")
+    assert _said(FOLDERS, tmp_path, site=True).splitlines()[0] == str(tmp_path)
+
+
 def test_guest_imports_what_the_host_does_from_these_folders(tmp_path: Path) -> None:
     target = elsewhere(tmp_path)
     code = "import sys; sys.path.extend(sys.argv[1:]); import cryptography; print(cryptography.__file__)"
     folders = _said(FOLDERS, target, site=True).splitlines()
     said = subprocess.run([sys.executable, "-I", "-S", "-c", code, *folders], capture_output=True, text=True, check=True)
     assert said.stdout.startswith(str(target))
+
+
+def test_rented_guest_gets_the_folder_that_its_images_torch_is_imported_from(tmp_path: Path) -> None:
+    (tmp_path / "torch").mkdir()
+    (tmp_path / "torch" / "__init__.py").touch()
+    code = "from pytest_glasshouse.channel.pod_install import folders; print(*folders(['torch', 'no_such']), sep='\\n')"
+    assert _said(code, tmp_path, site=True).splitlines() == [sysconfig.get_path("purelib"), str(tmp_path)]
 
 
 def test_missing_package_is_one_line_before_anything_is_started(tmp_path: Path) -> None:
