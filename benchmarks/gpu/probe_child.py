@@ -199,9 +199,8 @@ def pin() -> dict[str, Any]:
 
     from pytest_glasshouse.guest.device_memory import TorchMemory
     from pytest_glasshouse.guest.memory import Arena
-    from pytest_glasshouse.workloads.device import load_libraries
 
-    load_libraries(DEVICE)
+    begin()
     memory, arena, size = TorchMemory(DEVICE), Arena(256 * _MIB), 64 * _MIB
     told: dict[str, Any] = {"memlock": resource.getrlimit(resource.RLIMIT_MEMLOCK), "locked": arena.locked}
     told["pinned"], told["pinned_again"] = memory.pin(arena), memory.pin(arena)
@@ -223,15 +222,21 @@ def pin() -> dict[str, Any]:
     return told
 
 
+def begin() -> None:
+    """Create this process's CUDA context, as a leg does."""
+    from pytest_glasshouse.workloads import cuda
+
+    if DEVICE == "cuda":
+        cuda.CUDA.init()
+
+
 def out_of_memory() -> dict[str, Any]:
     """What an allocation that does not fit raises; and, with the device full, what a second process gets for its context."""
     import subprocess
 
     import torch
 
-    from pytest_glasshouse.workloads.device import load_libraries
-
-    load_libraries(DEVICE)
+    begin()
     told: dict[str, Any] = {}
     try:
         torch.empty(1 << 45, dtype=torch.uint8, device=DEVICE)
@@ -252,10 +257,8 @@ def out_of_memory() -> dict[str, Any]:
 
 def context() -> dict[str, Any]:
     """A context and a gigabyte, as a second resident leg asks for them."""
-    from pytest_glasshouse.workloads.device import load_libraries
-
     try:
-        load_libraries(DEVICE)
+        begin()
     except Exception as error:  # noqa: BLE001
         return {"context": named(error)}
     import torch
@@ -269,9 +272,7 @@ def context() -> dict[str, Any]:
 
 def idle() -> dict[str, Any]:
     """Processor time of a leg that waits for its turn: *paused leg idle* allows 0.1 % of the measured time."""
-    from pytest_glasshouse.workloads.device import load_libraries
-
-    load_libraries(DEVICE)
+    begin()
     before, began = time.process_time(), time.monotonic()
     time.sleep(3.0 if DEVICE == "cuda" else 0.2)
     share = (time.process_time() - before) / (time.monotonic() - began)
