@@ -84,7 +84,7 @@ def make_model(directory: Path, mib: int) -> list[bytes]:
         "bos_token_id": 0, "eos_token_id": 2, "pad_token_id": 0,
     }  # fmt: skip
     (directory / "config.json").write_text(json.dumps(config))
-    (directory / "tokenizer.json").write_bytes(stand_in.make(read_corpus())["tokenizer.json"])
+    (directory / "tokenizer.json").write_bytes(stand_in.tokenizer(read_corpus()).encode())
     (directory / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
     return pieces
 

@@ -29,7 +29,8 @@ def main(arguments: list[str] | None = None) -> int:
     compiler.add_argument("--workload", required=True)
     sampler = roles.add_parser("covariates", help="sample clocks, power and load once a second (started by the agent)")
     download = roles.add_parser("download", help="download a base model from a hub (started by the agent)")
-    for role in (agent, leg, compiler, sampler, download):
+    generator = roles.add_parser("generation", help="make a stand-in's random weights (started by the agent)")
+    for role in (agent, leg, compiler, sampler, download, generator):
         role.add_argument("--site-packages", action="append", default=[])
     options = parser.parse_args(arguments)
     if options.role == "leg":
@@ -56,6 +57,10 @@ def main(arguments: list[str] | None = None) -> int:
         from pytest_glasshouse.agent.model_download import main as download_model
 
         return download_model()
+    if options.role == "generation":
+        from pytest_glasshouse.agent.model_making import main as make_model
+
+        return make_model()
     if options.role == "compile":
         from pytest_glasshouse.guest.training import import_training
 

@@ -20,6 +20,7 @@ PROVIDERS = ("mock", "local", "runpod", "vastai", "row")
 PRESETS = ("quick", "standard", "publish")
 ALLOCATIONS = ("shared", "row")
 MODEL_SOURCES = ("there", "hub", "pushed")
+STAND_INS = ("tiny", "0.5b", "7b")
 
 #: Variables that are read elsewhere and are not options of pytest.
 OTHER_VARIABLES = (
@@ -180,6 +181,8 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("policy", _path, "a policy file (`glasshouse policy capture`) that every protected leg must satisfy beside what the host knows", "FILE"),
     Setting("image", _text, "image of rented guests, pinned by digest (docs/guest-image.md)", "NAME@sha256:DIGEST"),
     Setting("model", _model, "causal LM directory or hub id to train in every lora row, in place of the row's own", "MODEL"),
+    Setting("stand_in", _one_of(STAND_INS),
+            "random weights of this shape, made by the guest, in place of every lora row's model: tiny, or of Qwen2.5 0.5b, 7b", "SHAPE"),
     Setting("model_source", _one_of(MODEL_SOURCES),
             "how models reach rented guests: there (already, see --glasshouse-guest-models), hub (the guest downloads), pushed (by this machine); default: the first that can", "SOURCE"),
     Setting("guest_models", _guest_path, "directory of the guest that has models: in its image, or on a volume", "DIR"),

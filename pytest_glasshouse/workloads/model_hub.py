@@ -191,9 +191,7 @@ def _model(repo: str, described: _Described, content: dict[str, bytes], where: s
         raise ConfigurationError(f"{text}: {_ADVICE['unfit']}") from None
     source = HubSource(endpoint=where, repo=repo, commit=described["commit"])
     content = {name: content[name] for name in described["content"]}
-    return BaseModel(
-        model_id=repo, revision=described["commit"], stand_in=False, files=files, content=content, hub=source, weights=weights
-    )
+    return BaseModel(model_id=repo, revision=described["commit"], files=files, content=content, hub=source, weights=weights)
 
 
 def _describe(request: _Request, token: str | None, *, pause: Callable[[float], None]) -> tuple[_Described, list[bytes]]:

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from pytest_glasshouse.agent import base_models
+from pytest_glasshouse.agent import model_arrival
 from pytest_glasshouse.workloads.model_files import VerifiedBase, digest_of, identity, listed_content
 from tests.limits import until
 from tests.loopback.causal_models import write
@@ -257,7 +257,7 @@ def test_a_fault_of_the_agents_own_is_a_failure_and_not_a_phase_for_ever(guest: 
     def broken(*_: object) -> None:
         raise RuntimeError(TOKEN)
 
-    monkeypatch.setattr(base_models, "refuse_outside", broken)
+    monkeypatch.setattr(model_arrival, "refuse_outside", broken)
     guest.model("pushed")
     guest.push()
     assert with_reason(guest.ended()) == ("failed", "RuntimeError")
@@ -265,7 +265,7 @@ def test_a_fault_of_the_agents_own_is_a_failure_and_not_a_phase_for_ever(guest: 
 
 def test_an_arrival_replaces_nothing_of_its_thread() -> None:
     """One had a method of the name of one that a thread calls at its end: every arrival ended in a traceback."""
-    assert {name for name in vars(base_models.Arrival) if hasattr(threading.Thread, name) and not name.startswith("__")} == {
+    assert {name for name in vars(model_arrival.Arrival) if hasattr(threading.Thread, name) and not name.startswith("__")} == {
         "run"
     }
 
