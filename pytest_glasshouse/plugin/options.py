@@ -159,6 +159,7 @@ def _assemble(values: dict[str, Any], sources: dict[str, Source], config: pytest
         faults=tuple(dict.fromkeys(values.get("mock_fault", ()))),
         image=values.get("image"),
         model=values.get("model"),
+        stand_in=values.get("stand_in"),
         model_source=values.get("model_source"),
         guest_models=values.get("guest_models"),
         push_limit_gb=values.get("push_limit"),
