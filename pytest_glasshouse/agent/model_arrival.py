@@ -178,22 +178,39 @@ class Arrival(threading.Thread):
 
     def _look(self) -> None:
         """A directory of the guest: the model itself, `ORG/NAME` below it, or a cache of the hub's client."""
-        root = Path(self._request.get("directory", ""))
-        repo, commit = self._request.get("repo", ""), self._request.get("commit", "")
-        inside = [root]
-        if repo and ".." not in Path(repo).parts:
-            cached = Path(f"models--{repo.replace('/', '--')}") / "snapshots" / commit
-            inside += [root / repo, root / Path(repo).name, *(root / top / cached for top in ("", "hub"))]
-        found = next((each for each in inside if (each / "config.json").is_file()), None)
+        found = next((each for each in self._places() if (each / "config.json").is_file()), None)
         if found is None:
             raise ModelUnavailableError("absent", "the guest's directory does not have the model")
         self._directory = found
         if wrong := self._verify(found):
             raise ModelUnavailableError("differs", f"the guest's copy of the model has another {_names(wrong)}")
 
+    def _places(self) -> list[Path]:
+        """Where a directory of the guest may have the model."""
+        root = Path(self._request.get("directory", ""))
+        repo, commit = self._request.get("repo", ""), self._request.get("commit", "")
+        inside = [root]
+        if repo and ".." not in Path(repo).parts:
+            cached = Path(f"models--{repo.replace('/', '--')}") / "snapshots" / commit
+            inside += [root / repo, root / Path(repo).name, *(root / top / cached for top in ("", "hub"))]
+        return inside
+
+    def _link_what_is_there(self) -> None:
+        """Take files of the right size from a directory of the guest; they are verified like those that are downloaded."""
+        places = self._places() if self._request.get("directory") else []
+        # A cache of the hub's client has the content of a large file, of whichever commit, under its digest.
+        blobs = {place.parent.parent / "blobs" for place in places if place.parent.name == "snapshots"}
+        for file in self._files:
+            for path in (*(place / file.name for place in places), *(each / file.sha256 for each in blobs)):
+                # Never an empty one: only a file that has all its bytes is not written to.
+                if file.size and path.is_file() and path.stat().st_size == file.size:
+                    (self._own / file.name).symlink_to(path.resolve())
+                    break
+
     def _fetch(self) -> None:
         wanted = self._files
         self._make_room()
+        self._link_what_is_there()
         for last in (False, True):
             self._write_files(download(self._request, self._own, wanted, launch=self._launch), source="the hub")
             wrong = self._verify(self._own)

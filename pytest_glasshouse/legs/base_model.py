@@ -72,7 +72,7 @@ def bring(current: Round, sources: ModelSources) -> tuple[ModelArrival | None, E
     try:
         same_disk = not current.grant.rented
         for source in sources.of(base, same_disk=same_disk):
-            request = _request(base, source, directory=str(base.directory) if same_disk else sources.directory)
+            request = _request(base, source, directory=_directory(base) if same_disk else sources.directory)
             state = _arrived(current, base, request)
             asks = state["phase"] == "failed" and state["reason"] in _ASKS_WHO and source == "hub"
             if asks and (token := _token(base)):
@@ -120,7 +120,7 @@ def _request(base: BaseModel, source: Arriving, *, directory: str | None) -> Mod
         "idle_s": _IDLE_S,
         "within_s": _AT_LEAST_S + base.size // _SLOWEST_BYTES_PER_S,
     }
-    if source == "there" and directory is not None:
+    if source in ("there", "hub") and directory is not None:
         request["directory"] = directory
     if source == "made" and base.shape is not None:
         request["shape"] = base.shape.name
@@ -129,6 +129,15 @@ def _request(base: BaseModel, source: Arriving, *, directory: str | None) -> Mod
         if source == "hub":
             request["endpoint"] = base.hub.endpoint
     return request
+
+
+def _directory(base: BaseModel) -> str:
+    """Where a guest on this machine finds the model, or what the cache of the hub's client has of it."""
+    if base.directory is not None:
+        return str(base.directory)
+    from huggingface_hub import constants
+
+    return str(constants.HF_HUB_CACHE)
 
 
 def _token(base: BaseModel) -> str | None:

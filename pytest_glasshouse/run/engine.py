@@ -66,9 +66,9 @@ class Engine:
     ) -> dict[str, ResolvedModel]:
         """Make what lora rows train on, once each, and drop it, so that an error comes before anything is rented.
 
-        `rows` come with the directory of their model, if it is one. With `rehearsed` the libraries also build the model, which
-        takes seconds. Returns what each row's model was resolved to, by its name in the row. Raises `ConfigurationError`, and
-        `InfrastructureError` for a hub that cannot be reached.
+        `rows` come with the directory of their model, if it is one, or with the commit that is known of it. With `rehearsed` the
+        libraries also build the model, which takes seconds. Returns what each row's model was resolved to, by its name in the
+        row. Raises `ConfigurationError`, and `InfrastructureError` for a hub that cannot be reached.
         """
         from pytest_glasshouse.legs.row_material import material_of
         from pytest_glasshouse.providers.registry import RENTING
