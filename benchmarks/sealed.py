@@ -11,16 +11,16 @@ and the machine's shared memory (memory files, such as the sealed package) beyon
 from __future__ import annotations
 
 import contextlib
-import json
 import secrets
-import struct
 import sys
 import tempfile
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from pytest_glasshouse.agent.model_making import write
 from pytest_glasshouse.broker.broker import Broker, BrokerOptions
 from pytest_glasshouse.broker.timing import LOCAL
 from pytest_glasshouse.invariants import judge
@@ -31,61 +31,29 @@ from pytest_glasshouse.observation.results import results
 from pytest_glasshouse.providers.mock import MockProvider
 from pytest_glasshouse.rows.spec import RowSpec
 from pytest_glasshouse.workloads import stand_in
-from pytest_glasshouse.workloads.corpus import read_corpus
+from pytest_glasshouse.workloads.stand_in import Shape
 
 SIZE_MIB = 2048
-SEED = 20261128
-HIDDEN, INNER, HEADS, VOCABULARY = 2048, 8192, 16, 768
-SHARD_LAYERS = 3
+#: Layers of Qwen2.5-7B, as many as give the size.
+LAYER = Shape(name="random", layers=1, hidden=3584, inner=18944, heads=28, key_heads=4, positions=512, largest_file=1 << 29)
 MIB = 1 << 20
 _SAMPLE_S = 0.05
 
 
 def make_model(directory: Path, mib: int) -> list[bytes]:
     """A random model of about `mib` MiB in bfloat16, and a piece of each of its tensors."""
-    import numpy as np
-
-    rng = np.random.default_rng(SEED)
-    layer = {
-        "self_attn.q_proj": (HIDDEN, HIDDEN), "self_attn.k_proj": (HIDDEN, HIDDEN), "self_attn.v_proj": (HIDDEN, HIDDEN),
-        "self_attn.o_proj": (HIDDEN, HIDDEN), "mlp.gate_proj": (INNER, HIDDEN), "mlp.up_proj": (INNER, HIDDEN),
-        "mlp.down_proj": (HIDDEN, INNER), "input_layernorm": (HIDDEN,), "post_attention_layernorm": (HIDDEN,),
-    }  # fmt: skip
-    per_layer = 2 * sum(int(np.prod(shape)) for shape in layer.values())
-    layers = max(1, round(mib * MIB / per_layer))
-    shapes: list[dict[str, tuple[int, ...]]] = [
-        {"model.embed_tokens.weight": (VOCABULARY, HIDDEN), "model.norm.weight": (HIDDEN,)}
-    ]
-    for first in range(0, layers, SHARD_LAYERS):
-        numbers = range(first, min(first + SHARD_LAYERS, layers))
-        shapes.append({f"model.layers.{n}.{name}.weight": shape for n in numbers for name, shape in layer.items()})
-    weight_map, pieces = {}, []
-    for number, tensors in enumerate(shapes):
-        name, at, head = f"model-{number:05}.safetensors", 0, {}
-        for tensor, shape in tensors.items():
-            size = 2 * int(np.prod(shape))
-            head[tensor] = {"dtype": "BF16", "shape": list(shape), "data_offsets": [at, at + size]}
-            weight_map[tensor], at = name, at + size
-        text = json.dumps(head).encode()
-        text += b" " * (-len(text) % 8)
-        with (directory / name).open("wb") as file:
-            file.write(struct.pack("<Q", len(text)) + text)
-            for shape in tensors.values():
-                # The upper half of a float32 is a bfloat16.
-                values = (rng.standard_normal(shape, dtype=np.float32) * 0.02).view(np.uint32) >> 16
-                content = values.astype(np.uint16).tobytes()
-                pieces.append(content[len(content) // 2 : len(content) // 2 + 32])
-                file.write(content)
-    config = {
-        "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": HIDDEN, "intermediate_size": INNER,
-        "num_attention_heads": HEADS, "num_key_value_heads": HEADS, "num_hidden_layers": layers, "vocab_size": VOCABULARY,
-        "hidden_act": "silu", "max_position_embeddings": 512, "rms_norm_eps": 1e-06, "tie_word_embeddings": True,
-        "dtype": "bfloat16",
-        "bos_token_id": 0, "eos_token_id": 2, "pad_token_id": 0,
-    }  # fmt: skip
-    (directory / "config.json").write_text(json.dumps(config))
-    (directory / "tokenizer.json").write_bytes(stand_in.make(read_corpus())["tokenizer.json"])
-    (directory / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
+    one = sum(file.size for file in stand_in.weight_files(LAYER))
+    shape = replace(LAYER, layers=max(1, round(mib * MIB / one)))
+    for name, content in stand_in.small_files(shape).items():
+        (directory / name).write_bytes(content)
+    pieces = []
+    for file in stand_in.weight_files(shape):
+        write(file, directory)
+        with (directory / file.name).open("rb") as made:
+            for name, entry in file.entries().items():
+                if name not in file.ones:
+                    made.seek((entry.start + entry.end) // 2)
+                    pieces.append(made.read(32))
     return pieces
 
 

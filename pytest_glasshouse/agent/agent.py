@@ -7,6 +7,7 @@ keeps the spool. It holds no data key, plays no faults and judges nothing.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import secrets
 import shutil
@@ -64,6 +65,8 @@ _LONGEST_PULL_S = 10.0
 _KILL_S = 4.0
 #: Deadline for one frame once it has begun: a slow client must not occupy a thread of the agent.
 _FRAME_S = 300.0
+#: glibc's parameter for the least size that gets a mapping of its own, and that size: what is at least as large.
+_M_MMAP_THRESHOLD, _LARGE_BYTES = -3, 1 << 20
 
 
 class Agent:
@@ -320,6 +323,8 @@ class Agent:
 
 def serve(*, directory: str, allocation: str, site_packages: list[str], until_eof: bool, contact: str | None = None) -> int:
     """Serve the host on `<directory>/agent.sock` until killed; with `until_eof`, until standard input ends."""
+    # Messages of megabytes are given back to the system at once, and not kept by every thread that received one.
+    ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, _LARGE_BYTES)
     root = Path(directory)
     contact_file = None if contact is None else Path(contact)
     archive = Path(sys.argv[0]).read_bytes()

@@ -34,7 +34,8 @@ def main(arguments: list[str] | None = None) -> int:
         "device", help="say which GPU torch trains on (started by the agent, or the host on its own machine)"
     )
     download = roles.add_parser("download", help="download a base model from a hub (started by the agent)")
-    for role in (agent, leg, compiler, sampler, device, download):
+    generator = roles.add_parser("generation", help="make a stand-in's random weights (started by the agent)")
+    for role in (agent, leg, compiler, sampler, device, download, generator):
         role.add_argument("--site-packages", action="append", default=[])
     options = parser.parse_args(arguments)
     if options.role == "leg":
@@ -65,6 +66,10 @@ def main(arguments: list[str] | None = None) -> int:
         from pytest_glasshouse.agent.model_download import main as download_model
 
         return download_model()
+    if options.role == "generation":
+        from pytest_glasshouse.agent.model_making import main as make_model
+
+        return make_model()
     if options.role == "compile":
         from pytest_glasshouse.guest.training import import_training
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pytest_glasshouse.workloads.model_files import covered
+from pytest_glasshouse.workloads.model_files import covered_files
 
 if TYPE_CHECKING:
     from pytest_glasshouse.wire.canonical import Json
@@ -20,7 +20,7 @@ _BUFFER_BYTES = 1 << 22
 def warm_page_cache(base: BasePlan | None) -> dict[str, Json]:
     """Read every file that loading a base model reads; the counts for the report. One in memory, or none, needs nothing."""
     directory = None if base is None else base.get("directory")
-    files = [path for path in sorted(Path(directory).iterdir()) if path.is_file() and covered(path.name)] if directory else []
+    files = covered_files(Path(directory)) if directory else []
     total = 0
     buffer = bytearray(_BUFFER_BYTES)
     for path in files:

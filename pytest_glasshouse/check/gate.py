@@ -82,13 +82,14 @@ class GateObjection:
 
 @dataclass(frozen=True, kw_only=True)
 class Gated:
-    """The ruling, all objections, and how many rows were judged."""
+    """The ruling, all objections, and how many rows were judged. `notes` say what a requirement did not apply to."""
 
     ruling: Ruling
     objections: tuple[GateObjection, ...]
     judged: int
     selected: int
     level: Level
+    notes: tuple[str, ...] = ()
 
     @property
     def sentence(self) -> str:
@@ -111,6 +112,7 @@ def gate(document: Report, checked: Checked, policy: GatePolicy, *, now: datetim
         *_dry(document),
         *_missing(document, policy),
         *_level(checked, policy),
+        *_unlimited(judged, without_raw, policy),
         *_run(document, policy, now),
         *_tried_again(document),
         *(each for place, row in judged for each in _row(f"$.rows[{place}]", row, policy)),
@@ -122,6 +124,7 @@ def gate(document: Report, checked: Checked, policy: GatePolicy, *, now: datetim
         judged=len(judged) + len(without_raw),
         selected=document["summary"]["selected"],
         level=checked.level,
+        notes=_notes(document, [row for _, row in without_raw], policy),
     )
 
 
@@ -266,12 +269,25 @@ def _row(path: str, row: MeasuredRow, policy: GatePolicy) -> Iterator[GateObject
 
 
 def _sealed(path: str, row: SealedRow, policy: GatePolicy) -> Iterator[GateObjection]:
-    """A row without a raw leg: everything but an overhead. Where one is limited, this row does not show that it is within."""
+    """A row without a raw leg: everything but an overhead."""
     yield from _of_any(path, row, policy, measured=len(row["protectedRounds"]))
-    named = not policy.rows or any(_matches(row, pattern) for pattern in policy.rows)
-    if policy.max_overhead_pct is not None and named:
-        text = f"{row['name']} has no overhead to be at most {policy.max_overhead_pct:g} %: its base is sealed, without a raw leg"
-        yield GateObjection(path=path, text=text)
+
+
+def _unlimited(judged: Sequence[object], without_raw: Sequence[object], policy: GatePolicy) -> Iterator[GateObjection]:
+    """A limit on overhead does not apply to a row without a raw leg, so a report of such rows only shows nothing about it."""
+    if policy.max_overhead_pct is not None and without_raw and not judged:
+        text = f"no row has an overhead to be at most {policy.max_overhead_pct:g} %: the base of every judged row is sealed"
+        yield GateObjection(path="$.rows", text=text)
+
+
+def _notes(document: Report, without_raw: Sequence[SealedRow], policy: GatePolicy) -> tuple[str, ...]:
+    limit = document["methodology"]["maxOverheadPct"] if policy.max_overhead_pct is None else policy.max_overhead_pct
+    if limit is None or not without_raw:
+        return ()
+    names = ", ".join(printable(row["name"]) for row in without_raw)
+    return (
+        f"the limit on overhead does not apply to {names}: the base is sealed, so there is no raw leg; judged by the lifecycle",
+    )
 
 
 def _of_any(path: str, row: MeasuredRow | SealedRow, policy: GatePolicy, *, measured: int) -> Iterator[GateObjection]:

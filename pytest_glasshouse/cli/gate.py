@@ -124,6 +124,7 @@ def _policy_table(options: argparse.Namespace) -> PolicyTable:
 
 
 def _lines(path: Path, gated: Gated) -> Iterator[str]:
+    yield from gated.notes
     yield from (f"{path}: {each}" for each in gated.objections)
     yield gated.sentence
 
@@ -137,6 +138,7 @@ def _json(gated: Gated, policy: str) -> str:
         "judged": gated.judged,
         "selected": gated.selected,
         "objections": [{"path": each.path, "text": each.text, "undecided": each.undecided} for each in gated.objections],
+        "notes": [*gated.notes],
         "sentence": gated.sentence,
     }
     return json_text(ruling)

@@ -12,11 +12,10 @@ from typing import TYPE_CHECKING, Literal, TypedDict
 from pytest_glasshouse.channel.guest_channel import put_model_piece
 from pytest_glasshouse.errors import GlasshouseError, GuestGoneError, GuestRefusedError, ProtocolError
 from pytest_glasshouse.legs.leg_watch import MODEL, Progress
-from pytest_glasshouse.legs.model_sources import ModelSources
+from pytest_glasshouse.legs.model_sources import Arriving, ModelSources
 from pytest_glasshouse.legs.round import EXCLUDED, Round
 from pytest_glasshouse.observation.document import ModelArrival
 from pytest_glasshouse.observation.outcome import Ended
-from pytest_glasshouse.rows.spec import ModelSource
 from pytest_glasshouse.wire import frames
 from pytest_glasshouse.wire.printable import printable
 from pytest_glasshouse.wire.typed import check_typed
@@ -46,8 +45,8 @@ class _ChangedError(GlasshouseError):
 class ArrivalState(TypedDict):
     """How far a model is, by its guest's word. `wants` is the piece to be pushed next."""
 
-    phase: Literal["push", "download", "verify", "ready", "failed"]
-    source: ModelSource
+    phase: Literal["push", "download", "make", "verify", "ready", "failed"]
+    source: Arriving
     done: int
     total: int
     wants: WantedPiece | None
@@ -73,7 +72,7 @@ def bring(current: Round, sources: ModelSources) -> tuple[ModelArrival | None, E
     try:
         same_disk = not current.grant.remote
         for source in sources.of(base, same_disk=same_disk):
-            request = _request(base, source, directory=str(base.directory) if same_disk else sources.directory)
+            request = _request(base, source, directory=_directory(base) if same_disk else sources.directory)
             state = _arrived(current, base, request)
             asks = state["phase"] == "failed" and state["reason"] in _ASKS_WHO and source == "hub"
             if asks and (token := _token(base)):
@@ -106,12 +105,14 @@ def bring(current: Round, sources: ModelSources) -> tuple[ModelArrival | None, E
 def _advice(failures: Sequence[str]) -> str:
     if any("token" in each for each in failures):
         return "Accept the model's terms on the hub and set HF_TOKEN, or push the model with --glasshouse-model-source pushed"
+    if any("device has" in each for each in failures):
+        return "Use an offer with more memory, or a smaller --glasshouse-stand-in"
     if any("disk" in each or "No space" in each for each in failures):
         return "Use an image or an offer with more disk"
     return "See docs/models.md"
 
 
-def _request(base: BaseModel, source: ModelSource, *, directory: str | None) -> ModelRequest:
+def _request(base: BaseModel, source: Arriving, *, directory: str | None) -> ModelRequest:
     request: ModelRequest = {
         "model": base.sha256,
         "files": [{"name": file.name, "size": file.size, "sha256": file.sha256} for file in base.files],
@@ -119,13 +120,24 @@ def _request(base: BaseModel, source: ModelSource, *, directory: str | None) -> 
         "idle_s": _IDLE_S,
         "within_s": _AT_LEAST_S + base.size // _SLOWEST_BYTES_PER_S,
     }
-    if source == "there" and directory is not None:
+    if source in ("there", "hub") and directory is not None:
         request["directory"] = directory
+    if source == "made" and base.shape is not None:
+        request["shape"] = base.shape.name
     if base.hub is not None:
         request |= {"repo": base.hub.repo, "commit": base.hub.commit}
         if source == "hub":
             request["endpoint"] = base.hub.endpoint
     return request
+
+
+def _directory(base: BaseModel) -> str:
+    """Where a guest on this machine finds the model, or what the cache of the hub's client has of it."""
+    if base.directory is not None:
+        return str(base.directory)
+    from huggingface_hub import constants
+
+    return str(constants.HF_HUB_CACHE)
 
 
 def _token(base: BaseModel) -> str | None:
@@ -150,7 +162,7 @@ def _arrived(current: Round, base: BaseModel, request: ModelRequest) -> ArrivalS
         wants = state["wants"]
         if wants is None:
             time.sleep(_ASK_S)
-        elif request["source"] == "pushed":
+        elif request["source"] in ("pushed", "made"):
             for offset, piece in _pieces(current, base, wants["name"], wants["offset"]):
                 if (left := left - len(piece)) < 0:
                     raise current.broke_protocol(f"arrival: expected to be asked for each file {_MOST_PUSHES} times at most")
@@ -164,7 +176,8 @@ def _arrived(current: Round, base: BaseModel, request: ModelRequest) -> ArrivalS
 def _pieces(current: Round, base: BaseModel, name: str, offset: int) -> Iterator[tuple[int, bytes]]:
     """The rest of one of the model's files, piece by piece."""
     file = next((each for each in base.files if each.name == name), None)
-    if file is None or not 0 <= offset < file.size:
+    here = base.directory is not None or name in base.content
+    if file is None or not here or not 0 <= offset < file.size:
         raise current.broke_protocol(f"arrival: expected a file of the model; saw {printable(name, limit=80)} at {offset}")
     if base.directory is None:
         content = base.content[name]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING, Literal, get_args
 
 from pytest_glasshouse.errors import ConfigurationError
 from pytest_glasshouse.rows.spec import ModelSource
@@ -11,6 +11,8 @@ from pytest_glasshouse.rows.spec import ModelSource
 if TYPE_CHECKING:
     from pytest_glasshouse.workloads.base import BaseModel
 
+#: How a model reaches a guest: from a source that a user may choose, or made there, as a stand-in's weights are.
+Arriving = Literal["there", "hub", "pushed", "made"]
 #: A directory of the guest, a download by the guest, or the host: in the order in which they are tried.
 SOURCES: tuple[ModelSource, ...] = get_args(ModelSource)
 
@@ -26,12 +28,14 @@ class ModelSources:
     only: ModelSource | None = None
     push_limit_bytes: int = PUSH_LIMIT_BYTES
 
-    def of(self, base: BaseModel, *, same_disk: bool) -> tuple[ModelSource, ...]:
+    def of(self, base: BaseModel, *, same_disk: bool) -> tuple[Arriving, ...]:
         """The sources to try, in order. Raises `ConfigurationError` if there is none, saying what would have to be given.
 
         A guest on this machine takes the model from where it is, whatever was chosen for rented ones: a dry run of a row that
         names a source needs none of that source's.
         """
+        if base.shape is not None and not base.on_host:
+            return ("made",)
         if same_disk and base.on_host:
             return ("pushed",) if base.directory is None else ("there",)
         if same_disk and base.hub is not None:

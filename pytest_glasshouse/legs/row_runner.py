@@ -21,8 +21,8 @@ from pytest_glasshouse.legs.leg_watch import Progress
 from pytest_glasshouse.legs.protected import ProtectedRuntime, plan_sha256
 from pytest_glasshouse.legs.raw import RawRunner
 from pytest_glasshouse.legs.round import Round
+from pytest_glasshouse.legs.row_material import material_of
 from pytest_glasshouse.legs.row_settings import RowSettings
-from pytest_glasshouse.legs.sealed_model import sealed_of
 from pytest_glasshouse.observation.document import AllocationSeen, Observation, Plan, RoundNotes
 from pytest_glasshouse.observation.outcome import AllocationFacts, Ended, Outcome
 from pytest_glasshouse.observation.reading import ROLES
@@ -30,7 +30,6 @@ from pytest_glasshouse.providers.mock_faulty_channel import FaultyChannel, poiso
 from pytest_glasshouse.rows.interleaving import interleaving
 from pytest_glasshouse.rows.leg_order import extension_seed, leg_orders, sealed_orders, starting_orders
 from pytest_glasshouse.wire.guest_messages import OUT_OF_MEMORY
-from pytest_glasshouse.workloads.registry import prepare
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -96,17 +95,13 @@ class Allocation:
 
     def _carried_out(self, row: RowSpec, protected: ProtectedRuntime, raw: RawRunner) -> Outcome:
         settings = self._settings
-        model = settings.model or row.model
-        material = prepare(
-            row.workload,
+        material = material_of(
+            row,
+            model=settings.model or row.model,
             seed=settings.seed,
-            model=model,
-            data=row.data,
-            rank=row.rank,
-            targets=row.targets,
-            alpha=row.alpha,
             online=self.grant.provider != "mock",
-            sealed=sealed_of(row, model, owner_key=settings.owner_key),
+            owner_key=settings.owner_key,
+            stand_in=settings.stand_in,
         )
         if "nonfinite-loss" in self.grant.faults:
             material = poisoned(material)

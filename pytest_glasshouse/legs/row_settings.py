@@ -31,6 +31,8 @@ class RowSettings:
     """Where the row's model lies, if not where the row says."""
     model_sources: ModelSources = field(default_factory=ModelSources)
     """How the row's model reaches the guest."""
+    stand_in: str | None = None
+    """The shape of the random weights that take the model's place, where the user wants some."""
     owner_key: Path | None = None
     """The owner's key file, by which a model that was sealed ahead is opened."""
     confidential: bool = False

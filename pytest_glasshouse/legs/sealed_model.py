@@ -163,7 +163,6 @@ def _opened(path: Path, owner: Owner) -> SealedModel:
     base = BaseModel(
         model_id=workload["model_id"],
         revision=None,
-        stand_in=False,
         files=tuple(ModelFile(name=name, size=int(size), sha256=sha256) for name, size, sha256 in workload["listed"]),
         content={name: _whole(parts[names[name]]) for name in ("config.json", "tokenizer.json")},
         weights=weights,

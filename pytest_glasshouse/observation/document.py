@@ -91,7 +91,7 @@ class ModelArrival(TypedDict):
     `held` is where both legs load it from: sealed memory files of the agent, or files.
     """
 
-    source: Literal["there", "hub", "pushed"]
+    source: Literal["there", "hub", "pushed", "made"]
     held: Literal["memory", "files"]
     files: int
     bytes: int

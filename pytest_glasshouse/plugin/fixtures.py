@@ -130,6 +130,7 @@ def _glasshouse_row_objects(request: pytest.FixtureRequest) -> Iterator[RowObjec
         leg_timeout_s=options.leg_timeout_s,
         model=row_item.model or context.plan.reference(row_item.row),
         model_sources=options.model_sources_of(row_item.row),
+        stand_in=options.stand_in,
         subject=dict(context.plan.subject),
         strict_memory=options.strict_memory,
         half_width_pct=options.half_width_pct,

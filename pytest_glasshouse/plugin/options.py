@@ -170,6 +170,7 @@ def _assemble(values: dict[str, Any], sources: dict[str, Source], config: pytest
             queue_timeout_s=values.get("queue_timeout"),
         ),
         model=values.get("model"),
+        stand_in=values.get("stand_in"),
         model_source=values.get("model_source"),
         guest_models=values.get("guest_models"),
         push_limit_gb=values.get("push_limit"),

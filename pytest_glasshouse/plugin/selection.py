@@ -119,6 +119,8 @@ def without_effect(rows: Iterable[RowItem], options: Options) -> tuple[str, ...]
         )
     if options.model is not None and not any(row.workload == "lora" for row in running):
         notes.append("--glasshouse-model changes nothing here: no lora row is selected")
+    if options.stand_in is not None and not any(row.workload == "lora" for row in running):
+        notes.append("--glasshouse-stand-in changes nothing here: no lora row is selected")
     return tuple(notes)
 
 

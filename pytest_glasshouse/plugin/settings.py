@@ -27,6 +27,7 @@ ALLOCATIONS = ("shared", "row")
 _WHERE = ", ".join(f"{name} ({place.where})" for name, place in PLACES.items())
 _BOOT_TIMEOUTS = ", ".join(f"{name}: {place.boot_timeout_s:g}" for name, place in PLACES.items())
 MODEL_SOURCES = ("there", "hub", "pushed")
+STAND_INS = ("tiny", "0.5b", "7b")
 
 #: Variables that are read elsewhere and are not options of pytest.
 OTHER_VARIABLES = (
@@ -202,6 +203,8 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("remote_python", _text, "the Python of these machines in which torch is installed (python3)", "PATH"),
     Setting("gpu", _text, "the GPU of these machines to use, by UUID or index; default: any that the row names", "UUID"),
     Setting("model", _model, "causal LM directory or hub id to train in every lora row, in place of the row's own", "MODEL"),
+    Setting("stand_in", _one_of(STAND_INS),
+            "random weights of this shape, made by the guest, in place of every lora row's model: tiny, or of Qwen2.5 0.5b, 7b", "SHAPE"),
     Setting("model_source", _one_of(MODEL_SOURCES),
             "how models reach rented guests: there (already, see --glasshouse-guest-models), hub (the guest downloads), pushed (by this machine); default: the first that can", "SOURCE"),
     Setting("guest_models", _guest_path, "directory of the guest that has models: in its image, or on a volume", "DIR"),

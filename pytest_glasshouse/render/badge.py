@@ -15,6 +15,7 @@ from pytest_glasshouse.overhead.verdict import LimitVerdict, Verdict
 from pytest_glasshouse.report.document import counts_for_gate
 
 if TYPE_CHECKING:
+    from pytest_glasshouse.analysis.fields import MeasuredRow, SealedRow
     from pytest_glasshouse.report.fields import Report
 
 LABEL = "protection overhead"
@@ -31,7 +32,10 @@ class Badge:
 
 
 def badge(document: Report, *, sound: bool, max_overhead_pct: float | None = None) -> Badge:
-    """The badge of a report: its worst row decides. `sound` is whether `check` found no fault."""
+    """The badge of a report: its worst row decides. `sound` is whether `check` found no fault.
+
+    A row whose base is sealed has no overhead: the badge shows that of the others, or that there is none.
+    """
     if (without := _without_bound(document, sound=sound)) is not None:
         return without
     rows = document["rows"]
@@ -51,13 +55,16 @@ def badge(document: Report, *, sound: bool, max_overhead_pct: float | None = Non
 def _without_bound(document: Report, *, sound: bool) -> Badge | None:
     """The badge where no figure may be shown; None where the rows' bounds decide."""
     rows, excluded = document["rows"], document["excludedResults"]
-    retried = sum("attempts" in row for row in rows)
+    sealed = document.get("sealedRows", [])
+    every: list[MeasuredRow | SealedRow] = [*rows, *sealed]
+    retried = sum("attempts" in row for row in every)
     cases = (
         (not sound, "report faulty", _RED),
         (bool(excluded), f"{len(excluded)} row(s) not measured", _RED),
-        (not rows, "not measured", _GREY),
+        (not every, "not measured", _GREY),
         (retried > 0, f"{retried} row(s) needed another attempt", _RED),
-        (not all(counts_for_gate(row) for row in rows), "dry run", _GREY),
+        (not all(counts_for_gate(row) for row in every), "dry run", _GREY),
+        (not rows, "none: base sealed", _GREY),
         (any(implausible(row) for row in rows), Verdict.IMPLAUSIBLE_NEGATIVE.value, _RED),
     )
     return next((Badge(message=message, colour=colour) for applies, message, colour in cases if applies), None)

@@ -72,14 +72,13 @@ class Engine:
     ) -> dict[str, ResolvedModel]:
         """Make what lora rows train on, once each, and drop it, so that an error comes before anything is rented.
 
-        `rows` come with the directory of their model, if it is one. With `rehearsed` the libraries also build the model, which
-        takes seconds. Returns what each row's model was resolved to, by its name in the row. Raises `ConfigurationError`, and
-        `InfrastructureError` for a hub that cannot be reached.
+        `rows` come with the directory of their model, if it is one, or with the commit that is known of it. With `rehearsed` the
+        libraries also build the model, which takes seconds. Returns what each row's model was resolved to, by its name in the
+        row. Raises `ConfigurationError`, and `InfrastructureError` for a hub that cannot be reached.
         """
-        from pytest_glasshouse.legs.sealed_model import sealed_of
+        from pytest_glasshouse.legs.row_material import material_of
         from pytest_glasshouse.providers.registry import REMOTE
         from pytest_glasshouse.workloads.lora_rehearsal import rehearse
-        from pytest_glasshouse.workloads.registry import prepare
 
         made: set[tuple[object, ...]] = set()
         resolved: dict[str, ResolvedModel] = {}
@@ -90,10 +89,9 @@ class Engine:
                 continue
             made.add(key)
             try:
-                material = prepare(
-                    "lora", seed=seed, model=model, data=row.data, rank=row.rank, targets=row.targets, alpha=row.alpha,
-                    online=provider != "mock", sealed=sealed_of(row, model, owner_key=options.owner_key),
-                )  # fmt: skip
+                material = material_of(
+                    row, model=model, seed=seed, online=provider != "mock", owner_key=options.owner_key, stand_in=options.stand_in
+                )
                 base = material.base
                 if base is not None and row.model is not None:
                     of_hub = base.revision is not None and not base.stand_in

@@ -72,6 +72,7 @@ class Options:
     min_disk_gb: int | None = None
     machines: OwnMachines = field(default_factory=OwnMachines)
     model: str | None = None
+    stand_in: str | None = None
     model_source: ModelSource | None = None
     guest_models: str | None = None
     push_limit_gb: float | None = None
@@ -150,6 +151,11 @@ def check_together(options: Options) -> None:
         )
     if options.faults and options.provider not in ("mock", "row"):
         raise ConfigurationError(f"--glasshouse-mock-fault: only the mock provider plays faults, not {options.provider}")
+    if options.stand_in is not None and (options.model or options.model_source):
+        other = "model" if options.model else "model-source"
+        raise ConfigurationError(
+            f"--glasshouse-stand-in and --glasshouse-{other}: a stand-in is of no model and comes from no source; give one"
+        )
     _check_server(options)
     if options.report is not None:
         _check_writable(options.report)

@@ -44,6 +44,7 @@ _AGREED: Mapping[str, str] = {
     "max-overhead": "max_overhead_pct",
     "strict-memory": "strict_memory",
     "model": "model",
+    "stand-in": "stand_in",
 }
 
 

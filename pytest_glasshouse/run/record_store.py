@@ -66,8 +66,11 @@ class RecordStore:
         self._attempts = {nodeid: RowAttempts() for nodeid in rows}
         self._journal: RowJournal | None = None
 
-    def open(self, report: Path) -> None:
-        """Write down what a later attempt has to agree with, before the first row. Raises `OSError`."""
+    def open(self, report: Path, *, models: Mapping[str, str]) -> None:
+        """Write down what a later attempt has to agree with, before the first row. Raises `OSError`.
+
+        `models` is what the models of rows were resolved to: `repo@commit`, by the name that the rows have.
+        """
         _ = self.journal
         earlier = self._inputs.earlier
         if earlier is not None:
@@ -84,6 +87,7 @@ class RecordStore:
             "provider": options.provider,
             "options": agreed_options(options),
             "report": str(report.absolute()),
+            "models": {**({} if earlier is None else earlier.models), **models},
             "rows": {each.row.row_id: each.row.name for each in self._rows.values()},
             "tried": {} if earlier is None else {row_id: list(entries) for row_id, entries in earlier.unjudged.items()},
         }

@@ -68,6 +68,7 @@ class EarlierRun:
 
     `options` are those that are known (`plan.agreed_options`). `work` is what a report shows that each row did, by row id; a
     directory has none, and needs none, since it knows every option. `unjudged` are the attempts at the rows that run again.
+    `models` is what the models of rows were resolved to, `repo@commit` by the name that the rows have.
     """
 
     run_id: str
@@ -82,6 +83,7 @@ class EarlierRun:
     work: Mapping[str, RowWork] = field(default_factory=dict)
     allocations: tuple[EarlierAllocation, ...] = ()
     unjudged: AttemptsByRow = field(default_factory=dict)
+    models: Mapping[str, str] = field(default_factory=dict)
 
 
 def find(named: str, reports: Path) -> Path:
@@ -211,6 +213,7 @@ def _of_directory(given: Path, environ: Mapping[str, str]) -> EarlierRun:
         options=dict(plan["options"]),
         allocations=tuple(_leases(path / LEDGER)),
         unjudged=unjudged,
+        models=dict(plan.get("models", {})),
     )
 
 
@@ -310,7 +313,17 @@ def _of_report(path: Path, environ: Mapping[str, str], derivation: Derivation | 
             for each in document["cleanup"]["allocations"]
         ),
         unjudged={each["record"]["rowId"]: _attempts_in(each) for each in records if not is_judged(each)},
+        models={name: reference for each in reversed(records) for name, reference in _model_of(each["record"])},
     )
+
+
+def _model_of(row: RowRecord) -> Iterator[tuple[str, str]]:
+    """What a row's model was resolved to, where it was one of a hub and the row came that far."""
+    observation: Mapping[str, Any] = row.get("observation") or {}
+    name, material = observation.get("plan", {}).get("modelId"), observation.get("material", {})
+    repo, commit = material.get("modelId"), material.get("facts", {}).get("revision")
+    if name and repo and commit and not material.get("standIn"):
+        yield name, f"{repo}@{commit}"
 
 
 def _attempts_in(record: Record) -> list[StartedAttempt]:

@@ -118,7 +118,8 @@ class Run:
         if broker.rents or broker.simulated:
             self._inputs.ask_to_rent(broker)
         try:
-            self.store.open(self.report.path)
+            references = {name: found["reference"] for name, found in self.plan.models.items()}
+            self.store.open(self.report.path, models={name: each for name, each in references.items() if each is not None})
         except OSError as error:
             if self._inputs.earlier is None:
                 self._remove_directory()
@@ -131,7 +132,9 @@ class Run:
 
     def _check_material(self, *, rehearsed: bool) -> None:
         to_run = [each for nodeid, each in self.selected.rows.items() if nodeid not in self.store.judged_before]
-        rows = [(each.row, each.model) for each in to_run]
+        # A branch may have moved since an earlier attempt: every attempt of a run trains the commit of the first.
+        known = {} if self._inputs.earlier is None else self._inputs.earlier.models
+        rows = [(each.row, each.model or known.get(each.row.model or "")) for each in to_run]
         models = self.engine.check_material(rows, self.options, seed=self.plan.seed, rehearsed=rehearsed)
         self.plan = dataclasses.replace(self.plan, models=models)
 

@@ -102,7 +102,8 @@ REPLIES: Mapping[str, Shape] = MappingProxyType({
     "shutdown": _NOTHING,
     "model": _NOTHING,
     "arrival": Fields({
-        "phase": OneOf(("push", "download", "verify", "ready", "failed")), "source": OneOf(("there", "hub", "pushed")),
+        "phase": OneOf(("push", "download", "make", "verify", "ready", "failed")),
+        "source": OneOf(("there", "hub", "pushed", "made")),
         "done": _COUNT, "total": _COUNT, "wants": Maybe(Fields({"name": Text(most=200), "offset": _COUNT})),
         "reason": Maybe(_CODE), "detail": Maybe(_REASON), "ms": _COUNT, "held": Maybe(OneOf(("memory", "files"))),
     }),

@@ -84,13 +84,16 @@ class ListedFile(TypedDict):
 class ModelRequest(TypedDict):
     """Request `model`: bring a base model to the guest, and verify it. `model` is the digest of the list of files.
 
-    The source `there` is a directory of the guest, `hub` a download of `repo` at a commit from the hub at `endpoint`, `pushed`
-    the host, by requests `lay`. A download without a new byte for `idle_s`, or after `within_s`, both in seconds, fails.
+    The source `there` is a directory of the guest, `hub` a download of `repo` at a commit from the hub at `endpoint`
+    of what that directory does not have, `pushed`
+    the host, by requests `lay`, and `made` random weights of the named `shape`, which the guest makes: other files are pushed. A
+    download without a new byte for `idle_s`, or after `within_s`, both in seconds, fails.
     """
 
     model: str
     files: list[ListedFile]
-    source: Literal["there", "hub", "pushed"]
+    source: Literal["there", "hub", "pushed", "made"]
+    shape: NotRequired[str]
     directory: NotRequired[str]
     endpoint: NotRequired[str]
     repo: NotRequired[str]

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from pytest_glasshouse.wire.tensors import TensorEntry
     from pytest_glasshouse.workloads.model_files import ModelFile
     from pytest_glasshouse.workloads.resident import Resident
+    from pytest_glasshouse.workloads.stand_in import Shape
 
 DeviceName = Literal["cuda", "cpu"]
 Facts: TypeAlias = "dict[str, Json]"
@@ -68,16 +69,16 @@ class BaseModel:
     """The public model that an adapter is trained on: every file of it by size and SHA-256, and where the files are.
 
     The host has its config and tokenizer, in `directory` or in `content`. It has the weights too unless `weights` describes
-    them: then only a hub has.
+    them: then a hub has, or the guest makes those of a stand-in. `shape` is a stand-in's.
     """
 
     model_id: str
     revision: str | None
-    stand_in: bool
     files: tuple[ModelFile, ...] = field(repr=False)
     content: Mapping[str, bytes] = field(default_factory=dict, repr=False)
     directory: Path | None = None
     hub: HubSource | None = None
+    shape: Shape | None = None
     weights: Mapping[str, TensorEntry] | None = field(default=None, repr=False)
 
     @cached_property
@@ -89,6 +90,11 @@ class BaseModel:
     def size(self) -> int:
         """Bytes of all files."""
         return sum(file.size for file in self.files)
+
+    @property
+    def stand_in(self) -> bool:
+        """Whether it takes the place of the model of this id."""
+        return self.shape is not None
 
     @property
     def on_host(self) -> bool:

@@ -18,12 +18,12 @@ from pytest_glasshouse.wire.package import SEALED_FILE, SEALED_WEIGHTS
 from pytest_glasshouse.wire.part_file import PartFile, PartSource
 from pytest_glasshouse.wire.printable import printable
 from pytest_glasshouse.wire.tensors import tensor_digest
-from pytest_glasshouse.workloads import stand_in
+from pytest_glasshouse.workloads import stand_in as stand_ins
 from pytest_glasshouse.workloads.base import BaseModel, HubSource, Material, SealedModel
 from pytest_glasshouse.workloads.corpus import CORPUS_NAME, read_corpus
 from pytest_glasshouse.workloads.lora_model import config_of, layers_of, tokenizer_of, weight_files, width_of
 from pytest_glasshouse.workloads.model_files import identity as identity_of
-from pytest_glasshouse.workloads.model_files import listed, listed_content, refuse_outside
+from pytest_glasshouse.workloads.model_files import listed, refuse_outside
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -76,12 +76,14 @@ def prepare(
     alpha: int | None = None,
     online: bool = False,
     sealed: bool | SealedModel = False,
+    stand_in: str | None = None,
 ) -> Material:
     """Resolve `model`, pack the text, draw the adapter. Raises `ConfigurationError` for what it cannot use.
 
     `rank` and `targets` default to those of `LORA`, the published rows' adapter, `alpha` to twice the rank. With `online` the hub
     may be asked for a model that is not here; then also raises `InfrastructureError`. With `sealed` the model is among the parts
-    of the package; it may be one that was sealed before, in place of `model`.
+    of the package; it may be one that was sealed before, in place of `model`. With `stand_in`, a shape's name, random weights
+    take the place of the model.
     """
     import numpy as np
     from safetensors.numpy import save
@@ -89,7 +91,7 @@ def prepare(
     if not model:
         raise ConfigurationError("workload lora: expected a model (a hub id or a directory); saw none")
     text, data_name = (read_corpus(), CORPUS_NAME) if data is None else (_read_text(Path(data)), Path(data).name)
-    base = sealed.base if isinstance(sealed, SealedModel) else resolve(model, online=online)
+    base = sealed.base if isinstance(sealed, SealedModel) else resolve(model, online=online, stand_in=stand_in)
     rank, targets = LORA["rank"] if rank is None else rank, list(LORA["targets"] if targets is None else targets)
     model_config = config_of(base, sequence_tokens=SEQUENCE_TOKENS)
     tokenizer = tokenizer_of(base, model_config)
@@ -120,7 +122,9 @@ def prepare(
         "revision": base.revision,
         "baseModelSha256": base.sha256,
         "standIn": base.stand_in,
-        "standInModel": stand_in.NAME if base.stand_in else None,
+        "standInModel": None if base.shape is None else base.shape.title,
+        "standInShape": None if base.shape is None else base.shape.name,
+        "standInSeed": None if base.shape is None else stand_ins.SEED,
         "data": data_name,
         "sequences": len(tokens),
         "sequenceTokens": SEQUENCE_TOKENS,
@@ -132,7 +136,7 @@ def prepare(
 
 def sealed_parts(base: BaseModel) -> tuple[dict[str, str], dict[str, bytes | PartSource]]:
     """The parts that hold the model: their names by file, and their contents by name. A large file is not read here."""
-    if not base.on_host:
+    if not base.on_host and base.shape is None:
         raise ConfigurationError(
             f"model {base.model_id}: expected its weights on this machine, whose owner seals them; saw them at the hub only. "
             f"Download it first: hf download {base.model_id}"
@@ -142,7 +146,8 @@ def sealed_parts(base: BaseModel) -> tuple[dict[str, str], dict[str, bytes | Par
     names |= {name: f"{SEALED_WEIGHTS}{number}" for number, name in enumerate(weights)}
     directory = base.directory
     if directory is None:
-        return names, {part: base.content[name] for name, part in names.items()}
+        made = {} if base.on_host or base.shape is None else {file.name: file for file in stand_ins.weight_files(base.shape)}
+        return names, {part: made.get(name) or base.content[name] for name, part in names.items()}
     before = identity_of(directory)
     files = {part: PartFile.of(directory / name) for name, part in names.items()}
     if _LISTED.get((directory, before)) != base.files or identity_of(directory) != before:
@@ -150,17 +155,20 @@ def sealed_parts(base: BaseModel) -> tuple[dict[str, str], dict[str, bytes | Par
     return names, {**files}
 
 
-def resolve(model: str, *, online: bool = False) -> BaseModel:
+def resolve(model: str, *, online: bool = False, stand_in: str | None = None) -> BaseModel:
     """The model from a directory, from the local hub cache, from the hub, or the stand-in, in this order.
 
     The hub is asked only with `online`; without, the stand-in takes the place of what is not here. `model` is a directory, a hub
-    id, or a hub id with a commit, `repo@commit`.
+    id, or a hub id with a commit, `repo@commit`. With `stand_in`, the name of a shape, nothing is looked for.
     """
     parts = max(len(os.fsencode(part)) for part in model.split("/"))
     if not model.isprintable() or len(model) > _LONGEST_MODEL or parts > _LONGEST_PART:
         raise ConfigurationError(f"model {printable(model, limit=60)}: expected a hub id or the name of a directory")
     path = Path(os.path.expanduser(model))  # noqa: PTH111  (Path.expanduser raises for an unknown ~)
     named = _HUB_ID.fullmatch(model)
+    if stand_in is not None:
+        repo, revision = (named["repo"], named["revision"]) if named else (path.name, None)
+        return stand_ins.base(repo, revision, stand_ins.shape_named(stand_in), in_guest=True)
     if path.exists() or named is None or ("/" in model and path.parent.is_dir()):
         return _from_directory(path, model_id=path.resolve().name, hub=None, named=model)
     repo, revision = named["repo"], named["revision"]
@@ -179,8 +187,7 @@ def resolve(model: str, *, online: bool = False) -> BaseModel:
         from pytest_glasshouse.workloads.model_hub import describe
 
         return _from_hub(repo, revision, describe)
-    content = stand_in.make(read_corpus())
-    return BaseModel(model_id=repo, revision=revision, stand_in=True, files=listed_content(content), content=content)
+    return stand_ins.base(repo, revision)
 
 
 #: Models as the hub described them, so that a process asks once for each.
@@ -217,7 +224,7 @@ def _from_directory(path: Path, *, model_id: str, hub: HubSource | None, named: 
     except IntegrityError as error:
         raise ConfigurationError(f"model directory {named}: {error.detail}") from None
     revision = None if hub is None else hub.commit
-    return BaseModel(model_id=model_id, revision=revision, stand_in=False, files=files, directory=path.resolve(), hub=hub)
+    return BaseModel(model_id=model_id, revision=revision, files=files, directory=path.resolve(), hub=hub)
 
 
 #: Lists of model directories by the identity of their files, so that a process reads gigabytes once.

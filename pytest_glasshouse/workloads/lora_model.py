@@ -152,7 +152,7 @@ def file_of(base: BaseModel, name: str) -> bytes:
 def weight_files(base: BaseModel) -> tuple[str, ...]:
     """The names of the files of weights that loading reads, in the order of their names."""
     if base.directory is None:
-        return ("model.safetensors",)
+        return tuple(sorted(file.name for file in base.files if file.name.endswith(".safetensors")))
     if (base.directory / "model.safetensors").is_file():
         return ("model.safetensors",)
     return tuple(_shards(base, base.directory / "model.safetensors.index.json"))

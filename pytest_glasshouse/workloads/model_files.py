@@ -11,7 +11,7 @@ import re
 import time
 from dataclasses import dataclass
 from pathlib import PurePath
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pytest_glasshouse.errors import IntegrityError
 from pytest_glasshouse.wire.canonical import parse_tolerant
@@ -28,6 +28,9 @@ JSON_LIMIT = 16 << 20
 #: The most files of one model that loading could read, and the most bytes of one of them.
 MOST_FILES = 2000
 LARGEST_FILE = 1 << 40
+
+WEIGHTS = ".safetensors"
+WHOLE, INDEX = f"model{WEIGHTS}", f"model{WEIGHTS}.index.json"
 
 _DOMAIN = b"pytest-glasshouse/base-model/v1\n"
 _CHUNK_BYTES = 1 << 22
@@ -53,13 +56,13 @@ class ModelFile:
 
 
 def listed(directory: Path) -> tuple[ModelFile, ...]:
-    """Every top-level file in `directory` that loading could read, each read once.
+    """Every top-level file in `directory` that loading could read, each read once; of weights, those that it reads.
 
     Raises `IntegrityError` if there is no config, or a weight index names another file.
     """
     if not (directory / "config.json").is_file():
         raise IntegrityError("base-model", "expected config.json; not there")
-    files = tuple(_file(path) for path in _covered_files(directory))
+    files = tuple(_file(path) for path in covered_files(directory))
     refuse_outside(directory, {file.name for file in files})
     return files
 
@@ -72,8 +75,7 @@ def listed_content(files: Mapping[str, bytes]) -> tuple[ModelFile, ...]:
     """The list of a directory with these files."""
     return tuple(
         ModelFile(name=name, size=len(files[name]), sha256=hashlib.sha256(files[name]).hexdigest())
-        for name in sorted(files)
-        if covered(name)
+        for name in _without_unused(sorted(filter(covered, files)), lambda: files[INDEX])
     )
 
 
@@ -96,7 +98,7 @@ def differing(
     `on_bytes` is called with the count of bytes read since the last call.
     """
     wanted = {file.name: file for file in files}
-    there = {path.name: path for path in _covered_files(directory)} if directory.is_dir() else {}
+    there = {path.name: path for path in covered_files(directory)} if directory.is_dir() else {}
     return tuple(
         name
         for name in sorted(wanted.keys() | there.keys())
@@ -109,7 +111,7 @@ def differing(
 
 def unlisted(directory: Path, files: Iterable[ModelFile]) -> tuple[str, ...]:
     """Names of the listed files that are not in `directory`, and of those there that are not listed."""
-    there = {path.name for path in _covered_files(directory)} if directory.is_dir() else set()
+    there = {path.name for path in covered_files(directory)} if directory.is_dir() else set()
     return tuple(sorted({file.name for file in files} ^ there))
 
 
@@ -137,7 +139,7 @@ def settled(directory: Path, *, clock_ns: Callable[[], int] = time.time_ns) -> s
 
     A write within the same tick of the kernel's clock would not change the change time.
     """
-    while 0 <= clock_ns() - max((path.stat().st_ctime_ns for path in _covered_files(directory)), default=0) < _TICK_NS:
+    while 0 <= clock_ns() - max((path.stat().st_ctime_ns for path in covered_files(directory)), default=0) < _TICK_NS:
         time.sleep(_TICK_NS / 1e9)
     return identity(directory)
 
@@ -145,30 +147,49 @@ def settled(directory: Path, *, clock_ns: Callable[[], int] = time.time_ns) -> s
 def identity(directory: Path) -> str:
     """A digest of the files' names, devices, inodes, sizes and change times (the kernel's), without reading them."""
     digest = hashlib.sha256()
-    for path in _covered_files(directory):
+    for path in covered_files(directory):
         status = path.stat()
         digest.update(f"{path.name}\n{status.st_dev} {status.st_ino} {status.st_size} {status.st_ctime_ns}\n".encode())
     return digest.hexdigest()
 
 
-def _covered_files(directory: Path) -> list[Path]:
-    return [path for path in sorted(directory.iterdir()) if path.is_file() and covered(path.name)]
+def covered_files(directory: Path) -> list[Path]:
+    """The files of a list, by name: a repository may also have weights in another form, or twice."""
+    names = [path.name for path in sorted(directory.iterdir()) if path.is_file() and covered(path.name)]
+    return [directory / name for name in _without_unused(names, (directory / INDEX).read_bytes)]
+
+
+def _without_unused(names: list[str], index: Callable[[], bytes]) -> list[str]:
+    """Without weights that loading does not read: it takes `model.safetensors`, or else the files that the index names."""
+    if WHOLE in names:
+        used = {WHOLE}
+    elif INDEX in names:
+        try:
+            content: Any = parse_tolerant(index(), limit=JSON_LIMIT)
+            used = set(content["weight_map"].values())
+        except (IntegrityError, KeyError, TypeError, AttributeError, OSError):
+            return names
+    else:
+        return names
+    return [name for name in names if not name.endswith(WEIGHTS) or name in used]
 
 
 def covered(name: str) -> bool:
-    """Whether loading could read this file, so that the list must have it."""
+    """Whether loading could read this file, so that the list must have it; of weights, see `covered_files`."""
     return PurePath(name).suffix in COVERED_SUFFIXES and not name.startswith(".")
 
 
 def refuse_outside(directory: Path, names: Iterable[str]) -> None:
-    """Refuse a weight index that names a file outside `names`, which no digest pins."""
+    """Refuse a weight index that names a file outside `names`, which no digest pins, or outside the directory."""
     names = set(names)
     for name in sorted(names):
         if name.endswith(".safetensors.index.json"):
             index = parse_tolerant((directory / name).read_bytes(), limit=JSON_LIMIT)
             weights = index.get("weight_map", {}) if isinstance(index, dict) else None
             named = list(weights.values()) if isinstance(weights, dict) else [None]
-            if not all(isinstance(each, str) and each in names for each in named):
+            # Of an index that loading does not read, the files may be missing: they are not in the list.
+            unread = name != INDEX or WHOLE in names
+            if not all(isinstance(each, str) and (each in names or (unread and _NAME.fullmatch(each))) for each in named):
                 raise IntegrityError("base-model", f"{name} names weights that are not in the directory")
 
 

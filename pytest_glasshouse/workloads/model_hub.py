@@ -191,9 +191,7 @@ def _model(repo: str, described: _Described, content: dict[str, bytes], where: s
         raise ConfigurationError(f"{text}: {_ADVICE['unfit']}") from None
     source = HubSource(endpoint=where, repo=repo, commit=described["commit"])
     content = {name: content[name] for name in described["content"]}
-    return BaseModel(
-        model_id=repo, revision=described["commit"], stand_in=False, files=files, content=content, hub=source, weights=weights
-    )
+    return BaseModel(model_id=repo, revision=described["commit"], files=files, content=content, hub=source, weights=weights)
 
 
 def _describe(request: _Request, token: str | None, *, pause: Callable[[float], None]) -> tuple[_Described, list[bytes]]:
@@ -208,8 +206,12 @@ def _describe(request: _Request, token: str | None, *, pause: Callable[[float], 
     names = [one["rfilename"] for one in siblings]
     _refuse_unfit(names)
     content, files, left = dict[str, bytes](), list[_Listed](), _MOST_SMALL
-    for one in siblings:
+    loaded: list[str] = []
+    # Weights last: the index, which is read before them, says which are loaded.
+    for one in sorted(siblings, key=lambda each: each["rfilename"].endswith(_WEIGHTS)):
         name, lfs = one["rfilename"], one.get("lfs")
+        if name.endswith(_WEIGHTS) and name not in (loaded := loaded or _loaded(content, names)):
+            continue
         if name.endswith(_WEIGHTS) and lfs is not None:
             listed = ModelFile(name=name, size=lfs["size"], sha256=lfs["sha256"])
         else:
@@ -220,9 +222,10 @@ def _describe(request: _Request, token: str | None, *, pause: Callable[[float], 
                 raise HubError("malformed", f"the hub sent another {printable(name, limit=80)} than its metadata lists")
             listed = ModelFile(name=name, size=len(content[name]), sha256=digest)
         files.append({"name": listed.name, "size": listed.size, "sha256": listed.sha256})
+    files.sort(key=lambda each: each["name"])
     sizes = {one["name"]: one["size"] for one in files}
     heads, left = dict[str, bytes](), _MOST_HEADS
-    for name in _loaded(content, names):
+    for name in loaded:
         heads[name] = _head(file_url(where, repo, commit, name), token, most=min(left, sizes[name]), again=again)
         left -= len(heads[name])
     described: _Described = {

@@ -29,10 +29,11 @@ def prepare(
     alpha: int | None = None,
     online: bool = False,
     sealed: bool | SealedModel = False,
+    stand_in: str | None = None,
 ) -> Material:
     """The host's half: all parts of the package, drawn from `seed`. Uses the network only if `online`, to ask a model hub.
 
-    With `sealed` a lora row's base model is among them.
+    With `sealed` a lora row's base model is among them. With `stand_in`, a shape's name, a lora row gets random weights of it.
 
     Raises `ConfigurationError` when a lora row's model, data or adapter cannot be used.
     """
@@ -44,8 +45,9 @@ def prepare(
         from pytest_glasshouse.workloads import lora_material
 
         return lora_material.prepare(
-            seed=seed, model=model, data=data, rank=rank, targets=targets, alpha=alpha, online=online, sealed=sealed
-        )
+            seed=seed, model=model, data=data, rank=rank, targets=targets, alpha=alpha, online=online, sealed=sealed,
+            stand_in=stand_in,
+        )  # fmt: skip
     raise ConfigurationError(f"workload {workload!r}: expected mlp or lora")
 
 

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from pytest_glasshouse.broker.pricing import DISK_GB
+from pytest_glasshouse.workloads import stand_in
 from pytest_glasshouse.workloads.model_files import digest_of, listed_content
 from tests.limits import until
 from tests.live.conftest import ROWS, Ran, Rental
@@ -59,6 +60,19 @@ def passed(ran: Ran, files: Mapping[str, bytes]) -> dict[str, Any]:
     assert (row["standIn"], {finding["finding"] for finding in row["findings"]}) == (False, {"held"})
     assert observation["material"]["baseSha256"] == digest_of(listed_content(files))
     return observation
+
+
+@pytest.mark.parametrize("rental", ["runpod-rest"], indirect=True)
+def test_a_stand_in_is_made_by_the_guest_and_no_hub_is_asked(rental: Rental, hub: Hub) -> None:
+    ran = run(rental, PINNED, "--glasshouse-stand-in", "tiny")
+
+    assert ran.code == 0, ran.output
+    [row] = ran.report["rows"]
+    material = row["observation"]["material"]
+    assert (row["standIn"], row["observation"]["baseModel"]["source"], row["publishable"]) == (True, "made", False)
+    assert (material["facts"]["standInShape"], material["facts"]["standInSeed"]) == ("tiny", stand_in.SEED)
+    assert material["baseSha256"] == digest_of(listed_content(stand_in.make()))
+    assert hub.requests == []
 
 
 def downloads(hub: Hub, files: Mapping[str, bytes]) -> dict[str, int]:

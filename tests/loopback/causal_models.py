@@ -100,7 +100,7 @@ def _tokenizer(family: Family) -> dict[str, bytes]:
     from pytest_glasshouse.workloads.corpus import read_corpus
 
     return {
-        "tokenizer.json": stand_in.make(read_corpus())["tokenizer.json"],
+        "tokenizer.json": stand_in.tokenizer(read_corpus()).encode(),
         "tokenizer_config.json": _json(
             {
                 "tokenizer_class": "Qwen2Tokenizer" if family in {"qwen2", "qwen3"} else "PreTrainedTokenizerFast",

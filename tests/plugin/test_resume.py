@@ -387,3 +387,18 @@ def test_allocations_of_an_earlier_attempt_are_proven_gone_by_their_own_provider
     (found,) = [each for each in killed.report()["cleanup"]["allocations"] if each["name"] == EARLIER_NAME]
     assert (found["status"], found["provider"], reason in found["reason"]) == (status, "local", True)
     assert killed.asked("listing") == ["listing local"]
+
+
+def test_a_run_remembers_what_its_models_were_resolved_to(killed: Project) -> None:
+    """A branch may have moved when the run goes on: see `unit/run/test_models_of_a_run.py`."""
+    directory = run_directory(killed)
+    run_id = directory.name.removesuffix(".run")
+    tags = TagKey(run_key(os.environ, run_id), run_id)
+    plan = read_tagged(directory / PLAN, tags)
+    assert plan["models"] == {}
+    models = {"org/model": f"org/model@{'a' * 40}"}
+    write_tagged(directory / PLAN, {**plan, "models": models}, tags)
+    earlier = read(str(directory), directory.parent, environ=os.environ)
+    assert earlier.models == models
+    write_tagged(directory / PLAN, {name: value for name, value in plan.items() if name != "models"}, tags)
+    assert read(str(directory), directory.parent, environ=os.environ).models == {}, "one that an older version left"

@@ -84,7 +84,7 @@ def test_a_link_that_is_cut_while_a_model_arrives_loses_nothing_of_it(
 
 def _round(path: str, channel: GuestChannel, hub: Hub, emit: Callable[[Progress], None]) -> Round:
     where = HubSource(endpoint=hub.url, repo="Tests/Cut", commit=COMMIT)
-    base = BaseModel(model_id="Tests/Cut", revision=COMMIT, stand_in=False, files=listed_content(FILES), content=FILES, hub=where)
+    base = BaseModel(model_id="Tests/Cut", revision=COMMIT, files=listed_content(FILES), content=FILES, hub=where)
     grant = Grant(
         grant_id="g", allocation_id="a", provider="runpod", instance_id="pod1", address=path, gpu_model="CPU", gpu_uuid=None,
         device="cpu", archive_sha256="", reference_source="checkout", dry_run=True, simulated=True, remote=True,

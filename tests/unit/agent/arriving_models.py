@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any, cast
 
 from pytest_glasshouse.agent.agent import Agent
-from pytest_glasshouse.agent.base_models import Arrival, Models
+from pytest_glasshouse.agent.base_models import Models
+from pytest_glasshouse.agent.model_arrival import Arrival
 from pytest_glasshouse.channel.archive import guest_archive
 from pytest_glasshouse.wire.guest_messages import check_reply
 from pytest_glasshouse.workloads.model_files import digest_of, listed_content
@@ -127,6 +128,6 @@ def until_gone(pid: int) -> None:
 
 def pid_of(guest: Guest) -> int:
     """The downloading process."""
-    download: Callable[[], Any] = lambda: guest.arrival()._download  # noqa: E731
+    download: Callable[[], Any] = lambda: guest.arrival()._process  # noqa: E731
     until(download, "a download to begin")
     return int(download()._process.pid)

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from pytest_glasshouse.agent import base_models
+from pytest_glasshouse.agent import model_arrival
 from pytest_glasshouse.workloads.model_files import VerifiedBase, digest_of, identity, listed_content
 from tests.limits import until
 from tests.loopback.causal_models import write
@@ -257,7 +257,7 @@ def test_a_fault_of_the_agents_own_is_a_failure_and_not_a_phase_for_ever(guest: 
     def broken(*_: object) -> None:
         raise RuntimeError(TOKEN)
 
-    monkeypatch.setattr(base_models, "refuse_outside", broken)
+    monkeypatch.setattr(model_arrival, "refuse_outside", broken)
     guest.model("pushed")
     guest.push()
     assert with_reason(guest.ended()) == ("failed", "RuntimeError")
@@ -265,9 +265,54 @@ def test_a_fault_of_the_agents_own_is_a_failure_and_not_a_phase_for_ever(guest: 
 
 def test_an_arrival_replaces_nothing_of_its_thread() -> None:
     """One had a method of the name of one that a thread calls at its end: every arrival ended in a traceback."""
-    assert {name for name in vars(base_models.Arrival) if hasattr(threading.Thread, name) and not name.startswith("__")} == {
+    assert {name for name in vars(model_arrival.Arrival) if hasattr(threading.Thread, name) and not name.startswith("__")} == {
         "run"
     }
+
+
+# What a cache on the guest has of a model that is downloaded.
+
+
+def cached(folder: Path, files: Mapping[str, bytes], *, commit: str = COMMIT) -> Path:
+    """A cache of the hub's client that has these files: links to blobs, named by digest as large files are."""
+    home = folder / f"models--{REPO.replace('/', '--')}"
+    write({digests({name: content})[name]: content for name, content in files.items()}, home / "blobs")
+    (home / "snapshots" / commit).mkdir(parents=True)
+    for name, content in files.items():
+        (home / "snapshots" / commit / name).symlink_to(home / "blobs" / digests({name: content})[name])
+    return folder
+
+
+def asked_for(hub: Hub) -> set[str]:
+    return {one.file for one in hub.requests if one.file}
+
+
+@pytest.mark.parametrize("commit", [COMMIT, "f" * 40])
+def test_what_a_cache_has_of_a_model_is_not_downloaded(commit: str, guest: Guest, hub: Hub, tmp_path: Path) -> None:
+    """Also of another commit, whose weights are often the same."""
+    cache = cached(tmp_path / "cache", {FIRST: FILES[FIRST]}, commit=commit)
+    before = [(path, path.lstat().st_mtime_ns, path.stat().st_mtime_ns) for path in sorted(cache.rglob("*"))]
+    guest.download(hub, directory=str(cache))
+    assert guest.ended()["phase"] == "ready"
+    assert asked_for(hub) == {name for name, content in FILES.items() if content} - {FIRST}
+    assert guest.below() == own()
+    assert [(path, path.lstat().st_mtime_ns, path.stat().st_mtime_ns) for path in sorted(cache.rglob("*"))] == before
+
+
+def test_a_file_of_a_cache_that_is_not_as_listed_is_downloaded_and_stays_as_it_was(
+    guest: Guest, hub: Hub, tmp_path: Path
+) -> None:
+    other = bytes(len(FILES[FIRST]))
+    cache = cached(tmp_path / "cache", {FIRST: other, SECOND: FILES[SECOND][:-1]})
+    guest.download(hub, directory=str(cache))
+    assert guest.ended()["phase"] == "ready"
+    assert {FIRST, SECOND} <= asked_for(hub)
+    assert guest.below() == own()
+    found = {
+        name: (cache / f"models--{REPO.replace('/', '--')}" / "snapshots" / COMMIT / name).read_bytes()
+        for name in (FIRST, SECOND)
+    }
+    assert digests(found) == digests({FIRST: other, SECOND: FILES[SECOND][:-1]})
 
 
 # A directory of the guest.
@@ -314,7 +359,8 @@ def _exchange(directory: Path) -> None:
 #: What may be wrong with a guest's copy, and what it is called.
 COPIES: dict[str, tuple[Callable[[Path], object], str]] = {
     "one more": (lambda d: (d / "adapter_config.json").write_bytes(b"{}"), "adapter_config.json"),
-    "one more link": (lambda d: (d / "more.safetensors").symlink_to(d / FIRST), "more.safetensors"),
+    "one more link": (lambda d: (d / "more.json").symlink_to(d / FIRST), "more.json"),
+    "weights in one file": (lambda d: (d / "model.safetensors").symlink_to(d / FIRST), f"{FIRST} (and 2 more)"),
     "one less": (lambda d: (d / "empty.txt").unlink(), "empty.txt"),
     "a byte": (lambda d: (d / SECOND).write_bytes(FILES[SECOND][:-1] + b"\0"), SECOND),
     "a byte more": (lambda d: (d / "empty.txt").write_bytes(b"\0"), "empty.txt"),

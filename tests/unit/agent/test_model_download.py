@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from pytest_glasshouse.agent import model_download
+from pytest_glasshouse.agent import file_process, model_download
 from pytest_glasshouse.agent.model_download import DownloadOrder, WantedFile
 from pytest_glasshouse.workloads.hub_client import HubError
 from tests.loopback.hub import Hub
@@ -180,7 +180,7 @@ def test_what_does_not_pass_is_a_code_and_one_sentence_without_links(what: str, 
     hub.arm(fault, on=operation, file=NAME, times=None)
     with pytest.raises(HubError) as caught:
         fetched(hub, tmp_path)
-    explained = model_download._explained(caught.value)
+    explained = file_process.explained(caught.value)
     assert explained[0] == code
     assert part in explained[1]
     assert "Signature" not in explained[1]
@@ -264,10 +264,10 @@ def test_a_full_disk_is_no_failure_of_the_network(reason: int, hub: Hub, tmp_pat
     }
     with pytest.raises(OSError, match="No space") as caught:
         model_download._continue(order, {"name": NAME, "size": len(CONTENT)}, path)
-    assert model_download._explained(caught.value) == ("no-space", "the guest's disk is full")
+    assert file_process.explained(caught.value) == ("no-space", "the guest's disk is full")
 
 
 def test_what_nobody_foresaw_is_named_and_not_quoted() -> None:
-    assert model_download._explained(RuntimeError(f"https://hub/?Signature={TOKEN}")) == ("failed", "RuntimeError")
+    assert file_process.explained(RuntimeError(f"https://hub/?Signature={TOKEN}")) == ("failed", "RuntimeError")
     missing = ModuleNotFoundError("No module named 'huggingface_hub'", name="huggingface_hub")
-    assert model_download._explained(missing) == ("no-client", "the guest's image lacks huggingface_hub")
+    assert file_process.explained(missing) == ("no-client", "the guest's image lacks huggingface_hub")

@@ -87,16 +87,40 @@ def test_the_gate_judges_everything_but_an_overhead() -> None:
     assert gate(unpublishable, SOUND, GatePolicy(publishable=True), now=NOW).ruling is Ruling.FAILED
 
 
-def test_a_gate_on_the_overhead_says_that_such_a_row_has_none() -> None:
-    """Within a limit is what was shown to be; where the policy names other rows, this one need not be."""
-    document = sealed_report(on_a_gpu)
-    judged = gate(document, SOUND, GatePolicy(max_overhead_pct=5.0), now=NOW)
+NOTE = "the limit on overhead does not apply to lora-anygpu-sealed: the base is sealed, so there is no raw leg; judged by the lifecycle"
+
+
+def test_a_limit_on_overhead_does_not_apply_to_such_a_row_and_the_gate_says_so() -> None:
+    """Another row is within it; the sealed one is judged by its lifecycle, as without a limit."""
+    document, measured = sealed_report(on_a_gpu), example.document(example.publishable())
+    measured["sealedRows"] = document["sealedRows"]
+    without = gate(measured, SOUND, GatePolicy(max_overhead_pct=50.0, allow_dirty=True, allow_lenient_policy=True), now=NOW)
+    assert (without.notes, without.judged) == ((NOTE,), 2)
+    assert not [each for each in without.objections if "sealed" in str(each)]
+    broken = copy.deepcopy(measured)
+    broken["sealedRows"][0]["publishable"] = False
+    assert [
+        each.path for each in gate(broken, SOUND, GatePolicy(max_overhead_pct=50.0, publishable=True), now=NOW).objections
+        if each.path.startswith("$.sealedRows")
+    ] == ["$.sealedRows[0].publishable"]  # fmt: skip
+
+
+def test_a_report_of_such_rows_only_shows_nothing_about_an_overhead() -> None:
+    judged = gate(sealed_report(on_a_gpu), SOUND, GatePolicy(max_overhead_pct=5.0), now=NOW)
     assert judged.ruling is Ruling.FAILED
     assert [str(each) for each in judged.objections] == [
-        "$.sealedRows[0]: lora-anygpu-sealed has no overhead to be at most 5 %: its base is sealed, without a raw leg"
+        "$.rows: no row has an overhead to be at most 5 %: the base of every judged row is sealed"
     ]
-    others = gate(document, SOUND, GatePolicy(max_overhead_pct=5.0, rows=("mlp-*",)), now=NOW)
-    assert [str(each) for each in others.objections] == ["$.rows: no row matches 'mlp-*', which is required"]
+    assert judged.notes == (NOTE,)
+    assert gate(sealed_report(on_a_gpu), SOUND, GatePolicy(), now=NOW).notes == (), "nothing was limited"
+
+
+def test_the_badge_says_that_there_is_no_overhead() -> None:
+    assert badge(sealed_report(on_a_gpu), sound=True, max_overhead_pct=3.0).message == "none: base sealed"
+    assert badge(sealed_report(), sound=True).message == "dry run"
+    again = sealed_report(on_a_gpu)
+    again["sealedRows"][0]["attempts"] = [{}]
+    assert badge(again, sound=True).message == "1 row(s) needed another attempt"
 
 
 def test_a_gate_finds_such_a_row_where_it_is_required() -> None:
@@ -131,7 +155,7 @@ def test_page_markdown_terminal_and_badge_show_its_rate_and_no_overhead() -> Non
         assert rate in text
         assert "10 of 10" in text
     assert "A raw leg would give it away".lower() in markdown(document).lower()
-    assert badge(document, sound=True).message == "not measured"
+    assert badge(document, sound=True).message == "dry run"
 
 
 def test_a_single_round_is_called_a_single_sample() -> None:

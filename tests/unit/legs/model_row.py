@@ -86,7 +86,7 @@ def base_of(
     """A base model of these files: in memory or in a directory, and on a hub where `hub` is its address."""
     source = None if hub is None else HubSource(endpoint=hub, repo=REPO, commit=COMMIT)
     return BaseModel(
-        model_id="org/model", revision=None, stand_in=False, files=listed_content(files), content={} if directory else files,
+        model_id="org/model", revision=None, files=listed_content(files), content={} if directory else files,
         directory=directory, hub=source, weights=None if on_host else {},
     )  # fmt: skip
 

@@ -333,7 +333,7 @@ def test_a_request_has_what_its_source_needs_and_no_more(tmp_path: Path, monkeyp
         assert str(tmp_path) not in str(each)
     assert "endpoint" not in there
     assert not {"endpoint", "directory"} & pushed.keys()
-    assert "directory" not in hub
+    assert hub["directory"] == "/models", "what that has of it is not downloaded"
     for sources in (ModelSources(), ModelSources(directory="/models", only="hub")):
         [local] = requests(sources, base, remote=False)
         assert (local["source"], local["directory"]) == ("there", str(tmp_path / "model"))

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from pytest_glasshouse.errors import ConfigurationError
-from pytest_glasshouse.legs.model_sources import ModelSources
-from pytest_glasshouse.rows.spec import ModelSource
+from pytest_glasshouse.legs.model_sources import Arriving, ModelSources
+from pytest_glasshouse.workloads import stand_in
 from pytest_glasshouse.workloads.base import BaseModel
 from tests.unit.agent.arriving_models import FILES
 from tests.unit.legs.model_row import base_of
@@ -17,11 +17,12 @@ from tests.unit.legs.model_row import base_of
 HUB = "https://hub.example"
 IN_MEMORY, ON_DISK = base_of(FILES), base_of(FILES, directory=Path("/nowhere"))
 ON_HUB, BOTH = base_of(FILES, hub=HUB, on_host=False), base_of(FILES, hub=HUB, directory=Path("/nowhere"))
+MADE = stand_in.base("org/model", None, in_guest=True)
 _GUESTS = "there: name a directory of the guest with --glasshouse-guest-models"
 _NO_HUB = "hub: the model is of no hub"
 _NO_WEIGHTS = "pushed: this machine does not have its weights"
 
-ORDERS: list[tuple[BaseModel, dict[str, Any], bool, tuple[ModelSource, ...]]] = [
+ORDERS: list[tuple[BaseModel, dict[str, Any], bool, tuple[Arriving, ...]]] = [
     (IN_MEMORY, {}, False, ("pushed",)),
     (IN_MEMORY, {}, True, ("pushed",)),
     (ON_DISK, {}, True, ("there",)),
@@ -41,12 +42,15 @@ ORDERS: list[tuple[BaseModel, dict[str, Any], bool, tuple[ModelSource, ...]]] = 
     *((BOTH, {"only": only, "directory": "/models"}, True, ("there",)) for only in ("there", "hub", "pushed")),
     *((ON_HUB, {"only": only, "directory": "/models"}, True, ("hub",)) for only in ("there", "hub", "pushed")),
     (IN_MEMORY, {"push_limit_bytes": 10}, True, ("pushed",)),
+    # A guest makes a stand-in that was asked for, whatever was chosen.
+    *((MADE, {"only": only}, same_disk, ("made",)) for only in (None, "there", "hub") for same_disk in (True, False)),
+    (stand_in.base("org/model", None), {}, True, ("pushed",)),
 ]
 
 
 @pytest.mark.parametrize(("base", "options", "same_disk", "expected"), ORDERS)
 def test_sources_come_in_one_order(
-    base: BaseModel, options: dict[str, Any], same_disk: bool, expected: tuple[ModelSource, ...]
+    base: BaseModel, options: dict[str, Any], same_disk: bool, expected: tuple[Arriving, ...]
 ) -> None:
     assert ModelSources(**options).of(base, same_disk=same_disk) == expected
 

@@ -6,15 +6,19 @@ import dataclasses
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
 from pytest_glasshouse.errors import ConfigurationError, InfrastructureError
+from pytest_glasshouse.rows.overrides import RowItem
 from pytest_glasshouse.rows.spec import RowSpec
 from pytest_glasshouse.run.engine import Engine
 from pytest_glasshouse.run.options import Options
 from pytest_glasshouse.run.plan import ResolvedModel, RunPlan
+from pytest_glasshouse.run.resume import _model_of
+from pytest_glasshouse.run.run import Run
 from pytest_glasshouse.workloads import lora_material, model_hub
 from pytest_glasshouse.workloads.model_files import listed_content
 from pytest_glasshouse.workloads.registry import prepare
@@ -125,3 +129,41 @@ def test_nothing_of_this_machine_is_in_what_a_report_has_of_a_model(hub: Hub, tm
         assert hub.url not in json.dumps(material.facts) + material.parts["config"].decode()
         assert str(tmp_path) not in json.dumps(material.facts) + material.parts["config"].decode()
         assert "hf_" not in shown
+
+
+def test_a_resumed_run_trains_the_commit_that_its_first_attempt_recorded(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The branch moved between the attempts; rows of one run would train two models."""
+    with Hub({REPO: {COMMIT: FILES, LATER: causal_lm("qwen2", shards=2, seed=12)}}, refs={REPO: {"main": COMMIT}}) as moving:
+        monkeypatch.setattr(model_hub, "describe", lambda repo, revision: described(moving, repo=repo, revision=revision))
+
+        def attempt(earlier: Any) -> RunPlan:
+            run: Any = SimpleNamespace(
+                selected=SimpleNamespace(rows={"a": RowItem(declared=row(REPO), row=row(REPO))}), store=SimpleNamespace(judged_before=()),
+                _inputs=SimpleNamespace(earlier=earlier), engine=Engine(), options=Options(provider="runpod"),
+                plan=RunPlan(run_id="run", seed=7, subject={}),  # type: ignore[typeddict-item]
+            )  # fmt: skip
+            Run._check_material(run, rehearsed=False)
+            monkeypatch.setattr(lora_material, "_DESCRIBED", {})
+            return cast("RunPlan", run.plan)
+
+        first = attempt(None).reference(row(REPO))
+        assert first == f"{REPO}@{COMMIT}"
+        moving.move(REPO, "main", LATER)
+        assert attempt(SimpleNamespace(models={REPO: first})).reference(row(REPO)) == first
+        assert attempt(SimpleNamespace(models={})).reference(row(REPO)) == f"{REPO}@{LATER}"
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({}, [(REPO, f"{REPO}@{COMMIT}")]),
+        ({"material": {"modelId": REPO, "standIn": True, "facts": {"revision": COMMIT}}}, []),
+        ({"material": {"modelId": "mine", "standIn": False, "facts": {"revision": None}}}, []),
+        ({"plan": {"modelId": None}}, []),
+    ],
+)
+def test_a_report_says_which_commit_its_rows_trained(change: dict[str, Any], expected: list[tuple[str, str]]) -> None:
+    material = {"modelId": REPO, "standIn": False, "facts": {"revision": COMMIT}}
+    observation = {"plan": {"modelId": REPO}, "material": material, **change}
+    for record in ({"observation": observation}, {"observation": None}, {}):
+        assert list(_model_of(record)) == (expected if record.get("observation") else [])  # type: ignore[arg-type]

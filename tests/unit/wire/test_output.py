@@ -41,7 +41,6 @@ SINKS = {
     "broker/reaper_process.py",
     "workloads/lora_rehearsal.py",
     "workloads/model_hub.py",
-    "agent/model_download.py",
 }
 
 

@@ -35,18 +35,33 @@ def test_one_changed_byte_changes_the_digest(model: Path, name: str) -> None:
     assert verify_base(model) != before
 
 
-@pytest.mark.parametrize("name", ["model-00002-of-00002.safetensors", "adapter_config.json", "merges.txt", "chat_template.jinja"])
+@pytest.mark.parametrize("name", ["adapter_config.json", "merges.txt", "chat_template.jinja"])
 def test_an_added_file_that_loading_reads_changes_the_digest(model: Path, name: str) -> None:
     before = verify_base(model)
     (model / name).write_text("{}")
     assert verify_base(model) != before
 
 
-@pytest.mark.parametrize("name", ["README.md", ".gitattributes", "pytorch_model.bin"])
+@pytest.mark.parametrize("name", ["README.md", ".gitattributes", "pytorch_model.bin", "consolidated.safetensors"])
 def test_files_that_loading_never_reads_do_not_count(model: Path, name: str) -> None:
     before = verify_base(model)
     (model / name).write_text("x")
     assert verify_base(model) == before
+
+
+def test_of_weights_only_those_count_that_loading_reads() -> None:
+    """Repositories have weights in their original form beside those of transformers: twice the bytes for nothing."""
+    index = b'{"weight_map": {"a": "model-1.safetensors", "b": "model-2.safetensors"}}'
+    files = {"config.json": b"{}", "model-1.safetensors": b"1", "model-2.safetensors": b"2", "consolidated.safetensors": b"3"}
+
+    def names(more: dict[str, bytes]) -> set[str]:
+        return {file.name for file in listed_content({**files, **more})} - {"config.json"}
+
+    index_name = "model.safetensors.index.json"
+    assert names({index_name: index}) == {index_name, "model-1.safetensors", "model-2.safetensors"}
+    assert names({index_name: index, "model.safetensors": b"4"}) == {index_name, "model.safetensors"}
+    for unreadable in (b"{", b"[]", b'{"weight_map": []}', b'{"weight_map": {"a": []}}'):
+        assert names({index_name: unreadable}) == {index_name, *files} - {"config.json"}, "what is loaded is not known"
 
 
 def test_swapping_two_files_changes_the_digest(model: Path) -> None:
@@ -63,6 +78,15 @@ def test_an_index_that_leaves_the_directory_is_refused(model: Path) -> None:
     (model / "model.safetensors.index.json").write_text(json.dumps(index))
     with pytest.raises(IntegrityError, match="not in the directory"):
         verify_base(model)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors.index.json", "consolidated.safetensors.index.json"])
+def test_an_index_that_is_not_read_may_name_weights_that_are_not_listed(model: Path, name: str) -> None:
+    """The model is in one file here, and in another form beside it."""
+    (model / name).write_text(json.dumps({"weight_map": {"model.norm.weight": "consolidated-1.safetensors"}}))
+    before = verify_base(model)
+    (model / "consolidated-1.safetensors").write_bytes(b"x")
+    assert verify_base(model) == before
 
 
 def test_a_directory_without_a_config_is_refused(tmp_path: Path) -> None:

@@ -291,3 +291,12 @@ def test_large_files_that_are_no_weights_are_compared_with_their_digest() -> Non
         assert "tokenizer.json" in hub.bodies_asked()
         hub.arm(Flipped(at=5), on="large", file="tokenizer.json")
         assert "sent another tokenizer.json" in refused(hub, kind=InfrastructureError)
+
+
+def test_weights_that_loading_does_not_read_are_not_listed() -> None:
+    """Nor is their head asked for."""
+    more = {"consolidated.safetensors": b"\0" * 5000, "original-00001-of-00001.safetensors": b"\0" * 5000}
+    with hub_of({**FILES, **more}) as hub:
+        base = described(hub)
+        assert base.files == listed_content(FILES)
+        assert not [one for one in hub.requests if one.file in more]
