@@ -305,6 +305,7 @@ class ProtectedNotes(LegNotes, total=False):
     challenge: Challenge
     evidence: str
     releaseLog: list[str]
+    devices: dict[str, Facts]
     result: str
     journal: list[str]
     head: str
