@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import base64
 import datetime as dt
-from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from itertools import pairwise
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
-from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.asymmetric import padding, rsa
+from cryptography.hazmat.primitives.hashes import SHA256, SHA384
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from pytest_glasshouse.attestation.messages import require
@@ -24,6 +26,12 @@ from pytest_glasshouse.wire import der
 CHAIN_LIMIT = 8
 #: The largest chain that is looked at, in characters of PEM.
 PEM_LIMIT = 32_768
+_VERSION_3, _EXTENSIONS, _TRUE, _EMPTY = bytes.fromhex("a003020102"), 0xA3, b"\x01\x01\xff", b"\x30\0"
+_UTC_TIME, _GENERALIZED_TIME = 0x17, 0x18
+#: RSASSA-PSS with SHA-384 for hash and mask, and a salt of 48 bytes (RFC 4055); the last field may be left out.
+_SHA384_ID, _MGF1 = "300d06096086480165030402020500", "06092a864886f70d010108"
+_PSS = "06092a864886f70d01010a30{}a00f" + _SHA384_ID + "a11c301a" + _MGF1 + _SHA384_ID + "a203020130{}"
+_PSS_SHA384 = frozenset({bytes.fromhex("3046" + _PSS.format("39", "a303020101")), bytes.fromhex("3041" + _PSS.format("34", ""))})
 _KNOWN_CRITICAL = frozenset({x509.BasicConstraints.oid, x509.KeyUsage.oid})
 
 
@@ -161,3 +169,78 @@ def _may_issue(certificate: x509.Certificate) -> bool:
         return certificate.extensions.get_extension_for_class(x509.KeyUsage).value.key_cert_sign
     except x509.ExtensionNotFound:
         return True  # RFC 5280 section 4.2.1.3: without the extension every use is allowed
+
+
+@dataclass(frozen=True, kw_only=True)
+class RawCertificate:
+    """A certificate read here, field by field, where the library may not be asked: AMD numbers its certificates 0.
+
+    RFC 5280 forbids that number, and the library warns of it today and will refuse it. Names and keys are in DER.
+    """
+
+    signed: bytes
+    algorithm: bytes
+    signature: bytes
+    issuer: bytes
+    subject: bytes
+    public_key: bytes
+    not_before: dt.datetime
+    not_after: dt.datetime
+    extensions: Mapping[str, bytes]
+    critical: frozenset[str]
+
+
+def read_raw(data: bytes) -> RawCertificate:
+    """One certificate in DER, version 3, whatever its number. Raises `RefusedError("chain-format")`."""
+    with certificate_errors():
+        body, outer, signature = der.sequence(data)
+        version, serial, algorithm, issuer, validity, subject, key, *rest = body.children()
+        require(version.whole == _VERSION_3 and serial.number() >= 0, "chain-format", "version or number")
+        require(algorithm.whole == outer.whole, "chain-format", "two algorithms")
+        require(signature.tag == der.BIT_STRING and signature.body[:1] == b"\0", "chain-format", "signature")
+        require([each.tag for each in rest] == [_EXTENSIONS], "chain-format", "no extensions")
+        start, end = (_time(each) for each in validity.children())
+        (listed,) = rest[0].children()
+        found: dict[str, bytes] = {}
+        critical = set()
+        for each in listed.children():
+            oid, *flag, content = each.children()
+            name = oid.dotted()
+            require(name not in found and content.tag == der.OCTET_STRING, "chain-format", "extension")
+            require([part.whole for part in flag] in ([], [_TRUE]), "chain-format", "extension")
+            found[name] = content.body
+            critical |= {name} if flag else set()
+    return RawCertificate(
+        signed=body.whole, algorithm=outer.whole, signature=signature.body[1:], issuer=issuer.whole, subject=subject.whole,
+        public_key=key.whole, not_before=start, not_after=end, extensions=found, critical=frozenset(critical),
+    )  # fmt: skip
+
+
+def check_raw(certificate: RawCertificate, issuer: x509.Certificate, *, now: int) -> None:
+    """Refuse a leaf that is not valid at `now`, or that `issuer` did not sign with RSA-PSS and SHA-384, as AMD's do.
+
+    Raises `RefusedError`: `chain-time`, `chain-constraints`, `chain-issuer` or `chain-format`.
+    """
+    with certificate_errors():
+        check_time(certificate.not_before, certificate.not_after, now=now)
+        known = {oid.dotted_string for oid in _KNOWN_CRITICAL}
+        require(certificate.critical <= known, "chain-constraints", "an unknown critical extension")
+        constraints = certificate.extensions.get(x509.BasicConstraints.oid.dotted_string, _EMPTY)
+        require(
+            not any(each.body != b"\0" for each in der.sequence(constraints)), "chain-constraints", "the leaf is an authority"
+        )
+        require(certificate.issuer == issuer.subject.public_bytes(), "chain-issuer", "name")
+        require(certificate.algorithm in _PSS_SHA384, "chain-issuer", "algorithm")
+        key, genuine = issuer.public_key(), False
+        if isinstance(key, rsa.RSAPublicKey):
+            with suppress(InvalidSignature):
+                scheme = padding.PSS(padding.MGF1(SHA384()), SHA384.digest_size)
+                key.verify(certificate.signature, certificate.signed, scheme, SHA384())
+                genuine = True
+        require(genuine, "chain-issuer", "signature")
+
+
+def _time(value: der.Value) -> dt.datetime:
+    form = {_UTC_TIME: "%y%m%d%H%M%SZ", _GENERALIZED_TIME: "%Y%m%d%H%M%SZ"}.get(value.tag)
+    require(form is not None and value.text().endswith("Z"), "chain-format", "time")
+    return dt.datetime.strptime(value.text(), str(form)).replace(tzinfo=dt.UTC)

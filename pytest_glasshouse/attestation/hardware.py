@@ -20,6 +20,8 @@ from pytest_glasshouse.attestation.device_evidence import (
 from pytest_glasshouse.attestation.messages import require
 from pytest_glasshouse.attestation.nvidia_gpu import NvidiaAppraiser
 from pytest_glasshouse.attestation.nvidia_spdm import PPCIE
+from pytest_glasshouse.attestation.sev_snp import SnpAppraiser
+from pytest_glasshouse.attestation.tdx import TdxAppraiser
 from pytest_glasshouse.errors import IntegrityError, RefusedError
 from pytest_glasshouse.owner.policy import Policy
 from pytest_glasshouse.wire.canonical import Json
@@ -32,6 +34,8 @@ from pytest_glasshouse.wire.hardware import (
     NAMED_SHAPE,
     NVIDIA_GPU,
     RUNTIME,
+    SEV_SNP,
+    TDX,
     item_sha256,
 )
 from pytest_glasshouse.wire.tokens import expect
@@ -40,7 +44,11 @@ from pytest_glasshouse.wire.tokens import expect
 GPU_UNBOUND, SWITCHES_UNATTESTED = "gpu-unbound", "switches-unattested"
 
 #: The appraiser of each kind of device.
-APPRAISERS: Mapping[str, Callable[[int], Appraiser]] = {NVIDIA_GPU: NvidiaAppraiser}
+APPRAISERS: Mapping[str, Callable[[int], Appraiser]] = {
+    NVIDIA_GPU: NvidiaAppraiser,
+    SEV_SNP: SnpAppraiser,
+    TDX: TdxAppraiser,
+}
 
 
 def appraise_hardware(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import dataclasses
+import datetime as dt
 import json
 import os
 from collections.abc import Mapping
@@ -17,14 +18,17 @@ from typing import Any
 
 import pytest
 
-from pytest_glasshouse.attestation import nvidia_gpu
+from pytest_glasshouse.attestation import nvidia_gpu, sev_snp, tdx
 from pytest_glasshouse.attestation import nvidia_spdm as spdm
-from pytest_glasshouse.owner.references import GpuReferences, Hardware
+from pytest_glasshouse.attestation.certificates import as_pem, pem_blocks
+from pytest_glasshouse.attestation.snp_report import read_report
+from pytest_glasshouse.attestation.tdx_quote import read_quote
+from pytest_glasshouse.owner.references import GpuReferences, Hardware, SnpReferences, TdxReferences, issue_date, read_collateral
 from pytest_glasshouse.tamper.fake_gpu import item
 from pytest_glasshouse.tamper.testbed import SUB, TamperTestbed
-from pytest_glasshouse.wire.canonical import Json
+from pytest_glasshouse.wire.canonical import Json, b64u, sha256_hex
 from pytest_glasshouse.wire.evidence import TYP_RESULT
-from pytest_glasshouse.wire.hardware import NVIDIA_GPU, named
+from pytest_glasshouse.wire.hardware import NVIDIA_GPU, SEV_SNP, TDX, named
 from pytest_glasshouse.wire.tokens import verify
 
 VECTORS = Path(os.environ.get("GLASSHOUSE_VECTORS", Path(__file__).parents[4] / "shared" / "vectors"))
@@ -85,10 +89,74 @@ def nvidia_root() -> str:
     return fingerprint(x509.load_pem_x509_certificate((VECTORS / "nvidia" / "verifier_device_root.pem").read_bytes()))
 
 
+def tdx_quote() -> bytes:
+    """A TDX quote, with the zeros behind it."""
+    return (VECTORS / "tdx" / "tdx_quote").read_bytes()
+
+
+def tdx_hardware(**changed: Any) -> Hardware:
+    """A policy that the TDX quote satisfies while its collateral is valid."""
+    collateral = read_collateral(json.loads((VECTORS / "tdx" / "tdx_quote_collateral.json").read_text("ascii")))
+    measured = read_quote(tdx_quote()).measurements
+    references = TdxReferences(
+        roots=(sha256_hex(pem_blocks(collateral["tcb_info_issuer_chain"])[-1]),),
+        collateral=collateral,
+        collateral_date=issue_date(collateral),
+        measurements={name: (value,) for name, value in measured.items()},
+    )
+    return Hardware(required=(TDX,), tdx=dataclasses.replace(references, **changed))
+
+
+def tdx_item(quote: bytes | None = None) -> dict[str, Json]:
+    """The quote as a device's evidence."""
+    return {"type": TDX, "evidence": b64u(tdx_quote() if quote is None else quote), "endorsements": []}
+
+
+def after_issue(hardware: Hardware, seconds: int = 3600) -> int:
+    """So many seconds after the collateral was issued."""
+    assert hardware.tdx is not None
+    return int(dt.datetime.fromisoformat(hardware.tdx.collateral_date).timestamp()) + seconds
+
+
+def snp_report() -> bytes:
+    """A report of SEV-SNP."""
+    return (VECTORS / "snp" / "attestation.bin").read_bytes()
+
+
+def snp_chain() -> str:
+    """The chain of its VCEK: as DER and PEM lie beside it."""
+    folder = VECTORS / "snp"
+    return as_pem((folder / "vcek.testcer").read_bytes()) + (folder / "milan.testcer").read_text("ascii")
+
+
+def snp_item(report: bytes | None = None) -> dict[str, Json]:
+    """The report and its chain as a device's evidence."""
+    return {"type": SEV_SNP, "evidence": b64u(snp_report() if report is None else report), "endorsements": [snp_chain()]}
+
+
+def snp_hardware(**changed: Any) -> Hardware:
+    """A policy for the SNP report: its measurement, and the TCB of its VCEK."""
+    references = SnpReferences(
+        roots=(sha256_hex(pem_blocks(snp_chain())[-1]),),
+        measurements=(read_report(snp_report()).measurement.hex(),),
+        tcb={"bootloader": 2, "tee": 0, "snp": 5, "microcode": 68},
+        allow=("smt", "migration"),
+    )
+    return Hardware(required=(SEV_SNP,), snp=dataclasses.replace(references, **changed))
+
+
 def show(
-    devices: Mapping[str, Json], hardware: Hardware, monkeypatch: pytest.MonkeyPatch, *, nonce32: bytes = b"", now: int = NOW
+    devices: Mapping[str, Json],
+    hardware: Hardware,
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    nonce32: bytes = b"",
+    report_data: bytes = b"",
+    now: int = NOW,
 ) -> dict[str, dict[str, Json]]:
     """The submods of the result that a server gives for these devices. Raises `RefusedError` with the server's reason."""
+    for module in (sev_snp, tdx) if report_data else ():
+        monkeypatch.setattr(module, "report_data", lambda _nonce: report_data)
     if nonce32:
         monkeypatch.setattr(nvidia_gpu, "device_nonce", lambda _nonce, _cnf: nonce32)
     with TamperTestbed() as testbed:
