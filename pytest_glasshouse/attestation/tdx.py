@@ -23,6 +23,10 @@ from pytest_glasshouse.wire.hardware import device_nonce, report_data
 
 #: The largest verified report that the library gives, in characters.
 _VERIFIED_LIMIT = 65_536
+#: The PCK's certificate, its issuer's, Intel's root.
+_CHAIN_LENGTH = 3
+#: What the library says, in part, and the reason that it is.
+_REASONS = {"xpired": "tdx-collateral-expired", "in the future": "tdx-collateral-expired", "evoked": "tdx-revoked"}
 
 
 class TdxAppraiser:
@@ -72,7 +76,9 @@ def verify(quote: TdxQuote, references: TdxReferences, *, now: int) -> tuple[str
     except ImportError:
         raise RefusedError("tdx-unavailable", "the server needs the extra `tdx`") from None
     root = pem_blocks(references.collateral["tcb_info_issuer_chain"])[-1]
-    require(sha256_hex(root) in references.roots, "chain-root")
+    require(sha256_hex(root) in references.roots, "chain-root", "of the collateral")
+    # The library does not look at the root inside the quote, nor at certificates that it does not need.
+    require(len(quote.chain) == _CHAIN_LENGTH and quote.chain[-1] == root, "chain-root", "of the quote")
 
     def ask() -> str:
         collateral = dcap_qvl.QuoteCollateralV3.from_json(json.dumps(dict(references.collateral)))
@@ -93,7 +99,7 @@ def _asked(ask: Callable[[], str]) -> str:
         raise
     except BaseException as error:  # noqa: BLE001
         text = str(error)
-    reason = "tdx-collateral-expired" if "xpired" in text else "tdx-quote"
+    reason = next((reason for part, reason in _REASONS.items() if part in text), "tdx-quote")
     raise RefusedError(reason, text[:200])
 
 

@@ -37,7 +37,11 @@ _DEBUG_BITS, _MIGRATABLE_BIT = 0xFF, 29
 
 @dataclass(frozen=True, kw_only=True)
 class TdxQuote:
-    """A quote's fields. `measurements` are MRTD, MRCONFIGID and RTMR0 to 3 by name, in hexadecimal; `whole` has no padding."""
+    """A quote's fields.
+
+    `measurements` are MRTD, MRCONFIGID and RTMR0 to 3 by name, in hexadecimal. `whole` has no padding. `chain` is the PCK's, in
+    DER, leaf first.
+    """
 
     version: int
     attributes: int
@@ -45,6 +49,7 @@ class TdxQuote:
     report_data: bytes
     fields: Mapping[str, str]
     whole: bytes
+    chain: tuple[bytes, ...]
 
     @property
     def debuggable(self) -> bool:
@@ -83,7 +88,7 @@ def read_quote(data: bytes) -> TdxQuote:
     length, rest = _split(rest, 4)
     signature, padding = _split(rest, int.from_bytes(length, "little"))
     require(not any(padding), "tdx-format", "bytes after the quote")
-    _check_signature_part(signature)
+    chain = _signature_chain(signature)
     values = dict(zip(_NAMES, _REPORT.unpack(body), strict=True))
     return TdxQuote(
         version=version,
@@ -92,18 +97,19 @@ def read_quote(data: bytes) -> TdxQuote:
         report_data=values["report_data"],
         fields={name: value.hex() for name, value in values.items()},
         whole=data[: len(data) - len(padding)],
+        chain=tuple(chain),
     )
 
 
-def _check_signature_part(signature: bytes) -> None:
-    """Every byte has its place: the chain is in its one spelling, and nothing is left over."""
+def _signature_chain(signature: bytes) -> list[bytes]:
+    """The PCK's chain. Every byte has its place: the chain is in its one spelling, and nothing is left over."""
     _, rest = _split(signature, _SIGNED_PART)
     rest = _certification(rest, _CERTIFICATION_TYPE)
     _, rest = _split(rest, _QE_PART)
     length, rest = _split(rest, 2)
     _, rest = _split(rest, int.from_bytes(length, "little"))
     chain = _certification(rest, _PCK_CHAIN)
-    pem_blocks(chain.removesuffix(b"\0").decode("latin-1"))
+    return pem_blocks(chain.removesuffix(b"\0").decode("latin-1"))
 
 
 def _certification(data: bytes, kind: int) -> bytes:

@@ -131,7 +131,7 @@ def renumbered(certificate: bytes, signing: PrivateKey, serial: int) -> bytes:
 def _use(*, sign_certificates: bool) -> x509.KeyUsage:
     return x509.KeyUsage(
         digital_signature=True, content_commitment=False, key_encipherment=False, data_encipherment=False, key_agreement=False,
-        key_cert_sign=sign_certificates, crl_sign=False, encipher_only=False, decipher_only=False,
+        key_cert_sign=sign_certificates, crl_sign=sign_certificates, encipher_only=False, decipher_only=False,
     )  # fmt: skip
 
 

@@ -6,7 +6,7 @@ Each case first shows that the unchanged evidence is released. The device is sim
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -71,6 +71,7 @@ class Shown:
 
 #: The evidence of devices by name, None for none at all; or also what the token says of it.
 Submods = Callable[[HardwareAttempt], "dict[str, Json] | Shown | None"]
+Show = Callable[[Attempt], "dict[str, Json] | Shown | None"]
 PolicySection = Callable[[int, FakeGpu], Hardware | None]
 
 
@@ -82,27 +83,34 @@ def _gpu_required(_now: int, device: FakeGpu) -> Hardware:
     return device.hardware()
 
 
+def play_devices(testbed: TamperTestbed, name: str, parts: Mapping[str, tuple[Hardware | None, Show]]) -> None:
+    """For each part: a session under a policy with that section, which shows those devices."""
+    before = testbed.sealed
+    try:
+        for part, (hardware, show) in parts.items():
+            policy = dataclasses.replace(testbed.make_policy(name=f"{name} {part}"), hardware=hardware)
+            testbed.sealed = testbed.seal()
+            testbed.register(testbed.sealed, policy)
+            sub = f"{SUB}/{part}"
+            testbed.enrol(sub, grant=testbed.grant(sub, policy=policy.sha256))
+            attempt = testbed.attempt(sub)
+            devices = show(attempt)
+            if devices is not None:
+                (devices if isinstance(devices, Shown) else Shown(devices=devices)).put_into(attempt)
+            testbed.reset_release_count()
+            attempt.release()
+    finally:
+        testbed.sealed = before
+
+
 def _case(name: str, reason: str, caught_by: str, submods: Submods, section: PolicySection = _gpu_required) -> Case:
     def play(testbed: TamperTestbed) -> None:
         device = genuine(testbed.now)
-        policies = {"control": device.hardware(), "attack": section(testbed.now, device)}
-        before = testbed.sealed
-        try:
-            for part, hardware in policies.items():
-                policy = dataclasses.replace(testbed.make_policy(name=f"{name} {part}"), hardware=hardware)
-                testbed.sealed = testbed.seal()
-                testbed.register(testbed.sealed, policy)
-                sub = f"{SUB}/{part}"
-                testbed.enrol(sub, grant=testbed.grant(sub, policy=policy.sha256))
-                attempt = testbed.attempt(sub)
-                submods_claim = (_valid if part == "control" else submods)(HardwareAttempt(attempt=attempt, device=device))
-                if submods_claim is not None:
-                    shown = submods_claim if isinstance(submods_claim, Shown) else Shown(devices=submods_claim)
-                    shown.put_into(attempt)
-                testbed.reset_release_count()
-                attempt.release()
-        finally:
-            testbed.sealed = before
+        attack = section(testbed.now, device)
+        play_devices(testbed, name, {
+            "control": (device.hardware(), lambda attempt: _valid(HardwareAttempt(attempt=attempt, device=device))),
+            "attack": (attack, lambda attempt: submods(HardwareAttempt(attempt=attempt, device=device))),
+        })  # fmt: skip
 
     return Case(name=f"hardware-{name}", play=play, expected_reason=reason, caught_by=caught_by, nonce="spent")
 
