@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from pytest_glasshouse.attestation import snp_report as snp
 from pytest_glasshouse.attestation.certificates import check_issuers, check_raw, load, pem_blocks, read_raw
@@ -10,8 +10,7 @@ from pytest_glasshouse.attestation.device_evidence import DeviceEvidence, Hardwa
 from pytest_glasshouse.attestation.messages import require
 from pytest_glasshouse.errors import RefusedError
 from pytest_glasshouse.owner.policy import Policy
-from pytest_glasshouse.owner.references import SnpReferences
-from pytest_glasshouse.wire.canonical import Json, unb64u
+from pytest_glasshouse.wire.canonical import Json, sha256_hex, unb64u
 from pytest_glasshouse.wire.evidence import Cnf
 from pytest_glasshouse.wire.hardware import device_nonce, report_data
 
@@ -36,7 +35,9 @@ class SnpAppraiser:
         report = snp.read_report(unb64u(item.evidence))
         # 2. A chain to a pinned root: the guest's, or the one that the owner gave. The kind of key is the policy's to accept.
         require(len(item.endorsements) <= 1, "chain-format", "one chain")
-        key = self._signed_by(report, item.endorsements[0] if item.endorsements else references.certificates, references)
+        pem = item.endorsements[0] if item.endorsements else references.certificates
+        key, _ = key_of(report, pem, roots=references.roots, now=self._now)
+        require(key.signer in references.signers, "snp-signer", key.signer)
         # 3. Of that chip and its TCB, and none that is outdated.
         snp.check_key(report, key)
         levels = snp.tcb(report, key)
@@ -54,18 +55,22 @@ class SnpAppraiser:
         require(not references.host_data or report.host_data.hex() in references.host_data, "snp-host-data")
         return _claims(report, key, levels)
 
-    def _signed_by(self, report: snp.SnpReport, pem: str, references: SnpReferences) -> snp.SnpKey:
-        require(bool(pem), "chain-format", "neither guest nor policy has the certificates")
-        leaf, *issuers = pem_blocks(pem)
-        require(len(issuers) == _CHAIN_LENGTH - 1, "chain-format", "length")
-        chain = [load(each) for each in issuers]
-        check_issuers(chain, roots=references.roots, now=self._now)
-        certificate = read_raw(leaf)
-        check_raw(certificate, chain[0], now=self._now)
-        key = snp.read_key(certificate)
-        require(key.signer in references.signers, "snp-signer", key.signer)
-        snp.check_signature(report, certificate)
-        return key
+
+def key_of(report: snp.SnpReport, pem: str, *, roots: Collection[str] | None, now: int) -> tuple[snp.SnpKey, str]:
+    """The key that signed the report, by its chain to one of `roots` (None: any), and the root's digest.
+
+    Raises `RefusedError`: `chain-*` or `snp-signature`.
+    """
+    leaf, *issuers = pem_blocks(pem)
+    require(len(issuers) == _CHAIN_LENGTH - 1, "chain-format", "length")
+    chain = [load(each) for each in issuers]
+    root = sha256_hex(issuers[-1])
+    check_issuers(chain, roots=(root,) if roots is None else roots, now=now)
+    certificate = read_raw(leaf)
+    check_raw(certificate, chain[0], now=now)
+    key = snp.read_key(certificate)
+    snp.check_signature(report, certificate)
+    return key, root
 
 
 def _claims(report: snp.SnpReport, key: snp.SnpKey, levels: Mapping[str, int]) -> HardwareClaims:

@@ -46,7 +46,7 @@ _LEVELS = {"bootloader": "3.1", "tee": "3.2", "snp": "3.3", "microcode": "3.8", 
 _PRODUCT, _HARDWARE_ID, _PROVIDER_ID = f"{_AMD}.2", f"{_AMD}.4", f"{_AMD}.5"
 _CHIP_BYTES, _TURIN_CHIP_BYTES = 64, 8
 #: From version 3 a report has the processor's family, which is this from Turin on.
-_TURIN_FAMILY = 0x1A
+TURIN_FAMILY = 0x1A
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,20 +156,22 @@ def _hardware_id(extension: bytes) -> bytes:
 def check_key(report: SnpReport, key: SnpKey) -> None:
     """Refuse a report whose key is for another kind of signer, another chip, or another TCB than it reports."""
     require(report.signer == key.signer, "snp-signer", "the report names another kind of key than its certificate")
-    require(report.family is None or (report.family >= _TURIN_FAMILY) == key.turin, "snp-chip", "another generation")
+    require(report.family is None or (report.family >= TURIN_FAMILY) == key.turin, "snp-chip", "another generation")
     if key.signer == VCEK:
         # A masked chip id cannot be compared, and is all zeros.
         rest = report.chip_id[len(key.hardware_id) :]
         require(report.chip_id[: len(key.hardware_id)] == key.hardware_id and not any(rest), "snp-chip", "another chip")
-    require(tcb(report, key) == {name: key.levels.get(name) for name in _order(key).values()}, "snp-key-tcb")
+    found = tcb(report, key)
+    require(found == {name: key.levels.get(name) for name in found}, "snp-key-tcb")
 
 
 def tcb(report: SnpReport, key: SnpKey) -> dict[str, int]:
     """The reported TCB's components by name. Raises `RefusedError("snp-format")` for bytes that are none."""
-    order = _order(key)
+    return levels(report, turin=key.turin)
+
+
+def levels(report: SnpReport, *, turin: bool) -> dict[str, int]:
+    """The reported TCB's components by name, in the order of processors before or from Turin on."""
+    order = _TURIN if turin else _BEFORE_TURIN
     require(not any(byte for at, byte in enumerate(report.reported_tcb) if at not in order), "snp-format", "reported TCB")
     return {name: report.reported_tcb[at] for at, name in order.items()}
-
-
-def _order(key: SnpKey) -> Mapping[int, str]:
-    return _TURIN if key.turin else _BEFORE_TURIN

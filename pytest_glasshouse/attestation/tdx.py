@@ -86,8 +86,8 @@ def verify(quote: TdxQuote, references: TdxReferences, *, now: int) -> tuple[str
 
     verified = _read_verified(_asked(ask))
     # The library read the same fields as we did.
-    same = all(verified["report"].get(name) == value for name, value in quote.fields.items())
-    require(same, "tdx-quote", "read in two ways")
+    if any(verified["report"].get(name) != value for name, value in quote.fields.items()):
+        raise RefusedError("tdx-quote", "read in two ways")
     return verified["status"], verified["advisories"]
 
 

@@ -26,14 +26,21 @@ COLLATERAL = (
     "pck_crl_issuer_chain", "root_ca_crl", "pck_crl", "tcb_info_issuer_chain", "tcb_info", "tcb_info_signature",
     "qe_identity_issuer_chain", "qe_identity", "qe_identity_signature",
 )  # fmt: skip
-#: Root certificates that the makers publish, by the SHA-256 of their DER, for `policy capture` and for readers.
+#: Root certificates that the makers publish, by the SHA-256 of their DER.
+NVIDIA_DEVICE_ROOT = "102bf659d5419614c9d8e6aecebc80454eb26b1df6a769ac720b9a690b167b48"
+NVIDIA_RIM_ROOT = "12977b5115acb0381179279fffeb5a8c4d264971ebb32298023a465fa41df5d1"
+INTEL_ROOT = "44a0196b2b99f889b8e149e95b807a350e7424964399e885a7cbb8ccfab674d3"
+#: Of the processors Milan, Genoa and Turin.
+AMD_ROOTS = (
+    "69d063b45344d26a2e94e1f4210de49ef555308287d4c174445c95639a540bcd",
+    "4c6598d19c18719c5dfd4a7d335f674e5bfe1d8f800cea2cf270c10d103db2f1",
+    "1f084161a44bb6d93778a904877d4819cafa5d05ef4193b2ded9dd9c73dd3f6a",
+)
 KNOWN_ROOTS = {
-    "102bf659d5419614c9d8e6aecebc80454eb26b1df6a769ac720b9a690b167b48": "NVIDIA Device Identity CA",
-    "69d063b45344d26a2e94e1f4210de49ef555308287d4c174445c95639a540bcd": "AMD ARK-Milan",
-    "4c6598d19c18719c5dfd4a7d335f674e5bfe1d8f800cea2cf270c10d103db2f1": "AMD ARK-Genoa",
-    "1f084161a44bb6d93778a904877d4819cafa5d05ef4193b2ded9dd9c73dd3f6a": "AMD ARK-Turin",
-    "44a0196b2b99f889b8e149e95b807a350e7424964399e885a7cbb8ccfab674d3": "Intel SGX Root CA",
-    "12977b5115acb0381179279fffeb5a8c4d264971ebb32298023a465fa41df5d1": "NVIDIA CoRIM signing Root CA",
+    NVIDIA_DEVICE_ROOT: "NVIDIA Device Identity CA",
+    NVIDIA_RIM_ROOT: "NVIDIA CoRIM signing Root CA",
+    INTEL_ROOT: "Intel SGX Root CA",
+    **dict(zip(AMD_ROOTS, ("AMD ARK-Milan", "AMD ARK-Genoa", "AMD ARK-Turin"), strict=True)),
 }
 _SIGNER = re.compile(r"vcek|vlek")
 _ALLOWED = re.compile(r"smt|migration")

@@ -79,6 +79,12 @@ def _valid(setup: HardwareAttempt) -> dict[str, Json]:
     return {"gpu-0": setup.device.item(setup.nonce)}
 
 
+def _unnamed(setup: HardwareAttempt) -> Shown:
+    """One device more than the token names."""
+    devices = _valid(setup)
+    return Shown(devices={**devices, "gpu-1": setup.device.item(setup.nonce)}, claim=named(devices))
+
+
 def _gpu_required(_now: int, device: FakeGpu) -> Hardware:
     return device.hardware()
 
@@ -275,11 +281,7 @@ CASES = (
     _claim("claim-of-another-digest", "hardware-digest", lambda setup: _claimed(setup, sha256="00" * 32)),
     _claim("claim-of-another-kind", "hardware-digest", lambda setup: _claimed(setup, type="tdx")),
     _claim("evidence-not-there", "claims-type", lambda setup: Shown(devices={}, claim=named(_valid(setup)))),
-    _claim(
-        "evidence-that-no-token-names",
-        "hardware-digest",
-        lambda s: Shown(devices={**_valid(s), "gpu-1": s.device.item(s.nonce)}, claim=named(_valid(s))),
-    ),
+    _claim("evidence-that-no-token-names", "hardware-digest", _unnamed),
     _claim(
         "evidence-exchanged",
         "hardware-digest",
@@ -341,8 +343,9 @@ CASES = (
     _chain("root-left-out", "chain-root", lambda _, device: dataclasses.replace(device, chain=device.chain[:-1]), pinned=False),
     _chain("chain-reversed", "chain-root", lambda _, device: dataclasses.replace(device, chain=device.chain[::-1]), pinned=False),
     _chain("issuer-another-of-the-same-name", "chain-issuer", lambda now, device: spliced(device, 1, make_device(now))),
+    _chain("authority-another-of-the-same-name", "chain-issuer", lambda now, device: spliced(device, 2, make_device(now))),
     _chain("issuer-left-out", "chain-issuer", lambda _, d: dataclasses.replace(d, chain=(d.chain[0], *d.chain[2:]))),
-    _chain("leaf-alone", "chain-format", lambda _, device: dataclasses.replace(device, chain=device.chain[:1])),
+    _chain("leaf-alone", "chain-root", lambda _, device: dataclasses.replace(device, chain=device.chain[:1])),
     _chain("chain-too-long", "chain-format", lambda _, d: dataclasses.replace(d, chain=d.chain + d.chain[-1:] * 5)),
     _pem("chain-no-pem", lambda _: ["certificate"]),
     _pem("chain-twice", lambda pem: [pem, pem]),

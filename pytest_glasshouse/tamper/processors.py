@@ -20,6 +20,7 @@ from pytest_glasshouse.tamper.fake_snp import LEVELS, TURIN_LEVELS, FakeAmd, Snp
 from pytest_glasshouse.tamper.fake_tdx import FakeIntel, QuoteFields, genuine_intel, make_intel, shown
 from pytest_glasshouse.tamper.hardware import play_devices
 from pytest_glasshouse.tamper.testbed import Attempt, TamperTestbed
+from pytest_glasshouse.wire import der
 from pytest_glasshouse.wire.canonical import Json, unb64u
 from pytest_glasshouse.wire.evidence import Cnf
 from pytest_glasshouse.wire.hardware import NVIDIA_GPU, SEV_SNP, device_nonce, report_data
@@ -107,14 +108,21 @@ def _snp_leaf(name: str, reason: str, certificate: str = "leaf", **changes: Any)
     return _snp(name, reason, _snp_valid, chip=lambda now: make_amd(now, certificate, **changes))
 
 
-def _snp_raw(name: str, reason: str, old: str, new: str) -> Case:
+def _snp_raw(name: str, reason: str, old: str, new: str, *, chip: Callable[[int], FakeAmd] = genuine_amd) -> Case:
     """The leaf with some of its bytes replaced where they first are."""
 
     def show(attempt: Attempt, made: FakeAmd) -> dict[str, Json]:
         leaf = made.chain[0].replace(bytes.fromhex(old), bytes.fromhex(new), 1)
         return _snp_valid(attempt, replace(made, chain=(leaf, *made.chain[1:])))
 
-    return _snp(name, reason, show)
+    return _snp(name, reason, show, chip=chip)
+
+
+def _retagged(made: FakeAmd) -> FakeAmd:
+    """The leaf's extensions in the place of a unique identifier."""
+    leaf = made.chain[0]
+    *_, wrapped = der.sequence(leaf)[0].children()
+    return replace(made, chain=(leaf.replace(wrapped.whole, b"\xa1" + wrapped.whole[1:]), *made.chain[1:]))
 
 
 def _snp_chain(name: str, reason: str, change: Callable[[tuple[bytes, ...]], list[Json]]) -> Case:
@@ -172,6 +180,12 @@ _CASES_SNP = (
     _snp_leaf("key-of-another-curve", "chain-key", kind="P-256"),
     _snp_raw("key-certificate-changed", "chain-issuer", fake_snp.CHIP.hex(), fake_snp.CHIP[::-1].hex()),
     _snp_raw("certificate-of-another-version", "chain-format", "a003020102", "a003020106"),
+    _snp_raw("certificate-with-unused-bits-in-its-signature", "chain-format", "0382010100", "0382010101"),
+    _snp("certificate-with-something-else-than-extensions", "chain-format", lambda a, made: _snp_valid(a, _retagged(made))),
+    _snp_raw(
+        "certificate-that-spells-false", "chain-format", "0101ff", "010100",
+        chip=lambda now: make_amd(now, "leaf", unknown_critical=True),
+    ),
     _snp_raw("certificate-of-two-algorithms", "chain-format", "06092a864886f70d01010a", "06092a864886f70d01010b"),
     _snp_raw("certificate-with-a-time-of-no-form", "chain-format", "170d", "130d"),
     _snp_raw("certificate-with-an-extension-that-is-no-octet-string", "chain-format", "0403020100", "0303020100"),
@@ -184,6 +198,10 @@ _CASES_SNP = (
     _snp_leaf("chip-id-of-another-length", "chain-format", extensions=extensions(chip=b"\4\2ab")),
     # Which key and chip, and how old its firmware is.
     _snp_leaf("vlek-where-vcek-is-demanded", "snp-signer", extensions=extensions(chip=None, provider="a cloud")),
+    _snp_fields(
+        "vlek-where-vcek-is-demanded-and-the-report-says-so", "snp-signer", flags=1 << 2,
+        chip=lambda now: make_amd(now, "leaf", extensions=extensions(chip=None, provider="a cloud")),
+    ),
     _snp_fields("vlek-in-the-report-only", "snp-signer", flags=1 << 2),
     _snp_fields("signed-by-no-key", "snp-signer", flags=7 << 2),
     _snp_leaf("vcek-of-another-chip", "snp-chip", extensions=extensions(chip=fake_snp.CHIP[::-1])),
