@@ -30,6 +30,7 @@ from pytest_glasshouse.agent.idempotency import AgentReply, ReplyCache
 from pytest_glasshouse.agent.installed_code import Baseline
 from pytest_glasshouse.agent.leg_process import LegProcess
 from pytest_glasshouse.agent.memory_files import MemoryFiles, sealed_copy
+from pytest_glasshouse.agent.memory_left import available_bytes
 from pytest_glasshouse.agent.spool import Spool
 from pytest_glasshouse.agent.turn_scheduler import TurnScheduler
 from pytest_glasshouse.errors import GlasshouseError, ProtocolError
@@ -99,6 +100,7 @@ class Agent:
         self._spool = Spool(directory / "spool.jsonl")
         self._memory_files = MemoryFiles()
         self._models = Models(directory / "models", archive_fd=self._archive_fd, site_packages=site_packages)
+        self._models.device_memory = self._device_memory
         self._legs: dict[str, LegProcess] = {}
         self._schedulers: dict[str, TurnScheduler] = {}
         self._ops: dict[str, Callable[[dict[str, Json], bytearray], AgentReply]] = {
@@ -119,6 +121,12 @@ class Agent:
         device = self._found.result()
         gpu = None if device.nvml_index is None else Gpu(self._nvml, device.nvml_index)
         return GpuMemory(gpu, reason=device.no_gpu or self._nvml.reason or "NVML shows no GPU that is torch's")
+
+    def _device_memory(self) -> int:
+        """How much memory the device has that legs train on, in bytes; what is left of it where that is this machine's."""
+        index = self._found.result().nvml_index
+        on_gpu = None if index is None else Gpu(self._nvml, index).memory_bytes().value
+        return available_bytes() if on_gpu is None else on_gpu
 
     def handle(self, request: dict[str, Json], payload: bytearray) -> AgentReply:
         """The reply to one request, which is carried out once however often it arrives; an error is a reply, too."""

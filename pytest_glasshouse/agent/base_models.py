@@ -37,6 +37,8 @@ class Models:
         self._arrivals: dict[str, Arrival] = {}
         #: How much memory there is for models, in bytes, when one is verified.
         self.memory_left: Callable[[], int] = available_bytes
+        #: How much the device has that trains.
+        self.device_memory: Callable[[], int] = available_bytes
 
     def begin(self, request: ModelRequest) -> None:
         """Start to bring a model here. One that is here, or on its way, is left alone; one that failed is tried again."""
@@ -50,7 +52,7 @@ class Models:
                 if earlier.is_alive():
                     raise ProtocolError("model: expected the arrival that was given up to end; it still runs")
             arrival = Arrival(request, self._directory, archive_fd=self._archive_fd, site_packages=self._site_packages)
-            arrival.memory_left = self.memory_left
+            arrival.memory_left, arrival.device_memory = self.memory_left, self.device_memory
             self._arrivals[request["model"]] = arrival
             arrival.start()
 

@@ -9,12 +9,15 @@ import logging
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Protocol
 
+from pytest_glasshouse.agent.tsm_report import tsm_report
 from pytest_glasshouse.errors import EvidenceUnavailableError
 from pytest_glasshouse.guest.nvml import Gpu, Nvml
 from pytest_glasshouse.wire.canonical import Json, b64u
-from pytest_glasshouse.wire.hardware import NVIDIA_GPU, device_nonce
+from pytest_glasshouse.wire.hardware import NVIDIA_GPU, SEV_SNP, TDX, device_nonce, named, report_data
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from pytest_glasshouse.wire.evidence import Cnf
 
 _log = logging.getLogger(__name__)
@@ -53,6 +56,20 @@ class NvidiaSource:
         }
 
 
+class TeeSource:
+    """The processor's TEE, through the kernel (configfs-tsm): a TDX quote, or an SEV-SNP report and the host's certificates."""
+
+    name = "cpu"
+
+    def __init__(self, kind: str, *, root: Path | None = None) -> None:
+        self._kind = kind
+        self._root = root
+
+    def collect(self, nonce32: bytes) -> dict[str, Json]:
+        answer = tsm_report(self._kind, report_data(nonce32), root=self._root)
+        return {"type": self._kind, "evidence": b64u(answer.report), "endorsements": [*answer.certificates]}
+
+
 def nvidia_sources() -> Iterator[EvidenceSource]:
     """A source for each GPU of this machine; without a GPU, one whose error says what is missing."""
     nvml = Nvml()
@@ -64,17 +81,24 @@ def nvidia_sources() -> Iterator[EvidenceSource]:
 
 
 #: How to find the devices of a kind. Other kinds are ignored.
-SOURCES: Mapping[str, Callable[[], Iterator[EvidenceSource]]] = {NVIDIA_GPU: nvidia_sources}
+SOURCES: Mapping[str, Callable[[], Iterator[EvidenceSource]]] = {
+    NVIDIA_GPU: nvidia_sources,
+    TDX: lambda: iter((TeeSource(TDX),)),
+    SEV_SNP: lambda: iter((TeeSource(SEV_SNP),)),
+}
 
 
-def submods(
+def collect(
     wanted: Json,
     *,
     nonce: str,
     cnf: Cnf,
     sources: Mapping[str, Callable[[], Iterator[EvidenceSource]]] = SOURCES,
-) -> dict[str, Json]:
-    """The `submods` claim for the kinds that a challenge asks for; no claim where none was asked for or none answered."""
+) -> tuple[dict[str, Json], dict[str, Json]]:
+    """The `submods` claim for the kinds that a challenge asks for, and the `devices` to send beside the token.
+
+    Both are empty where none was asked for or none answered.
+    """
     kinds = [kind for kind in wanted if isinstance(kind, str)] if isinstance(wanted, list) else []
     nonce32 = device_nonce(nonce, cnf)
     found: dict[str, Json] = {}
@@ -84,4 +108,4 @@ def submods(
                 found[source.name] = source.collect(nonce32)
             except EvidenceUnavailableError as error:
                 _log.warning("hardware evidence: %s", error)
-    return {"submods": found} if found else {}
+    return ({"submods": named(found)}, {"devices": found}) if found else ({}, {})

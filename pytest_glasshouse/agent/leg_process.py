@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pytest_glasshouse.agent.base_models import descriptors_of
-from pytest_glasshouse.agent.hardware_evidence import submods
+from pytest_glasshouse.agent.hardware_evidence import collect
 from pytest_glasshouse.agent.leg_code import LegCode
 from pytest_glasshouse.agent.leg_environment import leg_environment
 from pytest_glasshouse.agent.leg_scan import LegScan
@@ -329,9 +329,10 @@ class LegProcess(threading.Thread):
             memory=ready["memory"],
             state_head=attest["head"],
         )
-        claims.update(submods([*challenge.get("hardware", ())], nonce=challenge["nonce"], cnf=cnf))
+        submods, beside = collect([*challenge.get("hardware", ())], nonce=challenge["nonce"], cnf=cnf)
+        claims.update(submods)
         token = tokens.sign(claims, key=self._key, typ=evidence.TYP_EVIDENCE)
-        self._spool.append(self._leg_id, "evidence", {"evidence": token, "log": [*attest["log"]]})
+        self._spool.append(self._leg_id, "evidence", {"evidence": token, "log": [*attest["log"]], **beside})
         kind, answer = self._answer()
         if kind not in ("release", "refusal"):
             raise ProtocolError(f"expected the server's answer; saw {kind!r}")

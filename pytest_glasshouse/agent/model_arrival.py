@@ -21,7 +21,6 @@ from pytest_glasshouse.agent.memory_left import available_bytes
 from pytest_glasshouse.agent.model_download import download
 from pytest_glasshouse.agent.model_making import making
 from pytest_glasshouse.errors import GlasshouseError, IntegrityError, ProtocolError
-from pytest_glasshouse.guest.machine import gpus
 from pytest_glasshouse.wire.host_messages import BasePlan, ModelRequest
 from pytest_glasshouse.wire.printable import printable
 from pytest_glasshouse.workloads.model_files import (
@@ -89,7 +88,7 @@ class Arrival(threading.Thread):
         self._held: dict[str, int] = {}
         self.memory_left: Callable[[], int] = available_bytes
         #: How much memory the device has that trains, or has left where that is this machine's processor.
-        self.device_memory: Callable[[], int] = _device_memory
+        self.device_memory: Callable[[], int] = available_bytes
         self._process: FileProcess | None = None
         self._began = time.monotonic()
         self._took_s: float | None = None
@@ -362,8 +361,3 @@ class Arrival(threading.Thread):
 
 def _names(names: Sequence[str]) -> str:
     return names[0] if len(names) == 1 else f"{names[0]} (and {len(names) - 1} more)"
-
-
-def _device_memory() -> int:
-    found = gpus()
-    return found[0].memory_bytes if found else available_bytes()

@@ -27,6 +27,7 @@ from pytest_glasshouse.attestation.limits import ConcurrencyLimit, Connections, 
 from pytest_glasshouse.attestation.server import AttestationServer
 from pytest_glasshouse.errors import ConfigurationError, IntegrityError, RefusedError
 from pytest_glasshouse.wire.canonical import MESSAGE_LIMIT, Json, canonical, parse_object
+from pytest_glasshouse.wire.hardware import RELEASE_LIMIT
 
 #: The keys of each path's message: exactly these.
 MESSAGE_KEYS: dict[str, frozenset[str]] = {
@@ -37,6 +38,9 @@ MESSAGE_KEYS: dict[str, frozenset[str]] = {
     "/v1/complete": frozenset({"head", "exit", "nonce"}),
     "/v1/outstanding": frozenset({"query"}),
 }
+#: Fields that a message may have beside them, and how large it may be then.
+OPTIONAL_KEYS: dict[str, frozenset[str]] = {"/v1/release": frozenset({"devices"})}
+BODY_LIMITS: dict[str, int] = {"/v1/release": RELEASE_LIMIT}
 KEYS_PATH = "/v1/keys"
 _STATUS = {
     "malformed": 400, "not-found": 404, "too-large": 413, "content-type": 415, "busy": 429, "rate": 429, "head-too-large": 431,
@@ -274,8 +278,8 @@ class _Handler(BaseHTTPRequestHandler):
     def _answer(self, handler: Callable[[Mapping[str, Json]], dict[str, Json]], body: bytes) -> bytes:
         """The server's answer to a body. Raises `IntegrityError` for a body that is no message, `RefusedError` for a refusal."""
         with self.server.concurrency.slot(str(self.client_address[0])):
-            message = parse_object(body)
-            if message.keys() != MESSAGE_KEYS[self.path]:
+            message = parse_object(body, limit=BODY_LIMITS.get(self.path, MESSAGE_LIMIT))
+            if message.keys() - OPTIONAL_KEYS.get(self.path, frozenset()) != MESSAGE_KEYS[self.path]:
                 raise IntegrityError("malformed", "other keys")
             try:
                 return canonical(handler(message))
@@ -312,7 +316,7 @@ class _Handler(BaseHTTPRequestHandler):
         if "Transfer-Encoding" in self.headers or len(lengths) != 1 or not (lengths[0].isascii() and lengths[0].isdigit()):
             raise RefusedError("malformed", "one Content-Length")
         length = int(lengths[0][:12])
-        if length > MESSAGE_LIMIT:
+        if length > BODY_LIMITS.get(self.path, MESSAGE_LIMIT):
             raise RefusedError("too-large")
         body = self.rfile.read(length)
         if len(body) != length:

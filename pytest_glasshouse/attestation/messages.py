@@ -35,6 +35,14 @@ def lines_field(message: Message, name: str) -> list[str]:
     return found
 
 
+def object_field(message: Message, name: str) -> Mapping[str, Json]:
+    """The field `name`, an object; an empty one where there is no such field."""
+    value = message.get(name, {})
+    if not isinstance(value, dict):
+        raise RefusedError("malformed", name)
+    return value
+
+
 def require_shape(claims: Message, shape: Mapping[str, type], reason: str) -> None:
     """Refuse with `reason` claims whose names and types are not exactly those of `shape`."""
     try:

@@ -1,7 +1,7 @@
-"""Reads and checks NVIDIA's evidence: SPDM measurements, their signature, and its certificate chain (DSP0274, 1.1).
+"""Reads and checks NVIDIA's evidence: SPDM measurements, their signature, and what the device's certificate says (DSP0274, 1.1).
 
-Knows byte forms, signatures and certificates. Refuses to know policies beyond the digests of the pinned roots, to fetch
-anything (revocation and reference manifests need a network), and to skip any byte it does not understand.
+Knows byte forms and signatures; `attestation.certificates` reads the chain. Refuses to know policies, and to skip any byte it
+does not understand.
 
     request   11 e0 | 01 signature asked for | ff all measurements | nonce 32 | slot
     response  11 60 | param 1 | slot | blocks u8 | record length u24 | record | nonce 32 | opaque length u16 | opaque
@@ -11,20 +11,21 @@ anything (revocation and reference manifests need a network), and to skip any by
 
 from __future__ import annotations
 
-import datetime as dt
+import re
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from itertools import pairwise
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
-from cryptography.hazmat.primitives.hashes import SHA256, SHA384
+from cryptography.hazmat.primitives.hashes import SHA384
 
+from pytest_glasshouse.attestation.certificates import certificate_errors
 from pytest_glasshouse.attestation.messages import require
 from pytest_glasshouse.errors import RefusedError
+from pytest_glasshouse.wire import der
 from pytest_glasshouse.wire.hardware import NONCE_BYTES
 
 VERSION, GET_MEASUREMENTS, MEASUREMENTS = 0x11, 0xE0, 0x60
@@ -36,14 +37,28 @@ FIELD = struct.Struct("<HH")
 DIGEST_BYTES, SIGNATURE_BYTES = 48, 96
 DMTF = 1
 #: The opaque fields that are checked.
-DRIVER, VBIOS, FWID = 3, 6, 20
-#: TCG DICE: the firmware a device's key was derived for, at the end of the leaf certificate's extension.
-FWID_EXTENSION = x509.ObjectIdentifier("2.23.133.5.4.1")
-CHAIN_LIMIT = 8
+DRIVER, VBIOS, VIDEO_DECODER, FWID, PROTECTED_PCIE, FEATURES = 3, 6, 11, 20, 21, 36
+#: What the fields 11 and 21 hold.
+ON, OFF = b"\xaa", b"\x55"
+#: The modes of field 36. In protected-PCIe mode the switches between the GPUs are trusted too, and they attest for themselves.
+SINGLE, MULTI, PPCIE = "single", "multi", "protected-pcie"
+_MODES = {0: SINGLE, 1: MULTI, 2: PPCIE}
+#: TCG DICE: extensions with the firmware that a device's key was derived for.
+COMPOSITE_DEVICE = x509.ObjectIdentifier("2.23.133.5.4.1")
+TCB_INFO = x509.ObjectIdentifier("2.23.133.5.4.1.1")
+FWID_EXTENSIONS = (COMPOSITE_DEVICE, TCB_INFO)
+SHA384_OID = "2.16.840.1.101.3.4.2.2"
+#: DMTF: the name `maker:chip:number` among a certificate's alternative names.
+DEVICE_INFO = x509.ObjectIdentifier("1.3.6.1.4.1.412.274.1")
+#: The measurement that only counts where the video decoder is on, as NVIDIA's verifiers have it.
+VIDEO_DECODER_BLOCK = 36
+#: The largest evidence that is looked at: 255 blocks, and as much again.
+EVIDENCE_LIMIT = 32_768
 
-_KNOWN_CRITICAL = {x509.BasicConstraints.oid, x509.KeyUsage.oid, FWID_EXTENSION}
 _BLOCK_PAYLOAD = 3 + DIGEST_BYTES
 _VBIOS_BYTES = 8
+_FWIDS = 0xA6
+_DEVICE_NAME = re.compile(r"NVIDIA:([A-Z0-9]{1,16}):([0-9A-Za-z]{1,64})")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,9 +82,23 @@ class SpdmMeasurements:
         raw = self.opaque.get(VBIOS, b"")
         return ".".join(f"{raw[at]:02X}" for at in (3, 2, 1, 0, 4)) if len(raw) == _VBIOS_BYTES else ""
 
+    @property
+    def mode(self) -> str:
+        """How the GPU is passed to the machine, "" where it says so in an unknown way. Older drivers say nothing: `single`."""
+        features, pcie = self.opaque.get(FEATURES, bytes(2)), self.opaque.get(PROTECTED_PCIE, OFF)
+        named = _MODES.get(int.from_bytes(features, "little"), "") if len(features) == 2 else ""  # noqa: PLR2004
+        if pcie not in (ON, OFF) or not named:
+            return ""
+        return PPCIE if pcie == ON else named
+
+    def counts(self, index: int) -> bool:
+        """Whether the measurement at `index` says anything about this device."""
+        return index != VIDEO_DECODER_BLOCK or self.opaque.get(VIDEO_DECODER) != OFF
+
 
 def read_evidence(evidence: bytes) -> SpdmMeasurements:
     """Request, response and signature, to the last byte. Raises `RefusedError`: `spdm-codes` or `spdm-format`."""
+    require(len(evidence) <= EVIDENCE_LIMIT, "spdm-format", "too long")
     require(len(evidence) > REQUEST.size + RESPONSE.size + SIGNATURE_BYTES, "spdm-format", "too short")
     # 1. The request: for all measurements, signed.
     version, code, asked, which, nonce, slot = REQUEST.unpack_from(evidence)
@@ -125,7 +154,8 @@ def _fields(opaque: bytes) -> dict[int, bytes]:
 
 def check_signature(measured: SpdmMeasurements, leaf: x509.Certificate) -> None:
     """Refuse (`spdm-signature`) measurements that the leaf's key did not sign."""
-    key = leaf.public_key()
+    with certificate_errors():
+        key = leaf.public_key()
     require(isinstance(key, ec.EllipticCurvePublicKey) and key.curve.name == "secp384r1", "chain-key", "not ECDSA P-384")
     assert isinstance(key, ec.EllipticCurvePublicKey)  # noqa: S101  (for the type checker)
     half = SIGNATURE_BYTES // 2
@@ -138,68 +168,64 @@ def check_signature(measured: SpdmMeasurements, leaf: x509.Certificate) -> None:
     require(genuine, "spdm-signature")
 
 
-def check_firmware(measured: SpdmMeasurements, leaf: x509.Certificate) -> None:
-    """Refuse (`fwid`) a device whose firmware is not the one its key was derived for."""
-    try:
-        extension = leaf.extensions.get_extension_for_oid(FWID_EXTENSION).value
-    except x509.ExtensionNotFound:
-        raise RefusedError("fwid", "the certificate names no firmware") from None
-    named = extension.public_bytes()[-DIGEST_BYTES:]
-    require(measured.opaque.get(FWID) == named, "fwid")
+def check_firmware(measured: SpdmMeasurements, leaf: x509.Certificate, *, required: bool) -> bool:
+    """Refuse (`fwid`) a device whose firmware is not the one its key was derived for.
 
-
-def read_chain(pem: str, *, roots: Sequence[str], now: int) -> x509.Certificate:
-    """The leaf of a PEM chain, leaf first, that ends in a pinned root and is valid at `now` (wall seconds).
-
-    Raises `RefusedError`: `chain-format`, `chain-root`, `chain-time`, `chain-issuer` or `chain-constraints`.
+    Some drivers report no firmware id: without `required` that is accepted, and false is returned.
     """
-    try:
-        chain = x509.load_pem_x509_certificates(pem.encode("ascii"))
-        shown = [_constraints(certificate) for certificate in chain]
-    except (ValueError, x509.DuplicateExtension):
-        raise RefusedError("chain-format", "not a PEM chain") from None
-    # 1. Two certificates to `CHAIN_LIMIT`.
-    require(2 <= len(chain) <= CHAIN_LIMIT, "chain-format", "length")  # noqa: PLR2004
-    # 2. It ends in a pinned root, by digest: a root of the same name does not count.
-    require(chain[-1].fingerprint(SHA256()).hex() in roots, "chain-root")
-    # 3. Every certificate is valid now.
-    time = dt.datetime.fromtimestamp(now, dt.UTC)
-    for certificate in chain:
-        require(certificate.not_valid_before_utc <= time <= certificate.not_valid_after_utc, "chain-time")
-        require(_understood(certificate), "chain-constraints", "an unknown critical extension")
-    # 4. Each was issued by the next: its name and its signature.
-    for issued, issuer in pairwise(chain):
-        require(_issued_by(issued, issuer), "chain-issuer")
-    # 5. The issuers may issue, for a chain of this length. The leaf may not.
-    require(not shown[0].ca, "chain-constraints", "the leaf is an authority")
-    for below, (certificate, basic) in enumerate(zip(chain[1:], shown[1:], strict=True)):
-        require(basic.ca, "chain-constraints", "not an authority")
-        require(basic.path_length is None or basic.path_length >= below, "chain-constraints", "path length")
-        require(_may_issue(certificate), "chain-constraints", "key usage")
-    return chain[0]
-
-
-def _constraints(certificate: x509.Certificate) -> x509.BasicConstraints:
-    try:
-        return certificate.extensions.get_extension_for_class(x509.BasicConstraints).value
-    except x509.ExtensionNotFound:
-        return x509.BasicConstraints(ca=False, path_length=None)
-
-
-def _understood(certificate: x509.Certificate) -> bool:
-    return all(not extension.critical or extension.oid in _KNOWN_CRITICAL for extension in certificate.extensions)
-
-
-def _issued_by(issued: x509.Certificate, issuer: x509.Certificate) -> bool:
-    try:
-        issued.verify_directly_issued_by(issuer)
-    except (InvalidSignature, ValueError, TypeError):
+    reported, named = measured.opaque.get(FWID), firmware_named(leaf)
+    if not required and (reported is None or named is None):
         return False
+    require(reported is not None, "fwid", "the device reports no firmware id")
+    require(named is not None, "fwid", "the certificate names no firmware")
+    require(reported == named, "fwid", "another firmware than the certificate's")
     return True
 
 
-def _may_issue(certificate: x509.Certificate) -> bool:
-    try:
-        return certificate.extensions.get_extension_for_class(x509.KeyUsage).value.key_cert_sign
-    except x509.ExtensionNotFound:
-        return True  # RFC 5280 section 4.2.1.3: without the extension every use is allowed
+def firmware_named(leaf: x509.Certificate) -> bytes | None:
+    """The firmware id (SHA-384) that a certificate names, in either of two TCG DICE extensions.
+
+    `CompositeDeviceID`: version, key, {algorithm, digest}. `DiceTcbInfo`: the first entry of the list [6].
+    """
+    with certificate_errors():
+        for oid, read in ((COMPOSITE_DEVICE, _composite), (TCB_INFO, _tcb_info)):
+            for extension in leaf.extensions:
+                if extension.oid == oid:
+                    return read(extension.value.public_bytes())
+    return None
+
+
+def _composite(extension: bytes) -> bytes:
+    fields = der.sequence(extension)
+    require(len(fields) == 3, "chain-format", "composite device id")  # noqa: PLR2004
+    return _digest(fields[2])
+
+
+def _tcb_info(extension: bytes) -> bytes | None:
+    lists = [field.children() for field in der.sequence(extension) if field.tag == _FWIDS]
+    return _digest(lists[0][0]) if lists and lists[0] else None
+
+
+def _digest(entry: der.Value) -> bytes:
+    algorithm, digest = (*entry.children(), *([None] * 2))[:2]
+    if entry.tag != der.SEQUENCE or algorithm is None or digest is None or len(entry.children()) != 2:  # noqa: PLR2004
+        raise RefusedError("chain-format", "firmware id")
+    fits = algorithm.dotted() == SHA384_OID and digest.tag == der.OCTET_STRING and len(digest.body) == DIGEST_BYTES
+    require(fits, "chain-format", "firmware id")
+    return digest.body
+
+
+def device_info(leaf: x509.Certificate) -> tuple[str, str]:
+    """The chip and the device's own number, by the name that DSP0274 puts into a device's certificate.
+
+    Its form is `maker:chip:number`. Without it the chip is "", and the number that of the certificate.
+    """
+    with certificate_errors():
+        for extension in leaf.extensions:
+            if isinstance(extension.value, x509.SubjectAlternativeName):
+                for other in extension.value.get_values_for_type(x509.OtherName):
+                    if other.type_id == DEVICE_INFO:
+                        found = _DEVICE_NAME.fullmatch(der.read(other.value).text())
+                        require(found is not None, "chain-format", "device info")
+                        return (found[1], found[2]) if found else ("", "")
+        return "", f"{leaf.serial_number:X}"

@@ -23,7 +23,7 @@ from pytest_glasshouse.attestation.completion import check_completion
 from pytest_glasshouse.attestation.hardware import appraise_hardware, worst
 from pytest_glasshouse.attestation.ledger import Completion, Release, ReleaseLedger
 from pytest_glasshouse.attestation.limits import Caps
-from pytest_glasshouse.attestation.messages import Message, lines_field, require, text_field
+from pytest_glasshouse.attestation.messages import Message, lines_field, object_field, require, text_field
 from pytest_glasshouse.attestation.nonces import CHALLENGE_TTL_S, IssuedNonce, Nonces
 from pytest_glasshouse.attestation.outstanding_answer import answer_query
 from pytest_glasshouse.attestation.verifier import Expected, appraise
@@ -200,6 +200,7 @@ class AttestationServer:
 
     def _release(self, message: Message) -> dict[str, Json]:
         evidence, log = text_field(message, "evidence"), lines_field(message, "log")
+        beside = object_field(message, "devices")
         now = self._clock()
         # 1. Signed by an enrolled key. A token that fails here does not identify its sender, so it spends no nonce.
         aks = {session.kid: session.ak for session in self._admission.sessions.values()}
@@ -229,7 +230,7 @@ class AttestationServer:
             manifest_version=session.package.version,
         )
         cnf = appraise(claims, log, expected=expected, now=now)
-        devices = appraise_hardware(claims, nonce=challenge.nonce, cnf=cnf, policy=policy, now=now)
+        devices = appraise_hardware(claims, beside, nonce=challenge.nonce, cnf=cnf, policy=policy, now=now)
         # 5. The grant is valid, and neither its release limit nor the policy's is reached.
         require(now < session.expires, "grant", "expired")
         require(self._ledger.releases_of_session(session.sub) < session.release_limit, "release-limit", "grant")

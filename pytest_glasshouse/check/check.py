@@ -19,6 +19,7 @@ from pytest_glasshouse.errors import IntegrityError, ReportError
 from pytest_glasshouse.invariants.revisions import newest
 from pytest_glasshouse.report import bundle as bundles
 from pytest_glasshouse.report.attempts import attempt_faults, other_attempts
+from pytest_glasshouse.report.attestation_root import attestation_root
 from pytest_glasshouse.report.document import not_shown, observed_keys, policy_sha256, summary
 from pytest_glasshouse.report.environment import generated_by
 from pytest_glasshouse.report.fields import LISTS, every_row
@@ -202,6 +203,8 @@ def _document_faults(document: Report, derivation: Derivation) -> Iterator[Fault
             yield Fault(path=f"{path}{below}", text=text)
         yield from _seal_faults(path, record, document["keys"]["report"])
     yield from (Fault(path=path, text=text) for path, text in derivation.binding_faults(document))
+    if derivation.devices is not None:
+        yield from (Fault(path=path, text=text) for path, text in derivation.devices(document))
     yield from _whole_faults(document)
     yield from _seal_faults("$", document, document["keys"]["report"])
 
@@ -226,6 +229,8 @@ def _whole_faults(document: Report) -> Iterator[Fault]:
             yield Fault(path=f"$.summary.{name}", text=f"the records give {value}")
     if document["policySha256"] != policy_sha256(document):
         yield Fault(path="$.policySha256", text="the rounds ran under another policy")
+    if document["attestationRoot"] != (root := attestation_root(document)):
+        yield Fault(path="$.attestationRoot", text=f"the rounds give {root}")
     if {**observed_keys(document), "report": document["keys"]["report"]} != document["keys"]:
         yield Fault(path="$.keys", text="does not list the keys of the observations")
     if document["claims"]["notShown"] != not_shown(document):

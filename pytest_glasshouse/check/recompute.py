@@ -74,6 +74,8 @@ class Derivation:
     results: Callable[[Observation], Sequence[RoundResult]] | None = None
     judge: Callable[[Observation], Sequence[Finding]] | None = None
     binding: Callable[[Report], Faults] | None = None
+    devices: Callable[[Report], Faults] | None = None
+    """What appraises the device evidence again; this wing does not know how. None leaves it to the server's signature."""
     typed_observations: bool = True
     """Whether observations have the form of `observation.document`; those of a test's own engine may have another."""
     sentences: bool = True

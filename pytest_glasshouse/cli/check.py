@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pytest_glasshouse.cli.derivation import derivation_of
 from pytest_glasshouse.run.exit_codes import EXIT_NO, EXIT_OK, EXIT_USAGE
 from pytest_glasshouse.wire.output import write_lines
 
@@ -65,7 +66,7 @@ def _check(options: argparse.Namespace) -> int:
     required = Level(options.require or Level.CONSISTENT)
     passed = True
     for path in options.report:
-        checked = check_file(path, trust=trust, derivation=options.derivation, legacy=options.published)
+        checked = check_file(path, trust=trust, derivation=derivation_of(options), legacy=options.published)
         if checked.legacy is not None and options.require is None:
             passed = passed and checked.sound
         else:

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pytest_glasshouse.cli.derivation import derivation_of
 from pytest_glasshouse.errors import ConfigurationError
 from pytest_glasshouse.run.exit_codes import EXIT_NO, EXIT_NOTHING, EXIT_OK, EXIT_USAGE
 from pytest_glasshouse.wire.output import write_lines
@@ -58,7 +59,7 @@ def _sound(path: Path, options: argparse.Namespace) -> Report | None:
     """The report's document, or None after its faults were shown."""
     from pytest_glasshouse.check.check import check_bytes, read_document
 
-    data, document = read_document(path, derivation=options.derivation)
-    faults = check_bytes(data, derivation=options.derivation).faults
+    data, document = read_document(path, derivation=derivation_of(options))
+    faults = check_bytes(data, derivation=derivation_of(options)).faults
     write_lines(f"{path}: {fault}" for fault in faults)
     return None if faults else document

@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pytest_glasshouse.cli.derivation import derivation_of
 from pytest_glasshouse.run.exit_codes import EXIT_OK, EXIT_USAGE
 from pytest_glasshouse.wire.output import write_document
 from pytest_glasshouse.wire.printable import json_text
@@ -46,7 +47,7 @@ def _export(options: argparse.Namespace) -> int:
 
     if options.out is not None:
         refuse_unwritable(options.out, what="--out")
-    data, document = read_document(options.bundle, derivation=options.derivation)
+    data, document = read_document(options.bundle, derivation=derivation_of(options))
     envelope = exported(document, members_of(data), options.row)
     if options.out is None:
         write_document(json_text(json.loads(envelope)) + "\n")

@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pytest_glasshouse.cli.derivation import derivation_of
 from pytest_glasshouse.errors import ConfigurationError
 from pytest_glasshouse.run.exit_codes import EXIT_USAGE
 from pytest_glasshouse.wire.output import write_ci_command, write_document, write_lines
@@ -89,11 +90,11 @@ def _gate(options: argparse.Namespace) -> int:
     table = _policy_table(options)
     flags = {name: getattr(options, name.replace("-", "_")) for name in FIELDS}
     policy = policy_of(table, flags, subject=options.subject)
-    data, document = read_document(options.report, derivation=options.derivation)
+    data, document = read_document(options.report, derivation=derivation_of(options))
     if not options.no_policy:
         refuse_empty_policy(table, flags)
     trust = Trust.read([*trusted_of(table), *(options.trust or ())])
-    gated = gate(document, check_bytes(data, trust=trust, derivation=options.derivation), policy, now=datetime.now(UTC))
+    gated = gate(document, check_bytes(data, trust=trust, derivation=derivation_of(options)), policy, now=datetime.now(UTC))
     lines = [table.source, *_lines(options.report, gated)]
     if policy.max_overhead_pct is None and document["methodology"]["maxOverheadPct"] is None:
         lines.insert(-1, "no limit was given: the overhead of no row was judged (--max-overhead)")

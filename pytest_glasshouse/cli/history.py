@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pytest_glasshouse.cli.derivation import derivation_of
 from pytest_glasshouse.errors import ConfigurationError
 from pytest_glasshouse.run.exit_codes import EXIT_NOTHING, EXIT_OK, EXIT_USAGE
 from pytest_glasshouse.wire.output import write_lines
@@ -34,6 +35,6 @@ def _history(options: argparse.Namespace) -> int:
 
     if not options.directory.is_dir():
         raise ConfigurationError(f"{options.directory}: expected a directory with reports, saw none")
-    found = history(options.directory, pattern=options.row, derivation=options.derivation)
+    found = history(options.directory, pattern=options.row, derivation=derivation_of(options))
     write_lines(lines(found))
     return EXIT_OK if found.entries else EXIT_NOTHING

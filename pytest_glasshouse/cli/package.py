@@ -9,6 +9,7 @@ import argparse
 import os
 import secrets
 import sys
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,6 +20,7 @@ from pytest_glasshouse.wire.output import write_line, write_lines
 from pytest_glasshouse.wire.printable import json_text, printable
 
 if TYPE_CHECKING:
+    from pytest_glasshouse.attestation.device_evidence import DeviceEvidence
     from pytest_glasshouse.cli.parser import Commands
     from pytest_glasshouse.wire.canonical import Json
     from pytest_glasshouse.wire.part_file import PartFile, PartSource
@@ -40,6 +42,9 @@ _INSPECT = """\
 Show what a package or a manifest contains: format, parts, sizes, and the manifest's claims (OUT.manifest beside the package is
 read too). With --owner the signature is verified and the package compared with it: exit 1 when either fails. Without
 --owner nothing is verified, and the output shows that. No key is needed and nothing is decrypted.
+
+Recorded evidence of a device is shown in words: an SEV-SNP report, a TDX quote, a GPU's SPDM measurements, raw or in
+hexadecimal, NVIDIA's JSON, or devices as a report has them. What the file alone lets be verified is verified.
 """
 
 
@@ -67,10 +72,10 @@ def declare(commands: Commands) -> None:
     seal.set_defaults(run=_seal, report_error_code=EXIT_USAGE)
 
     inspect = commands.add_parser(
-        "inspect", help="show a package or a manifest", description=_INSPECT,
+        "inspect", help="show a package, a manifest or evidence of a device", description=_INSPECT,
         formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False,
     )  # fmt: skip
-    inspect.add_argument("file", type=Path, metavar="PACKAGE|MANIFEST")
+    inspect.add_argument("file", type=Path, metavar="PACKAGE|MANIFEST|EVIDENCE")
     inspect.add_argument("--owner", metavar="PUB", help="the owner's public key: a file, or the key itself")
     inspect.add_argument("--manifest", type=Path, metavar="FILE", help="the package's manifest (default: PACKAGE.manifest)")
     inspect.set_defaults(run=_inspect, report_error_code=EXIT_USAGE)
@@ -169,6 +174,7 @@ def _parts(sources: list[Path]) -> Iterator[tuple[str, PartFile]]:
 
 
 def _inspect(options: argparse.Namespace) -> int:
+    from pytest_glasshouse.cli.evidence_words import about_evidence
     from pytest_glasshouse.wire.bounded_file import mapped
     from pytest_glasshouse.wire.package import MAGIC
     from pytest_glasshouse.wire.tokens import TOKEN_LIMIT
@@ -180,11 +186,24 @@ def _inspect(options: argparse.Namespace) -> int:
         lines = _about_package(content, token, options.owner)
     elif options.manifest is not None:
         raise ConfigurationError(f"{options.file} is not a package, so --manifest does not describe it; name the package")
+    elif (devices := _devices(content)) is not None:
+        lines = (line for name, item in devices.items() for line in about_evidence(name, item, now=int(time.time())))
     else:
         lines = _about_manifest(_text(bytes(content[: TOKEN_LIMIT + 1])), options.owner)
     # Whatever is refused is refused before anything is written.
     write_lines(list(lines))
     return EXIT_OK
+
+
+def _devices(content: memoryview) -> dict[str, DeviceEvidence] | None:
+    """The evidence of devices in a file, None where there is none."""
+    from pytest_glasshouse.attestation.evidence_file import read_evidence_file
+    from pytest_glasshouse.wire.hardware import RELEASE_LIMIT
+
+    try:
+        return read_evidence_file(bytes(content[: 2 * RELEASE_LIMIT + 1]))
+    except IntegrityError:
+        return None
 
 
 def _about_package(content: memoryview, token: str | None, owner: str | None) -> Iterator[str]:
@@ -225,7 +244,7 @@ def _claims(token: str, owner: str | None) -> Mapping[str, Json]:
         claims = peek(token)
         expect(claims, MANIFEST_SHAPE)
     except IntegrityError:
-        raise ConfigurationError("inspect: expected a package or a manifest, saw neither") from None
+        raise ConfigurationError("inspect: expected a package, a manifest or evidence of a device, saw none") from None
     return claims
 
 
@@ -248,7 +267,7 @@ def _text(content: bytes) -> str:
     try:
         return content.decode("ascii").strip()
     except UnicodeDecodeError:
-        raise ConfigurationError("inspect: expected a package or a manifest, saw neither") from None
+        raise ConfigurationError("inspect: expected a package, a manifest or evidence of a device, saw none") from None
 
 
 def _with_suffix(path: Path, suffix: str) -> Path:

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pytest_glasshouse.cli.hardware_capture import add_options, hardware_of
 from pytest_glasshouse.errors import ConfigurationError, IntegrityError
 from pytest_glasshouse.run.exit_codes import EXIT_NO, EXIT_OK, EXIT_USAGE
 from pytest_glasshouse.wire.output import write_document, write_errors, write_lines
@@ -19,7 +20,6 @@ from pytest_glasshouse.wire.printable import json_text, printable
 if TYPE_CHECKING:
     from pytest_glasshouse.cli.parser import Commands
     from pytest_glasshouse.owner.policy import Policy, Required
-    from pytest_glasshouse.owner.references import Hardware
     from pytest_glasshouse.wire.canonical import Json
 
 _CAPTURE = """\
@@ -28,7 +28,8 @@ required, every other component is recorded. Read it, then pin it by the digest 
 machine that will be judged: what runs there would become the reference.
 
 You decide what the machine must be: --require pins a component (its digest stands in the evidence of a run on a machine
-you trust), --require-locked and --hardware ask for more. Rows are held to it with `pytest --glasshouse-policy FILE`, where
+you trust), --require-locked asks for more. Evidence of hardware is asked for with --rim (a GPU), --evidence (a TDX or SEV-SNP
+guest) or --hardware (the section as you wrote it). Rows are held to it with `pytest --glasshouse-policy FILE`, where
 container and deadline are each allocation's and row's own.
 
 With --wheel the archive's digest is that of the code in a wheel of pytest-glasshouse, which need not be installed.
@@ -67,12 +68,7 @@ def declare(commands: Commands) -> None:
     capture.add_argument(
         "--require-locked", action="store_true", help="require memory that is never swapped out for the opened package"
     )
-    capture.add_argument(
-        "--hardware",
-        type=Path,
-        metavar="FILE",
-        help="require evidence of devices: a JSON file with the policy's `hardware` section",
-    )
+    add_options(capture)
     capture.add_argument("--wheel", type=Path, metavar="FILE", help="take the code from this wheel")
     capture.add_argument("--out", type=Path, metavar="FILE", help="write here (default: standard output)")
     capture.set_defaults(run=_capture, report_error_code=EXIT_USAGE)
@@ -115,7 +111,7 @@ def _capture(options: argparse.Namespace) -> int:
         captured,
         version=options.version,
         components={**captured.components, **_required(options.require, captured)},
-        hardware=None if options.hardware is None else _hardware(options.hardware),
+        hardware=hardware_of(options),
         locked=options.require_locked,
     )
     text = json_text(policy.to_json(), sort_keys=True) + "\n"
@@ -140,20 +136,6 @@ def _required(given: list[str], captured: Policy) -> dict[str, Required]:
             )
         found[name] = Required(sha256=digest)
     return found
-
-
-def _hardware(path: Path) -> Hardware:
-    from pytest_glasshouse.owner.references import Hardware
-    from pytest_glasshouse.wire.bounded_file import read_named
-    from pytest_glasshouse.wire.canonical import MESSAGE_LIMIT, parse_object
-
-    content = read_named(path, what=f"--hardware {path}", limit=MESSAGE_LIMIT)
-    try:
-        return Hardware.from_json(parse_object(content))
-    except IntegrityError as error:
-        raise ConfigurationError(
-            f"--hardware {path}: expected a policy's hardware section; {error.detail or error.reason}"
-        ) from None
 
 
 def _archive_of_wheel(path: Path) -> bytes:
@@ -199,11 +181,30 @@ def _requirements(policy: Policy) -> dict[str, str]:
     """Everything a policy requires, by name."""
     from pytest_glasshouse.owner.policy import Required
 
-    found = {name: _text(value) for name, value in policy.to_json().items() if name != "components"}
+    found = {name: _text(value) for name, value in policy.to_json().items() if name not in {"components", "hardware"}}
+    if policy.hardware is not None:
+        found |= dict(_hardware_lines("hardware", policy.hardware.to_json()))
     for name, item in policy.components.items():
         required = f"must be {item.sha256 or 'a value that was not given: always refused'}" if isinstance(item, Required) else ""
         found[f"component {printable(name)}"] = required or "recorded"
     return found
+
+
+def _hardware_lines(name: str, value: Json) -> Iterator[tuple[str, str]]:
+    """Each requirement on hardware by its path. Roots have names; collateral is shown by its digest."""
+    from pytest_glasshouse.owner.references import KNOWN_ROOTS
+    from pytest_glasshouse.wire.canonical import canonical, sha256_hex
+
+    if name.endswith(" collateral"):
+        yield name, f"sha256 {sha256_hex(canonical(value))}"
+    elif isinstance(value, dict):
+        for below, each in value.items():
+            yield from _hardware_lines(f"{name} {printable(below)}", each)
+    elif isinstance(value, list):
+        shown = [f"{text} ({KNOWN_ROOTS[text]})" if text in KNOWN_ROOTS else text for text in map(str, value)]
+        yield name, ", ".join(shown) or "none"
+    else:
+        yield name, _text(value)
 
 
 def _text(value: Json) -> str:

@@ -9,6 +9,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pytest_glasshouse.cli.derivation import derivation_of
 from pytest_glasshouse.errors import ReportError
 from pytest_glasshouse.run.exit_codes import EXIT_NO, EXIT_NOTHING, EXIT_OK, EXIT_USAGE
 from pytest_glasshouse.wire.output import write_lines
@@ -50,7 +51,7 @@ def _pool(options: argparse.Namespace) -> int:
     for path in options.report:
         data = read_report(path)
         try:
-            checked = check_bytes(data, derivation=options.derivation)
+            checked = check_bytes(data, derivation=derivation_of(options))
         except ReportError as error:
             raise ReportError(f"{path}: {error}") from error
         if not checked.sound:

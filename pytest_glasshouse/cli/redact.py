@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pytest_glasshouse.cli.derivation import derivation_of
 from pytest_glasshouse.run.exit_codes import EXIT_OK, EXIT_REPORT
 from pytest_glasshouse.wire.output import write_lines
 
@@ -36,7 +37,7 @@ def _redact(options: argparse.Namespace) -> int:
         key_of=lambda run_id: run_key(os.environ, run_id),
         report=options.report,
         taint=environment_taint(os.environ),
-        derivation=options.derivation,
+        derivation=derivation_of(options),
     )
     write_lines([f"{kind} {path}" for kind, path in zip(("report", "bundle"), published.paths, strict=False)])
     return EXIT_OK

@@ -10,6 +10,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pytest_glasshouse.cli.derivation import derivation_of
 from pytest_glasshouse.errors import ConfigurationError
 from pytest_glasshouse.run.exit_codes import EXIT_OK, EXIT_USAGE
 from pytest_glasshouse.wire.output import write_document, write_errors
@@ -55,8 +56,8 @@ def _render(options: argparse.Namespace) -> int:
         refuse_unwritable(options.out, what="--out")
         if options.out.exists() and options.out.samefile(options.report):
             raise ConfigurationError(f"--out {options.out}: expected another file, saw the report itself")
-    data, document = read_document(options.report, derivation=options.derivation)
-    checked = check_bytes(data, derivation=options.derivation)
+    data, document = read_document(options.report, derivation=derivation_of(options))
+    checked = check_bytes(data, derivation=derivation_of(options))
     text = _text(options, document, checked)
     if not checked.sound:
         problem = f"FAULTY: {len(checked.faults)} fault(s), first {checked.faults[0]}; see glasshouse check {options.report}"

@@ -33,14 +33,26 @@ def base_policy(*, name: str, archive_sha256: str, container: str, completion_s:
     return Policy(name=name, version=1, components=components, container=container, completion_s=completion_s)
 
 
-def policy_for(*, archive_sha256: str, allocation: str, completion_s: int, owner_policy: Policy | None = None) -> Policy:
-    """The policy of one allocation: all that `owner_policy` requires, with the allocation's place and the row's deadline."""
+#: The chips of the GPUs that rows name and that attest: a device's own certificate says which it has.
+_CHIPS = {"h100": "GH100"}
+
+
+def policy_for(
+    *, archive_sha256: str, allocation: str, completion_s: int, gpu: str = "anygpu", owner_policy: Policy | None = None
+) -> Policy:
+    """The policy of one allocation: all that `owner_policy` requires, with the allocation's place and the row's deadline.
+
+    Where it requires evidence of a GPU, that must be of the chip of the `gpu` that the row names.
+    """
     if owner_policy is None:
         return base_policy(
             name=f"{allocation}/{completion_s}", archive_sha256=archive_sha256, container=allocation, completion_s=completion_s
         )
     name = f"{owner_policy.name}/{allocation}/{completion_s}"
-    return dataclasses.replace(owner_policy, name=name, container=allocation, completion_s=completion_s)
+    hardware = owner_policy.hardware
+    if hardware is not None and hardware.gpu is not None and gpu in _CHIPS:
+        hardware = dataclasses.replace(hardware, gpu=dataclasses.replace(hardware.gpu, models=(_CHIPS[gpu],)))
+    return dataclasses.replace(owner_policy, name=name, container=allocation, completion_s=completion_s, hardware=hardware)
 
 
 @functools.cache

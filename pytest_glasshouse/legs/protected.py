@@ -94,6 +94,7 @@ class ProtectedRuntime:
             archive_sha256=current.grant.archive_sha256,
             allocation=current.grant.allocation_id,
             completion_s=_completion_s(current),
+            gpu=current.row.gpu,
             owner_policy=self._policy,
         )
         notes["manifest"] = sealed.manifest

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from pytest_glasshouse.errors import GuestGoneError, InfrastructureError, RefusedError
 from pytest_glasshouse.legs.package_sending import PackageSending
-from pytest_glasshouse.observation.document import Challenge
+from pytest_glasshouse.observation.document import Challenge, Facts
 from pytest_glasshouse.wire.leg_messages import More
 from pytest_glasshouse.wire.tokens import thumbprint
 from pytest_glasshouse.wire.typed import check_typed
@@ -56,6 +56,8 @@ class Relay:
         elif kind == "evidence":
             self._notes["evidence"] = str(body["evidence"])
             self._notes["releaseLog"] = check_typed(body["log"], list[str], "log")
+            if "devices" in body:
+                self._notes["devices"] = check_typed(body["devices"], dict[str, Facts], "devices")
             self._relay(self._release)
         elif kind == "more":
             self._more(check_typed(body, More, "more")["arrived"])
@@ -112,7 +114,9 @@ class Relay:
             manifest=self._sealed.manifest_sha256,
             completion_s=self._policy.completion_s,
         )
-        given = self._host_attestation.client.release(evidence=self._notes["evidence"], log=self._notes["releaseLog"])
+        given = self._host_attestation.client.release(
+            evidence=self._notes["evidence"], log=self._notes["releaseLog"], devices=self._notes.get("devices")
+        )
         self._notes["result"] = check_typed(given.get("result"), str, "the server's result")
         self._current.channel.request(
             "answer", {"leg": self._leg_id, "kind": "release", "body": {"result": given["result"], "sealed": given["sealed"]}}

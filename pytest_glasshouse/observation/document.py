@@ -320,6 +320,7 @@ class ProtectedNotes(LegNotes, total=False):
     challenge: Challenge
     evidence: str
     releaseLog: list[str]
+    devices: dict[str, Facts]
     result: str
     journal: list[str]
     head: str

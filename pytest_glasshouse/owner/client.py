@@ -72,9 +72,10 @@ class AttestationClient:
         """Ask for a nonce: `{nonce, issued_at, expires_in, policy}`."""
         return self.ask("/v1/challenge", {"sub": sub, "plan": plan})
 
-    def release(self, *, evidence: str, log: Sequence[str]) -> dict[str, Json]:
-        """Present evidence: `{result, sealed}`."""
-        return self.ask("/v1/release", {"evidence": evidence, "log": list(log)})
+    def release(self, *, evidence: str, log: Sequence[str], devices: Mapping[str, Json] | None = None) -> dict[str, Json]:
+        """Present evidence, and that of `devices` where its token names some: `{result, sealed}`."""
+        beside: dict[str, Json] = {"devices": dict(devices)} if devices else {}
+        return self.ask("/v1/release", {"evidence": evidence, "log": list(log), **beside})
 
     def complete(self, *, head: str, exit: str, nonce: str) -> dict[str, Json]:  # noqa: A002
         """Present the journal's head and the agent's exit: `{receipt}`."""

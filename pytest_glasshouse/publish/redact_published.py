@@ -15,6 +15,7 @@ from pytest_glasshouse.errors import RedactionError
 from pytest_glasshouse.overhead.verdict import Verdict
 from pytest_glasshouse.publish.objections import MALFORMED, Objection, listed, most_serious
 from pytest_glasshouse.report.attempts import NEEDED_MORE
+from pytest_glasshouse.report.attestation_root import attestation_root
 from pytest_glasshouse.report.claims import CLAIMS, NOT_CLAIMED, WITHHELD
 from pytest_glasshouse.report.document import METHODOLOGY, SCHEMA_URL, not_shown, observed_keys, policy_sha256, summary
 from pytest_glasshouse.report.environment import generated_by
@@ -237,6 +238,7 @@ def resealed(document: Unchecked, *, key: Ed25519PrivateKey) -> Unchecked:
             "claims": claims,
             "summary": summary(lists, document["tamper"], document["summary"]["outstandingReleases"]),
             "policySha256": policy_sha256(lists),
+            "attestationRoot": attestation_root(lists),
             "keys": {"report": public_text(key.public_key()), **observed_keys(lists)},
         },
         key=key,

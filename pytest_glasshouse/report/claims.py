@@ -16,6 +16,13 @@ CLAIMS: tuple[str, ...] = (
 )
 
 
+#: In place of the first of `NOT_CLAIMED`, where every measured round was bound to hardware.
+_HARDWARE_LIMIT = (
+    "The hardware root is its makers': who holds their keys, breaks their chips, or runs a paravisor in between is not excluded."
+)
+_HARDWARE_CLAIM = (
+    "In every measured round the processor's TEE, and each GPU beside it, signed for the server's nonce and the leg's keys."
+)
 NOT_CLAIMED: tuple[str, ...] = (
     "No hardware root of trust: root, the hypervisor or the operator of the machine can forge all this or read a key in use.",
     "The anti-debug checks are refusals of an honest process. They do not stop root.",
@@ -25,3 +32,13 @@ NOT_CLAIMED: tuple[str, ...] = (
     "The overhead is that of protection in software on the allocation named. Hardware confidential computing costs differently.",
     "A figure holds for its own allocation and is not a figure of a GPU model. A single round has no error bar.",
 )
+
+
+def claimed(root: str) -> tuple[str, ...]:
+    """What a report with this attestation root claims."""
+    return (*CLAIMS, _HARDWARE_CLAIM) if root == "hardware" else CLAIMS
+
+
+def not_claimed(root: str) -> tuple[str, ...]:
+    """What a report with this attestation root does not claim."""
+    return (_HARDWARE_LIMIT, *NOT_CLAIMED[1:]) if root == "hardware" else NOT_CLAIMED

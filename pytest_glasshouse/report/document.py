@@ -15,7 +15,8 @@ from pytest_glasshouse.observation.reading import observed_rounds, protected_of
 from pytest_glasshouse.overhead.interval import proportion_lower_bound
 from pytest_glasshouse.overhead.verdict import MIN_ROUNDS
 from pytest_glasshouse.report.attempts import other_attempts
-from pytest_glasshouse.report.claims import CLAIMS, NOT_CLAIMED
+from pytest_glasshouse.report.attestation_root import attestation_root
+from pytest_glasshouse.report.claims import claimed, not_claimed
 from pytest_glasshouse.report.fields import protected_rows
 from pytest_glasshouse.report.schema import SCHEMA_VERSION
 from pytest_glasshouse.report.seal import sealed
@@ -131,6 +132,7 @@ def assemble(
     if sealed_rows:
         lists["sealedRows"] = sealed_rows
     played = [each.to_json() for each in tamper]
+    root = attestation_root(lists)
     document: Report = {
         "$schema": SCHEMA_URL,
         "schemaVersion": SCHEMA_VERSION,
@@ -139,7 +141,7 @@ def assemble(
         "generatedBy": run.generated_by,
         "subject": run.subject,
         "policySha256": policy_sha256(lists),
-        "attestationRoot": "software",
+        "attestationRoot": root,
         "environment": run.environment,
         "methodology": {
             **METHODOLOGY,
@@ -150,7 +152,7 @@ def assemble(
             "marginPct": run.margin_pct,
             "maxOverheadPct": run.max_overhead_pct,
         },
-        "claims": {"claimed": list(CLAIMS), "notClaimed": list(NOT_CLAIMED), "notShown": not_shown(lists)},
+        "claims": {"claimed": list(claimed(root)), "notClaimed": list(not_claimed(root)), "notShown": not_shown(lists)},
         "rows": lists["rows"],
         "nullRows": lists["nullRows"],
         "excludedResults": lists["excludedResults"],

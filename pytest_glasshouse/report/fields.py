@@ -192,7 +192,7 @@ class Report(RowLists, _Schema):
     generatedBy: GeneratedBy
     subject: Subject
     policySha256: str | None
-    attestationRoot: Literal["software"]
+    attestationRoot: Literal["software", "hardware"]
     environment: Environment
     methodology: Methodology
     claims: Claims

@@ -121,11 +121,13 @@ class Selected:
 
 def derivation_of(engine: Engine) -> Derivation:
     """The functions that this engine's reports are derived again with."""
+    from pytest_glasshouse.attestation.reappraisal import device_faults
     from pytest_glasshouse.check.recompute import Derivation
 
     return Derivation(
-        results=engine.results, judge=engine.judge, binding=engine.binding, typed_observations=engine.typed_observations
-    )
+        results=engine.results, judge=engine.judge, binding=engine.binding, devices=device_faults,
+        typed_observations=engine.typed_observations,
+    )  # fmt: skip
 
 
 def agreed_options(options: Options) -> dict[str, object]:

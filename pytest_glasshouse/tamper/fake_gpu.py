@@ -5,7 +5,6 @@ Knows how to make valid evidence, and lets a case change one thing and sign it. 
 
 from __future__ import annotations
 
-import datetime as dt
 import hashlib
 from dataclasses import dataclass, field, replace
 from functools import cache
@@ -13,20 +12,26 @@ from functools import cache
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
-from cryptography.hazmat.primitives.hashes import SHA256, SHA384
-from cryptography.hazmat.primitives.serialization import Encoding
-from cryptography.x509.oid import NameOID
+from cryptography.hazmat.primitives.hashes import SHA384
+from cryptography.x509 import SubjectAlternativeName
 
 from pytest_glasshouse.attestation import nvidia_spdm as spdm
+from pytest_glasshouse.attestation.certificates import as_pem
 from pytest_glasshouse.owner.references import GpuReferences, Hardware
-from pytest_glasshouse.wire.canonical import Json, b64u
+from pytest_glasshouse.tamper.fake_certificates import CertificateShape, make_chain, number, value
+from pytest_glasshouse.wire import der
+from pytest_glasshouse.wire.canonical import Json, b64u, sha256_hex
 from pytest_glasshouse.wire.hardware import NVIDIA_GPU
 
 DRIVER, VBIOS = "580.95.05", "96.00.74.00.1A"
 FWID = hashlib.sha384(b"firmware").digest()
+CHIP, NUMBER = "GH100", "48B02D0000000001"
 BLOCKS = {index: hashlib.sha384(str(index).encode()).digest() for index in (1, 2, 3)}
 _VBIOS_RAW = bytes.fromhex("007400961a000000")
-_UNKNOWN_EXTENSION = x509.ObjectIdentifier("1.3.6.1.4.1.99999.1")
+#: The object identifier of SHA-384, in DER.
+_SHA384 = bytes.fromhex("0609608648016503040202")
+#: The object identifier of the device's name, in DER.
+_DEVICE_INFO = bytes.fromhex("060a2b06010401831c821201")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,14 +43,14 @@ class SpdmReport:
     slot: int = 0
     response: tuple[int, int, int, int] = (spdm.VERSION, spdm.MEASUREMENTS, 0, 0)
     blocks: tuple[tuple[int, int, int, int, int, bytes], ...] = tuple(
-        (index, spdm.DMTF, 51, 1, 48, value) for index, value in BLOCKS.items()
+        (index, spdm.DMTF, 51, 1, 48, digest) for index, digest in BLOCKS.items()
     )
     count: int | None = None
     opaque: tuple[tuple[int, bytes], ...] = ((spdm.VBIOS, _VBIOS_RAW), (spdm.DRIVER, DRIVER.encode() + b"\0"), (spdm.FWID, FWID))
     opaque_tail: bytes = b""
 
     def __bytes__(self) -> bytes:
-        record = b"".join(spdm.BLOCK.pack(*head) + value for *head, value in self.blocks)
+        record = b"".join(spdm.BLOCK.pack(*head) + digest for *head, digest in self.blocks)
         opaque = b"".join(spdm.FIELD.pack(kind, len(data)) + data for kind, data in self.opaque) + self.opaque_tail
         count = len(self.blocks) if self.count is None else self.count
         return b"".join(
@@ -62,10 +67,10 @@ class SpdmReport:
 
 @dataclass(frozen=True, kw_only=True)
 class FakeGpu:
-    """A device's key and its chain, leaf first."""
+    """A device's key and its chain in DER, leaf first."""
 
     key: ec.EllipticCurvePrivateKey = field(repr=False)
-    chain: tuple[x509.Certificate, ...]
+    chain: tuple[bytes, ...]
 
     def sign(self, evidence: bytes) -> bytes:
         """The evidence with the device's signature."""
@@ -75,39 +80,49 @@ class FakeGpu:
 
     def pem(self) -> str:
         """The chain as evidence carries it."""
-        return "".join(certificate.public_bytes(Encoding.PEM).decode() for certificate in self.chain)
+        return "".join(map(as_pem, self.chain))
 
     def item(self, nonce: bytes) -> dict[str, Json]:
         """Valid evidence for `nonce`."""
         return item(self.sign(bytes(SpdmReport(nonce=nonce))), self.pem())
 
-    def hardware(self, *, required: tuple[str, ...] = (NVIDIA_GPU,)) -> Hardware:
+    def hardware(self, *, required: tuple[str, ...] = (NVIDIA_GPU,), count: int | None = None) -> Hardware:
         """The policy section that this device satisfies."""
         references = GpuReferences(
-            roots=(self.chain[-1].fingerprint(SHA256()).hex(),),
+            roots=(sha256_hex(self.chain[-1]),),
             drivers=(DRIVER,),
             vbios=(VBIOS,),
             measurements={"2": (BLOCKS[2].hex(),), "3": (hashlib.sha384(b"older").hexdigest(), BLOCKS[3].hex())},
+            models=(CHIP,),
+            count=count,
         )
         return Hardware(required=required, gpu=references)
 
 
 def item(evidence: bytes, pem: str, kind: str = NVIDIA_GPU) -> dict[str, Json]:
-    """One item of `submods`."""
+    """One device's evidence, as it travels beside the token."""
     return {"type": kind, "evidence": b64u(evidence), "endorsements": [pem]}
 
 
-@dataclass(frozen=True, kw_only=True)
-class CertificateShape:
-    """How one certificate of a chain is built."""
+def _firmware_id(digest: bytes) -> bytes:
+    return value(_SHA384, value(digest, tag=der.OCTET_STRING))
 
-    valid: tuple[int, int] = (-365, 365)  # days around now
-    ca: bool | None = True  # None: no such extension
-    path: int | None = None
-    signs: bool | None = None  # key usage; None: no such extension
-    firmware: bytes | None = None
-    unknown_critical: bool = False  # it has an unknown critical extension
-    curve: ec.EllipticCurve = field(default_factory=ec.SECP384R1)
+
+def composite(digest: bytes = FWID) -> tuple[x509.ObjectIdentifier, bytes]:
+    """The firmware id as recorded from Hopper: version, key, firmware id."""
+    return spdm.COMPOSITE_DEVICE, value(number(1), value(), _firmware_id(digest))
+
+
+def tcb_info(digest: bytes = FWID) -> tuple[x509.ObjectIdentifier, bytes]:
+    """As recorded from Blackwell: a list of firmware ids, the device's own first, with other fields around it."""
+    ids = value(_firmware_id(digest), _firmware_id(bytes(48)), tag=0xA6)
+    return spdm.TCB_INFO, value(value(b"NVIDIA", tag=0x80), ids, bytes.fromhex("87050080000000"))
+
+
+def device_name(text: str = f"NVIDIA:{CHIP}:{NUMBER}") -> tuple[x509.ObjectIdentifier, bytes]:
+    """The device's name among the alternative names of its certificate."""
+    named = value(value(text.encode(), tag=der.UTF8_STRING), tag=0xA0)
+    return SubjectAlternativeName.oid, value(value(_DEVICE_INFO, named, tag=0xA0))
 
 
 #: The chain of a good device, root first.
@@ -115,7 +130,7 @@ SHAPES = {
     "root": CertificateShape(),
     "authority": CertificateShape(),
     "issuer": CertificateShape(signs=True),
-    "leaf": CertificateShape(ca=None, firmware=FWID),
+    "leaf": CertificateShape(ca=None, extensions=(composite(), device_name())),
 }
 
 
@@ -127,53 +142,12 @@ def genuine(now: int) -> FakeGpu:
 
 def make_device(now: int, changed: str = "", **changes: object) -> FakeGpu:
     """A device with its own chain. `changes` are made to the shape of the certificate called `changed`."""
-    shapes = {name: replace(shape, **changes) if name == changed else shape for name, shape in SHAPES.items()}  # type: ignore[arg-type]
-    chain: list[x509.Certificate] = []
-    issuer, signing = "root", ec.generate_private_key(shapes["root"].curve)
-    key = signing
-    for name, shape in shapes.items():
-        key = signing if name == "root" else ec.generate_private_key(shape.curve)
-        chain.append(_builder(now, issuer, name, key, shape).sign(signing, SHA384()))
-        issuer, signing = name, key
-    return FakeGpu(key=key, chain=tuple(reversed(chain)))
+    made = make_chain(now, {name: replace(shape, **changes) if name == changed else shape for name, shape in SHAPES.items()})  # type: ignore[arg-type]
+    key = made.keys["leaf"]
+    assert isinstance(key, ec.EllipticCurvePrivateKey)  # noqa: S101  (for the type checker)
+    return FakeGpu(key=key, chain=made.certificates)
 
 
 def spliced(device: FakeGpu, at: int, foreign: FakeGpu) -> FakeGpu:
     """The chain of `device` with one certificate of another in its place."""
     return replace(device, chain=(*device.chain[:at], foreign.chain[at], *device.chain[at + 1 :]))
-
-
-def _builder(
-    now: int, issuer: str, subject: str, key: ec.EllipticCurvePrivateKey, shape: CertificateShape
-) -> x509.CertificateBuilder:
-    time = dt.datetime.fromtimestamp(now, dt.UTC)
-    built = (
-        x509.CertificateBuilder()
-        .issuer_name(_name(issuer))
-        .subject_name(_name(subject))
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(time + dt.timedelta(days=shape.valid[0]))
-        .not_valid_after(time + dt.timedelta(days=shape.valid[1]))
-    )
-    if shape.ca is not None:
-        built = built.add_extension(x509.BasicConstraints(ca=shape.ca, path_length=shape.path), critical=True)
-    if shape.signs is not None:
-        built = built.add_extension(_use(sign_certificates=shape.signs), critical=True)
-    if shape.firmware is not None:
-        named = x509.UnrecognizedExtension(spdm.FWID_EXTENSION, b"\x04\x30" + shape.firmware)
-        built = built.add_extension(named, critical=False)
-    if shape.unknown_critical:
-        built = built.add_extension(x509.UnrecognizedExtension(_UNKNOWN_EXTENSION, b"\x05\x00"), critical=True)
-    return built
-
-
-def _use(*, sign_certificates: bool) -> x509.KeyUsage:
-    return x509.KeyUsage(
-        digital_signature=True, content_commitment=False, key_encipherment=False, data_encipherment=False, key_agreement=False,
-        key_cert_sign=sign_certificates, crl_sign=False, encipher_only=False, decipher_only=False,
-    )  # fmt: skip
-
-
-def _name(text: str) -> x509.Name:
-    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"no such device: {text}")])

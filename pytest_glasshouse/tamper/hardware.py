@@ -6,20 +6,31 @@ Each case first shows that the unchanged evidence is released. The device is sim
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from pytest_glasshouse.attestation import nvidia_spdm as spdm
+from pytest_glasshouse.attestation.certificates import as_pem, pem_blocks
 from pytest_glasshouse.owner.references import Hardware
 from pytest_glasshouse.tamper.case import Case
-from pytest_glasshouse.tamper.fake_gpu import FWID, FakeGpu, SpdmReport, genuine, item, make_device, spliced
+from pytest_glasshouse.tamper.fake_gpu import (
+    FWID,
+    FakeGpu,
+    SpdmReport,
+    composite,
+    device_name,
+    genuine,
+    item,
+    make_device,
+    spliced,
+    tcb_info,
+)
 from pytest_glasshouse.tamper.testbed import SUB, Attempt, TamperTestbed
 from pytest_glasshouse.wire.canonical import Json
 from pytest_glasshouse.wire.evidence import Cnf
-from pytest_glasshouse.wire.hardware import ITEMS_LIMIT, NVIDIA_GPU, RUNTIME, device_nonce
+from pytest_glasshouse.wire.hardware import ITEMS_LIMIT, NVIDIA_GPU, RUNTIME, device_nonce, item_sha256, named
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +56,22 @@ class HardwareAttempt:
         return SpdmReport(nonce=self.nonce)
 
 
-Submods = Callable[[HardwareAttempt], Json]
+@dataclass(frozen=True, kw_only=True)
+class Shown:
+    """What a token claims of devices, and the evidence beside it. Without a `claim` it is the one that fits."""
+
+    devices: dict[str, Json]
+    claim: Json = None
+
+    def put_into(self, attempt: Attempt) -> None:
+        """Have the attempt show it."""
+        attempt.devices = self.devices
+        attempt.claims["submods"] = named(self.devices) if self.claim is None else self.claim
+
+
+#: The evidence of devices by name, None for none at all; or also what the token says of it.
+Submods = Callable[[HardwareAttempt], "dict[str, Json] | Shown | None"]
+Show = Callable[[Attempt], "dict[str, Json] | Shown | None"]
 PolicySection = Callable[[int, FakeGpu], Hardware | None]
 
 
@@ -53,30 +79,44 @@ def _valid(setup: HardwareAttempt) -> dict[str, Json]:
     return {"gpu-0": setup.device.item(setup.nonce)}
 
 
+def _unnamed(setup: HardwareAttempt) -> Shown:
+    """One device more than the token names."""
+    devices = _valid(setup)
+    return Shown(devices={**devices, "gpu-1": setup.device.item(setup.nonce)}, claim=named(devices))
+
+
 def _gpu_required(_now: int, device: FakeGpu) -> Hardware:
     return device.hardware()
+
+
+def play_devices(testbed: TamperTestbed, name: str, parts: Mapping[str, tuple[Hardware | None, Show]]) -> None:
+    """For each part: a session under a policy with that section, which shows those devices."""
+    before = testbed.sealed
+    try:
+        for part, (hardware, show) in parts.items():
+            policy = dataclasses.replace(testbed.make_policy(name=f"{name} {part}"), hardware=hardware)
+            testbed.sealed = testbed.seal()
+            testbed.register(testbed.sealed, policy)
+            sub = f"{SUB}/{part}"
+            testbed.enrol(sub, grant=testbed.grant(sub, policy=policy.sha256))
+            attempt = testbed.attempt(sub)
+            devices = show(attempt)
+            if devices is not None:
+                (devices if isinstance(devices, Shown) else Shown(devices=devices)).put_into(attempt)
+            testbed.reset_release_count()
+            attempt.release()
+    finally:
+        testbed.sealed = before
 
 
 def _case(name: str, reason: str, caught_by: str, submods: Submods, section: PolicySection = _gpu_required) -> Case:
     def play(testbed: TamperTestbed) -> None:
         device = genuine(testbed.now)
-        policies = {"control": device.hardware(), "attack": section(testbed.now, device)}
-        before = testbed.sealed
-        try:
-            for part, hardware in policies.items():
-                policy = dataclasses.replace(testbed.make_policy(name=f"{name} {part}"), hardware=hardware)
-                testbed.sealed = testbed.seal()
-                testbed.register(testbed.sealed, policy)
-                sub = f"{SUB}/{part}"
-                testbed.enrol(sub, grant=testbed.grant(sub, policy=policy.sha256))
-                attempt = testbed.attempt(sub)
-                submods_claim = (_valid if part == "control" else submods)(HardwareAttempt(attempt=attempt, device=device))
-                if submods_claim is not None:
-                    attempt.claims["submods"] = submods_claim
-                testbed.reset_release_count()
-                attempt.release()
-        finally:
-            testbed.sealed = before
+        attack = section(testbed.now, device)
+        play_devices(testbed, name, {
+            "control": (device.hardware(), lambda attempt: _valid(HardwareAttempt(attempt=attempt, device=device))),
+            "attack": (attack, lambda attempt: submods(HardwareAttempt(attempt=attempt, device=device))),
+        })  # fmt: skip
 
     return Case(name=f"hardware-{name}", play=play, expected_reason=reason, caught_by=caught_by, nonce="spent")
 
@@ -90,6 +130,12 @@ def _item(name: str, reason: str, **changed: Json) -> Case:
     return _claim(name, reason, lambda setup: {"gpu-0": {**setup.device.item(setup.nonce), **changed}})
 
 
+def _claimed(setup: HardwareAttempt, **changed: Json) -> Shown:
+    """One field of what the token says changed, or one more."""
+    devices = _valid(setup)
+    return Shown(devices=devices, claim={"gpu-0": {"type": NVIDIA_GPU, "sha256": item_sha256(devices["gpu-0"]), **changed}})
+
+
 def _item_named(name: str, title: str) -> Case:
     return _claim(name, "claims-type", lambda setup: {title: setup.device.item(setup.nonce)})
 
@@ -101,7 +147,7 @@ def _nonce(name: str, nonce: Callable[[HardwareAttempt], bytes]) -> Case:
 def _report(name: str, reason: str, change: Callable[[SpdmReport], SpdmReport]) -> Case:
     """A changed report, signed by the device."""
 
-    def submods(setup: HardwareAttempt) -> Json:
+    def submods(setup: HardwareAttempt) -> dict[str, Json]:
         return {"gpu-0": item(setup.device.sign(bytes(change(setup.report))), setup.device.pem())}
 
     return _case(name, reason, "spdm", submods)
@@ -148,7 +194,7 @@ def _measured(name: str, value: bytes | None) -> Case:
 def _bytes(name: str, reason: str, change: Callable[[bytes], bytes]) -> Case:
     """Valid evidence, changed after it was signed."""
 
-    def submods(setup: HardwareAttempt) -> Json:
+    def submods(setup: HardwareAttempt) -> dict[str, Json]:
         return {"gpu-0": item(change(setup.device.sign(bytes(setup.report))), setup.device.pem())}
 
     return _case(name, reason, "spdm", submods)
@@ -165,12 +211,22 @@ def _chain(name: str, reason: str, change: Callable[[int, FakeGpu], FakeGpu], *,
     return _case(name, reason, "read_chain", lambda setup: {"gpu-0": made[-1].item(setup.nonce)}, section)
 
 
-def _pem(name: str, change: Callable[[str], list[Json]]) -> Case:
+def _pem(name: str, change: Callable[[str], list[Json]], reason: str = "chain-format") -> Case:
     return _claim(
         name,
-        "chain-format",
+        reason,
         lambda setup: {"gpu-0": {**setup.device.item(setup.nonce), "endorsements": change(setup.device.pem())}},
     )
+
+
+def _leaf_bytes(name: str, old: str, new: str, reason: str = "chain-format") -> Case:
+    """The leaf with some of its bytes replaced where they first are: what a library may refuse in its own way."""
+
+    def change(pem: str) -> list[Json]:
+        leaf, *rest = pem_blocks(pem)
+        return ["".join(map(as_pem, (leaf.replace(bytes.fromhex(old), bytes.fromhex(new), 1), *rest)))]
+
+    return _pem(name, change, reason)
 
 
 def _certificate(name: str, reason: str, certificate: str, **changes: object) -> Case:
@@ -207,7 +263,7 @@ CASES = (
     _claim("required-but-absent", "hardware-absent", lambda _: None),
     _claim("required-another-present", "hardware-unknown", lambda setup: {"gpu-0": item(bytes(setup.report), "", "toaster")}),
     _claim("unknown-beside-a-good-one", "hardware-unknown", lambda setup: {**_valid(setup), "x": item(b"", "", "toaster")}),
-    _claim("cpu-tee-nobody-can-judge", "hardware-unknown", lambda setup: {**_valid(setup), "cpu": item(b"quote", "", "tdx")}),
+    _claim("cpu-tee-nobody-can-judge", "hardware-unknown", lambda setup: {**_valid(setup), "cpu": item(b"quote", "", "sgx")}),
     _claim("good-one-beside-a-bad-one", "device-nonce", lambda s: {**_valid(s), "gpu-1": s.device.item(bytes(32))}),
     _claim(
         "cpu-tee-required",
@@ -217,10 +273,21 @@ CASES = (
     ),
     _claim("nobody-asked", "hardware-unpinned", _valid, lambda _now, _device: None),
     _claim("no-reference", "hardware-unpinned", _valid, lambda _now, _device: Hardware(required=(NVIDIA_GPU,))),
-    _claim("claim-empty", "claims-type", lambda _: {}),
-    _claim("claim-a-list", "claims-type", lambda setup: [setup.device.item(setup.nonce)]),
+    _claim("claim-empty", "claims-type", lambda _: Shown(devices={}, claim={})),
+    _claim("claim-a-list", "claims-type", lambda setup: Shown(devices=_valid(setup), claim=["gpu-0"])),
     _claim("claim-of-too-many", "claims-type", lambda _: {f"gpu-{n}": item(b"", "") for n in range(ITEMS_LIMIT + 1)}),
-    _claim("item-a-word", "claims-type", lambda _: {"gpu-0": "good"}),
+    _claim("claim-a-word", "claims-type", lambda setup: Shown(devices=_valid(setup), claim={"gpu-0": "good"})),
+    _claim("claim-of-more", "claims-type", lambda setup: _claimed(setup, verified=True)),
+    _claim("claim-of-another-digest", "hardware-digest", lambda setup: _claimed(setup, sha256="00" * 32)),
+    _claim("claim-of-another-kind", "hardware-digest", lambda setup: _claimed(setup, type="tdx")),
+    _claim("evidence-not-there", "claims-type", lambda setup: Shown(devices={}, claim=named(_valid(setup)))),
+    _claim("evidence-that-no-token-names", "hardware-digest", _unnamed),
+    _claim(
+        "evidence-exchanged",
+        "hardware-digest",
+        lambda s: Shown(devices={"gpu-0": s.device.item(s.nonce)}, claim=named({"gpu-0": s.device.item(bytes(32))})),
+    ),
+    _claim("item-a-word", "claims-type", lambda setup: Shown(devices={"gpu-0": "good"}, claim=named(_valid(setup)))),
     _item("item-field-nobody-asked-for", "claims-type", verified=True),
     _item("item-evidence-a-number", "claims-type", evidence=1),
     _item("item-endorsements-of-numbers", "claims-type", endorsements=[1]),
@@ -276,8 +343,9 @@ CASES = (
     _chain("root-left-out", "chain-root", lambda _, device: dataclasses.replace(device, chain=device.chain[:-1]), pinned=False),
     _chain("chain-reversed", "chain-root", lambda _, device: dataclasses.replace(device, chain=device.chain[::-1]), pinned=False),
     _chain("issuer-another-of-the-same-name", "chain-issuer", lambda now, device: spliced(device, 1, make_device(now))),
+    _chain("authority-another-of-the-same-name", "chain-issuer", lambda now, device: spliced(device, 2, make_device(now))),
     _chain("issuer-left-out", "chain-issuer", lambda _, d: dataclasses.replace(d, chain=(d.chain[0], *d.chain[2:]))),
-    _chain("leaf-alone", "chain-format", lambda _, device: dataclasses.replace(device, chain=device.chain[:1])),
+    _chain("leaf-alone", "chain-root", lambda _, device: dataclasses.replace(device, chain=device.chain[:1])),
     _chain("chain-too-long", "chain-format", lambda _, d: dataclasses.replace(d, chain=d.chain + d.chain[-1:] * 5)),
     _pem("chain-no-pem", lambda _: ["certificate"]),
     _pem("chain-twice", lambda pem: [pem, pem]),
@@ -292,6 +360,29 @@ CASES = (
     _certificate("issuer-that-does-not-say", "chain-constraints", "issuer", ca=None),
     _certificate("issuer-for-other-uses", "chain-constraints", "issuer", signs=False),
     _certificate("critical-extension-unknown", "chain-constraints", "leaf", unknown_critical=True),
-    _certificate("firmware-not-in-the-certificate", "fwid", "leaf", firmware=None),
-    _certificate("leaf-key-of-another-curve", "chain-key", "leaf", curve=ec.SECP256R1()),
+    _certificate("firmware-not-in-the-certificate", "fwid", "leaf", extensions=(device_name(),)),
+    _certificate("leaf-key-of-another-curve", "chain-key", "leaf", kind="P-256"),
+    _certificate("leaf-numbered-zero", "chain-format", "leaf", serial=0),
+    _leaf_bytes("certificate-of-another-version", "a003020102", "a003020106"),
+    _leaf_bytes("certificate-of-an-unknown-algorithm", "06082a8648ce3d040303", "06082a8648ce3d04037f", "chain-issuer"),
+    _leaf_bytes("certificate-with-a-key-of-an-unknown-kind", "06072a8648ce3d0201", "06072a8648ce3d027f", "chain-issuer"),
+    _leaf_bytes("certificate-on-an-unknown-curve", "06052b81040022", "06052b8104007f", "chain-issuer"),
+    _leaf_bytes("certificate-whose-length-is-wrong", "3082", "3084"),
+    _pem("chain-of-something-else", lambda _: [as_pem(b"\x30\x03\x02\x01\x01")]),
+    _pem("chain-in-another-spelling", lambda pem: [pem.replace("\n", "\r\n")]),
+    _pem("chain-with-a-comment", lambda pem: ["comment\n" + pem]),
+    _pem("chain-of-a-megabyte", lambda pem: [pem + "\n" * 40_000]),
+    # Which device it is, and how it is passed to the machine.
+    _certificate("firmware-in-the-other-place-is-another", "fwid", "leaf", extensions=(tcb_info(FWID[::-1]), device_name())),
+    _certificate("firmware-id-of-another-length", "chain-format", "leaf", extensions=(composite(FWID[:32]), device_name())),
+    _certificate("chip-another", "gpu-model", "leaf", extensions=(composite(), device_name("NVIDIA:GB100:1"))),
+    _certificate("chip-unnamed", "gpu-model", "leaf", extensions=(composite(),)),
+    _certificate("device-name-of-another-maker", "chain-format", "leaf", extensions=(composite(), device_name("ACME:GH100:1"))),
+    _opaque("mode-protected-pcie", "gpu-mode", spdm.FEATURES, b"\x02\0"),
+    _opaque("mode-unknown", "gpu-mode", spdm.FEATURES, b"\x07\0"),
+    _opaque("mode-of-another-length", "gpu-mode", spdm.FEATURES, b"\x00"),
+    _opaque("protected-pcie-on", "gpu-mode", spdm.PROTECTED_PCIE, spdm.ON),
+    _opaque("protected-pcie-neither", "gpu-mode", spdm.PROTECTED_PCIE, b"\x01"),
+    _claim("one-device-under-two-names", "device-twice", lambda s: {**_valid(s), "gpu-1": s.device.item(s.nonce)}),
+    _claim("a-device-too-few", "gpu-count", _valid, lambda _, device: device.hardware(count=2)),
 )

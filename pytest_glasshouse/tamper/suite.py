@@ -11,6 +11,7 @@ from pytest_glasshouse.tamper import (
     observation,
     outstanding_query,
     package,
+    processors,
     release,
     session,
     tokens,
@@ -41,4 +42,5 @@ CASES: tuple[Case, ...] = (
     *turns.CASES,
     *transport.CASES,
     *hardware.CASES,
+    *processors.CASES,
 )

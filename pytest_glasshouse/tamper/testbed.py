@@ -204,6 +204,7 @@ class Attempt:
         self.journal.append("anti_debug_ready", {"wall": "2027-01-15T08:00:00Z"})
         self.journal.append("measured", {"composite": ev.composite(COMPONENTS)})
         self.log = list(self.lines)
+        self.devices: dict[str, Json] = {}
         self.claims: Editable = ev.evidence_claims(
             ak=ak.public_key(), sub=sub, aud=testbed.embedded.server.kid, iat=int(str(challenge["issued_at"])),
             jti=secrets.token_hex(16), nonce=self.nonce, policy=str(challenge["policy"]), plan=PLAN,
@@ -215,7 +216,7 @@ class Attempt:
 
     def unchanged(self) -> Attempt:
         """The same session with the valid claims and journal again."""
-        self.claims, self.log = copy.deepcopy(self._valid_claims), self.lines[:2]
+        self.claims, self.log, self.devices = copy.deepcopy(self._valid_claims), self.lines[:2], {}
         return self
 
     def token(self) -> str:
@@ -224,7 +225,9 @@ class Attempt:
 
     def release(self, token: str | None = None, *, log: Sequence[str] | None = None) -> dict[str, str]:
         """Present the evidence."""
-        answer = self.testbed.client.release(evidence=token or self.token(), log=self.log if log is None else log)
+        answer = self.testbed.client.release(
+            evidence=token or self.token(), log=self.log if log is None else log, devices=self.devices
+        )
         return {name: str(value) for name, value in answer.items()}
 
     def unseal(self, released: dict[str, str]) -> LockedSecret:

@@ -63,6 +63,12 @@ _LOSS = Text(most=32, pattern=r"-?[0-9]{1,24}(\.[0-9]{1,24})?(e[+-]?[0-9]{1,3})?
 _WALL = Text(most=40, pattern=r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]{1,9})?(Z|[+-][0-9]{2}:[0-9]{2})")
 _TOKEN = Text(most=TOKEN_LIMIT, pattern=r"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+")
 _DEVICE = OneOf(("cpu", "cuda"))
+#: Evidence of hardware, beside the token that names it by its digest.
+_ITEM_NAME = Text(most=32, pattern=ITEM_NAME.pattern)
+_DEVICES = NamedMembers(name=_ITEM_NAME, of=Fields({
+    "type": _NAME, "evidence": Text(most=TOKEN_LIMIT, pattern="[A-Za-z0-9_-]*"),
+    "endorsements": Items(of=Text(most=TOKEN_LIMIT, pattern=r"[\x20-\x7e\r\n]*"), most=8),
+}), most=ITEMS_LIMIT)  # fmt: skip
 _NOTHING = Fields({})
 _NAMES = Items(of=_LABEL, most=64)
 
@@ -155,7 +161,7 @@ EVENTS: Mapping[str, Shape] = MappingProxyType({
         "cache": Fields({"state": OneOf(("pre-read",)), "files": _COUNT, "bytes": _COUNT}),
     }),
     "challenge-wanted": _NOTHING,
-    "evidence": Fields({"evidence": _TOKEN, "log": Items(of=Text(most=MOST_LINE), least=1, most=2)}),
+    "evidence": Fields({"evidence": _TOKEN, "log": Items(of=Text(most=MOST_LINE), least=1, most=2)}, {"devices": _DEVICES}),
     "journal": Fields({"line": Text(most=MOST_LINE)}),
     "head": Fields({"head": _TOKEN}),
     "more": Fields({"arrived": _COUNT}),
@@ -226,8 +232,6 @@ _SEEN: Members = {
     "looks": NamedMembers(name=OneOf(_STAGES), of=_LOOK, most=len(_STAGES)),
 }  # fmt: skip
 _CLAIM: dict[type, Shape] = {str: Text(most=512), int: _COUNT}
-_SUBMOD = Fields({"type": _NAME, "evidence": Text(most=TOKEN_LIMIT, pattern="[A-Za-z0-9_-]*"),
-                  "endorsements": Items(of=Text(most=TOKEN_LIMIT, pattern=r"[\x20-\x7e\r\n]*"), most=8)})  # fmt: skip
 #: The claims of each token that agent or leg sign.
 CLAIMS: Mapping[str, Shape] = MappingProxyType({
     "evidence": Fields({
@@ -237,7 +241,7 @@ CLAIMS: Mapping[str, Shape] = MappingProxyType({
         "antidebug": Fields({"enabled": Flag(), "profile": _NAME, "version": _COUNT, "observed": Fields(_OBSERVED)}),
         "memory": Fields({"locked": Flag(), "bytes": _COUNT}),
         "state": Fields({"name": _NAME, "head": _HEX}),
-    }, {"submods": NamedMembers(name=Text(most=32, pattern=ITEM_NAME.pattern), of=_SUBMOD, most=ITEMS_LIMIT)}),
+    }, {"submods": NamedMembers(name=_ITEM_NAME, of=Fields({"type": _NAME, "sha256": _HEX}), most=ITEMS_LIMIT)}),
     "head": Fields({
         "nonce": _NONCE, "head": _HEX, "count": _COUNT, "adapter": Text(most=64, pattern="([0-9a-f]{64})?"),
         "status": OneOf(("completed", "failed")),

@@ -162,7 +162,7 @@ WRONG = [
     ("createdAt", "2026-13-40T17:00:00Z"),
     ("schemaVersion", "1.1"),
     ("schemaVersion", 1.0),
-    ("attestationRoot", "hardware"),
+    ("attestationRoot", "firmware"),
     ("policySha256", "sha256:" + "0" * 64),
     ("extra", {"plain": 1}),
     ("rows.0.overheadPct", True),

@@ -7,7 +7,21 @@ import inspect
 from dataclasses import dataclass
 from types import ModuleType
 
-from pytest_glasshouse.attestation import admission, completion, hardware, nonces, outstanding_answer, server, verifier
+from pytest_glasshouse.attestation import (
+    admission,
+    certificates,
+    completion,
+    hardware,
+    nonces,
+    nvidia_gpu,
+    outstanding_answer,
+    server,
+    sev_snp,
+    snp_report,
+    tdx,
+    tdx_quote,
+    verifier,
+)
 from pytest_glasshouse.attestation import nvidia_spdm as spdm
 
 
@@ -44,7 +58,22 @@ def checks_of(module: ModuleType) -> list[Check]:
     return found
 
 
-MODULES = (verifier, server, nonces, admission, completion, hardware, outstanding_answer, spdm)
+MODULES = (
+    verifier,
+    server,
+    nonces,
+    admission,
+    completion,
+    hardware,
+    outstanding_answer,
+    certificates,
+    nvidia_gpu,
+    spdm,
+    sev_snp,
+    snp_report,
+    tdx,
+    tdx_quote,
+)
 
 
 CHECKS = [check for module in MODULES for check in checks_of(module)]

@@ -9,12 +9,12 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
-from pytest_glasshouse.agent.hardware_evidence import EvidenceSource, NvidiaSource, submods
+from pytest_glasshouse.agent.hardware_evidence import EvidenceSource, NvidiaSource, collect
 from pytest_glasshouse.errors import EvidenceUnavailableError
 from pytest_glasshouse.guest.nvml import Nvml
 from pytest_glasshouse.wire.canonical import Json, b64u
 from pytest_glasshouse.wire.evidence import Cnf
-from pytest_glasshouse.wire.hardware import device_nonce
+from pytest_glasshouse.wire.hardware import device_nonce, item_sha256
 
 NONCE = "ab" * 32
 CNF = Cnf(hpke=X25519PrivateKey.generate().public_key(), sig=Ed25519PrivateKey.generate().public_key())
@@ -41,27 +41,30 @@ def two() -> Iterator[EvidenceSource]:
 
 def test_nothing_is_claimed_where_nothing_is_asked_for() -> None:
     for wanted in (None, [], "fake", [7]):
-        assert submods(wanted, nonce=NONCE, cnf=CNF, sources={"fake": two}) == {}  # type: ignore[arg-type]
+        assert collect(wanted, nonce=NONCE, cnf=CNF, sources={"fake": two}) == ({}, {})  # type: ignore[arg-type]
 
 
 def test_devices_are_asked_with_the_nonce_of_session_and_keys() -> None:
-    claim = submods(["fake"], nonce=NONCE, cnf=CNF, sources={"fake": two})
-    expected = {"type": "fake", "evidence": b64u(device_nonce(NONCE, CNF)), "endorsements": []}
-    assert claim == {"submods": {"one": expected, "three": expected}}
+    claim, beside = collect(["fake"], nonce=NONCE, cnf=CNF, sources={"fake": two})
+    expected: Json = {"type": "fake", "evidence": b64u(device_nonce(NONCE, CNF)), "endorsements": []}
+    assert beside == {"devices": {"one": expected, "three": expected}}
+    digest = item_sha256(expected)
+    assert claim == {"submods": {name: {"type": "fake", "sha256": digest} for name in ("one", "three")}}
 
 
 def test_device_that_cannot_be_asked_is_left_out_and_logged(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
-        assert submods(["fake"], nonce=NONCE, cnf=CNF, sources={"fake": lambda: iter((UnavailableDevice("two"),))}) == {}
+        silent = {"fake": lambda: iter((UnavailableDevice("two"),))}
+        assert collect(["fake"], nonce=NONCE, cnf=CNF, sources=silent) == ({}, {})
     assert "not available" in caplog.text
 
 
 def test_a_kind_without_a_source_is_left_out() -> None:
-    assert submods(["tdx"], nonce=NONCE, cnf=CNF) == {}
+    assert collect(["toaster"], nonce=NONCE, cnf=CNF) == ({}, {})
 
 
 @pytest.mark.skipif(bool(Nvml().gpus()), reason="this machine has an NVIDIA GPU; its answer depends on its mode")
 def test_a_machine_without_an_nvidia_gpu_has_no_evidence_to_show() -> None:
     with pytest.raises(EvidenceUnavailableError, match="not available"):
         NvidiaSource(0).collect(bytes(32))
-    assert submods(["nvidia-gpu"], nonce=NONCE, cnf=CNF) == {}
+    assert collect(["nvidia-gpu"], nonce=NONCE, cnf=CNF) == ({}, {})

@@ -10,7 +10,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from pytest_glasshouse.agent import model_arrival, model_making
+from pytest_glasshouse.agent import agent as agent_module
+from pytest_glasshouse.agent import model_making
+from pytest_glasshouse.guest.nvml import Reading
 from pytest_glasshouse.legs.base_model import bring
 from pytest_glasshouse.legs.leg_watch import Progress
 from pytest_glasshouse.legs.model_sources import ModelSources
@@ -97,7 +99,7 @@ def test_a_shape_that_the_guest_does_not_know_is_refused(guest: Guest) -> None:
 def test_a_guest_without_the_room_says_what_it_lacks(what: str, guest: Guest, monkeypatch: pytest.MonkeyPatch) -> None:
     total = sum(map(len, MADE.values()))
     if what == "device":
-        monkeypatch.setattr(model_arrival, "available_bytes", lambda: total - 1)
+        guest.agent._models.device_memory = lambda: total - 1
     else:
         monkeypatch.setattr(os, "statvfs", lambda _path: SimpleNamespace(f_bavail=1, f_frsize=total - 1))
     assert guest.model("made", MADE, shape="tiny") == {}
@@ -107,12 +109,13 @@ def test_a_guest_without_the_room_says_what_it_lacks(what: str, guest: Guest, mo
     assert (reason, detail) == expected[what]
 
 
-def test_memory_of_a_gpu_counts_where_there_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(model_arrival, "available_bytes", lambda: 5)
-    monkeypatch.setattr(model_arrival, "gpus", lambda: (SimpleNamespace(memory_bytes=7),))
-    assert model_arrival._device_memory() == 7
-    monkeypatch.setattr(model_arrival, "gpus", lambda: ())
-    assert model_arrival._device_memory() == 5
+def test_memory_of_a_gpu_counts_where_legs_train_on_one(guest: Guest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The agent asks NVML for the GPU that torch has; without one, this machine's memory is what there is."""
+    monkeypatch.setattr(agent_module, "available_bytes", lambda: 5)
+    assert guest.agent._device_memory() == 5
+    monkeypatch.setattr(agent_module, "Gpu", lambda _nvml, _index: SimpleNamespace(memory_bytes=lambda: Reading(value=7)))
+    monkeypatch.setattr(guest.agent, "_found", SimpleNamespace(result=lambda: SimpleNamespace(nvml_index=1)))
+    assert guest.agent._device_memory() == 7
 
 
 def test_a_process_that_is_killed_is_a_failure(guest: Guest) -> None:

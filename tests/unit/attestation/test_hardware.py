@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
-from pytest_glasshouse.attestation.hardware import APPRAISERS, Appraiser, DeviceEvidence, HardwareClaims, appraise_hardware, worst
+from pytest_glasshouse.attestation.device_evidence import Appraiser, DeviceEvidence, HardwareClaims
+from pytest_glasshouse.attestation.hardware import APPRAISERS, appraise_hardware, worst
 from pytest_glasshouse.errors import RefusedError
 from pytest_glasshouse.owner.policy import Policy, Recorded
 from pytest_glasshouse.owner.references import Hardware
-from pytest_glasshouse.tamper.fake_gpu import DRIVER, VBIOS, genuine, item
+from pytest_glasshouse.tamper.fake_gpu import CHIP, DRIVER, NUMBER, VBIOS, genuine, item
 from pytest_glasshouse.tamper.testbed import PLAN, SUB, TamperTestbed
 from pytest_glasshouse.wire.canonical import Json
 from pytest_glasshouse.wire.evidence import TYP_RESULT, Cnf
-from pytest_glasshouse.wire.hardware import device_nonce
+from pytest_glasshouse.wire.hardware import device_nonce, named
 from pytest_glasshouse.wire.tokens import verify
 
 NOW = 1_800_000_000
@@ -47,11 +48,12 @@ class Doubtful(Tee):
     status = "warning"
 
 
-def judge(claims: Mapping[str, Json], hardware: Hardware | None, tee: type[Tee] | None = None) -> dict[str, HardwareClaims]:
+def judge(devices: dict[str, Json], hardware: Hardware | None, tee: type[Tee] | None = None) -> dict[str, HardwareClaims]:
     appraisers: dict[str, Callable[[int], Appraiser]] = dict(APPRAISERS)
     if tee is not None:
         appraisers["tdx"] = tee
-    return appraise_hardware(claims, nonce=NONCE, cnf=CNF, policy=policy(hardware), now=NOW, appraisers=appraisers)
+    claims: dict[str, Json] = {"submods": named(devices)} if devices else {}
+    return appraise_hardware(claims, devices, nonce=NONCE, cnf=CNF, policy=policy(hardware), now=NOW, appraisers=appraisers)
 
 
 def test_a_policy_without_hardware_is_satisfied_without_evidence() -> None:
@@ -60,7 +62,7 @@ def test_a_policy_without_hardware_is_satisfied_without_evidence() -> None:
 
 def test_a_gpu_without_cpu_evidence_is_unbound_and_has_no_tier() -> None:
     """Its evidence is given to any process that reaches the GPU: nothing in it shows where the leg's keys are."""
-    found = judge({"submods": GPU}, DEVICE.hardware())
+    found = judge(GPU, DEVICE.hardware())
     assert found["gpu-0"] == {
         "ear_status": "none",
         "type": "nvidia-gpu",
@@ -68,31 +70,35 @@ def test_a_gpu_without_cpu_evidence_is_unbound_and_has_no_tier() -> None:
         "driver": DRIVER,
         "vbios": VBIOS,
         "measurements": 2,
+        "model": CHIP,
+        "id": NUMBER,
+        "mode": "single",
+        "firmware_id": "compared",
     }
 
 
 def test_a_gpu_is_bound_by_cpu_evidence_with_the_same_nonce() -> None:
-    found = judge({"submods": {**GPU, "cpu": item(b"quote", "", "tdx")}}, DEVICE.hardware(), Tee)
+    found = judge({**GPU, "cpu": item(b"quote", "", "tdx")}, DEVICE.hardware(), Tee)
     assert (found["gpu-0"]["ear_status"], found["cpu"]["ear_status"]) == ("affirming", "affirming")
     assert "binding" not in found["gpu-0"]
 
 
 def test_doubtful_cpu_evidence_refuses_the_release() -> None:
     with pytest.raises(RefusedError) as caught:
-        judge({"submods": {**GPU, "cpu": item(b"quote", "", "tdx")}}, DEVICE.hardware(), Doubtful)
+        judge({**GPU, "cpu": item(b"quote", "", "tdx")}, DEVICE.hardware(), Doubtful)
     assert caught.value.reason == "tee-bad"
 
 
 def test_a_required_device_that_is_absent_is_contraindicated_whatever_else_is_there() -> None:
-    without: tuple[dict[str, Json], ...] = ({}, {"submods": {"cpu": item(b"quote", "", "tdx")}})
-    for claims in without:
+    without: tuple[dict[str, Json], ...] = ({}, {"cpu": item(b"quote", "", "tdx")})
+    for devices in without:
         with pytest.raises(RefusedError) as caught:
-            judge(claims, DEVICE.hardware(), Tee)
+            judge(devices, DEVICE.hardware(), Tee)
         assert caught.value.reason == "hardware-absent"
 
 
 def test_a_device_that_is_not_required_is_still_judged() -> None:
-    found = judge({"submods": GPU}, DEVICE.hardware(required=()))
+    found = judge(GPU, DEVICE.hardware(required=()))
     assert found["gpu-0"]["ear_status"] == "none"
     assert judge({}, DEVICE.hardware(required=())) == {}
 
@@ -121,7 +127,8 @@ def test_a_key_is_released_to_a_session_with_gpu_evidence_and_the_result_holds_i
         attempt = testbed.attempt(f"{SUB}/gpu")
         assert attempt.challenge["hardware"] == ["nvidia-gpu"]
         cnf = Cnf(hpke=attempt.hpke.public_key(), sig=attempt.sig.public_key())
-        attempt.claims["submods"] = {"gpu-0": device.item(device_nonce(attempt.nonce, cnf))}
+        attempt.devices = {"gpu-0": device.item(device_nonce(attempt.nonce, cnf))}
+        attempt.claims["submods"] = named(attempt.devices)
         released = attempt.release()
         result = verify(released["result"], key=testbed.embedded.public_key, typ=TYP_RESULT)
         assert isinstance(result["submods"], dict)
