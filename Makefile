@@ -26,7 +26,9 @@ $(STAMP): pyproject.toml constraints.txt
 demo: $(STAMP) ## install, run the smoke rows on the mock provider, show table and report path
 	$(BIN)/python -m pytest benchmarks/ -m smoke
 
-test: lint types imports schemas workflows docs tests ## what CI runs: lint, types, import contracts, schemas, workflows, documentation, tests
+test: $(STAMP) ## what CI runs: lint, types, import contracts, schemas, workflows, documentation, tests
+	$(MAKE) --no-print-directory --jobs=2 --output-sync=target lint types imports schemas workflows docs
+	$(MAKE) --no-print-directory tests
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
