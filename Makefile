@@ -34,7 +34,9 @@ gpu: ## on a machine with an NVIDIA GPU: doctor, probes, CUDA tests, rows and a 
 gpu-wheels: $(STAMP) ## what `make gpu` needs where there is no network, in build/gpu-wheels; GPU_PYTHON=3.12 is that machine's
 	$(BIN)/python -m benchmarks.gpu.wheels
 
-test: lint types imports schemas workflows docs tests ## what CI runs: lint, types, import contracts, schemas, workflows, documentation, tests
+test: $(STAMP) ## what CI runs: lint, types, import contracts, schemas, workflows, documentation, tests
+	$(MAKE) --no-print-directory --jobs=2 --output-sync=target lint types imports schemas workflows docs
+	$(MAKE) --no-print-directory tests
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

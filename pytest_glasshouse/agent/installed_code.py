@@ -56,7 +56,7 @@ class Baseline:
     """The installed code of this guest, read once, before any leg."""
 
     site_packages: Sequence[str]
-    #: As they are spelled in the RECORDs: of tens of thousands, a leg asks for some hundreds.
+    #: As each RECORD spells them: of tens of thousands, a leg asks for some hundreds.
     _recorded: dict[str, str] = field(default_factory=dict, repr=False)
     _roots: list[tuple[str, str]] = field(default_factory=list, repr=False)
     _stdlib: dict[str, str] = field(default_factory=dict, repr=False)
