@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_glasshouse.errors import IntegrityError
 from pytest_glasshouse.workloads import device as devices
+from pytest_glasshouse.workloads import sealed_base
 from pytest_glasshouse.workloads.base import PROLOGUE_STEPS, NonFiniteLossError
 from pytest_glasshouse.workloads.training_config import LoraConfig
 
@@ -46,6 +47,8 @@ class LoraTrainer:
         self._rows = devices.rows_in(devices.part(parts, "tokens"), "ids")
         self._last: int | None = None
         base, self._copied = _load_base(parts, config, base_dir, device)
+        sealed = config["base"].get("parts")
+        self._base = list(base.parameters()) if sealed is not None and sealed_base.wipeable(parts, sealed) else []
         self._model = adapted(base, config["lora"])
         if int(self._tokens.min()) < 0 or int(self._tokens.max()) >= self._model.config.vocab_size:
             # On a GPU an index out of range would abort the process without a reason.
@@ -127,7 +130,8 @@ class LoraTrainer:
     def close(self) -> None:
         import torch
 
-        devices.zero(self._parameters)
+        # The model's own weights first, where they are secret: the pass would leave rows of its embedding behind.
+        devices.zero([*self._parameters, *self._base])
         # A pass over zeros overwrites the ids, activations and gradients that the last batch left in freed memory.
         self._train_on(torch.zeros_like(self._tokens[0]))
         devices.zero(devices.optimizer_tensors(self._optimizer))
@@ -173,8 +177,6 @@ def _load_base(parts: Parts, config: LoraConfig, base_dir: Path | None, device: 
     if (sealed is None) == (base_dir is None):
         raise IntegrityError("parts", "expected a base model either in the package or in a directory")
     if sealed is not None:
-        from pytest_glasshouse.workloads import sealed_base
-
         sealed_base.probe_tokenizer(parts, sealed, config["probe"])
         return sealed_base.load(parts, sealed, device)
     assert base_dir is not None  # noqa: S101  (for the type checker)
