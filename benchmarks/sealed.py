@@ -31,11 +31,13 @@ from pytest_glasshouse.observation.results import results
 from pytest_glasshouse.providers.mock import MockProvider
 from pytest_glasshouse.rows.spec import RowSpec
 from pytest_glasshouse.workloads import stand_in
-from pytest_glasshouse.workloads.stand_in import Shape
+from pytest_glasshouse.workloads.stand_in import StandInShape
 
 SIZE_MIB = 2048
 #: Layers of Qwen2.5-7B, as many as give the size.
-LAYER = Shape(name="random", layers=1, hidden=3584, inner=18944, heads=28, key_heads=4, positions=512, largest_file=1 << 29)
+LAYER = StandInShape(
+    name="random", layers=1, hidden=3584, inner=18944, heads=28, key_heads=4, positions=512, largest_file=1 << 29
+)
 MIB = 1 << 20
 _SAMPLE_S = 0.05
 

@@ -22,6 +22,7 @@ from pytest_glasshouse.guest.memory import Arena, Exposure, wipe_bytes
 from pytest_glasshouse.guest.opener import arena_bytes, derived_keys, open_package, seal_adapter, unseal_key
 from pytest_glasshouse.guest.ring import Ring, RingParts, open_package_to_device, ring_for_package
 from pytest_glasshouse.guest.scan_client import ScanClient
+from pytest_glasshouse.guest.sealed_weights import searched_weights
 from pytest_glasshouse.guest.training import TrainedLeg, base_sha256, import_training, train
 from pytest_glasshouse.wire import evidence, tokens
 from pytest_glasshouse.wire.canonical import sha256_hex
@@ -113,7 +114,7 @@ class Protected:
             open_ns = time.monotonic_ns() - before
             self._exposure.change(opened.host_bytes - target.size)
             with derived_keys(self._package, key, opened.header) as derived:
-                self._scan.loaded(key.view, derived, cast("memoryview", opened.parts[CANARY]))
+                self._scan.loaded(key.view, derived, cast("memoryview", opened.parts[CANARY]), searched_weights(opened.parts))
         finally:
             key.close()
         self._exposure.change(-len(key))

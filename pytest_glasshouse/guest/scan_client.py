@@ -11,6 +11,7 @@ import os
 import secrets
 from typing import TYPE_CHECKING
 
+from pytest_glasshouse.guest.sealed_weights import PLACES
 from pytest_glasshouse.wire import evidence
 from pytest_glasshouse.wire.fingerprints import SALT_BYTES, Patterns
 from pytest_glasshouse.wire.leg_messages import ReadRequest
@@ -45,14 +46,17 @@ class ScanClient:
         if self._served is None:
             os.close(window)
 
-    def loaded(self, key: memoryview, derived: Iterable[memoryview], canary: memoryview) -> None:
-        """The first scan, while the keys are in use: it must find every pattern given here."""
+    def loaded(
+        self, key: memoryview, derived: Iterable[memoryview], canary: memoryview, weights: Iterable[memoryview] = ()
+    ) -> None:
+        """The first scan, while the keys are in use: it must find every pattern given here. `weights` are a sealed model's."""
         make = self._patterns
         patterns = [make.of(evidence.SCAN_KEY, key)]
         patterns += make.of_windows(evidence.SCAN_KEY_HALF, key)
         for keys in derived:
             patterns += make.of_windows(evidence.SCAN_DERIVED, keys)
         patterns += make.of_windows(evidence.SCAN_CANARY, canary)
+        patterns += make.of_samples(evidence.SCAN_WEIGHTS, weights, pieces=PLACES)
         self._scan("loaded", patterns)
 
     def trained(self, batch: Iterable[memoryview]) -> None:

@@ -116,7 +116,7 @@ def _scanned(reader: EvidenceReader) -> str:
             todo="treat the guest as still holding the plaintext; end the allocation",
         )
     # A scan that finds nothing proves something only where it found the same things before they were wiped.
-    for kind in evidence.SCAN_KINDS:
+    for kind in dict.fromkeys((*evidence.SCAN_KINDS, *scan["patterns"])):
         looked_for, control = scan["patterns"].get(kind, 0), scan["control"].get(kind, 0)
         if looked_for < 1 or control != looked_for:
             raise unseen(

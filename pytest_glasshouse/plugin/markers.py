@@ -11,6 +11,7 @@ MARKERS = {
     "anygpu": "rows for any GPU",
     "mlp": "rows that train the MLP",
     "qwen": "rows that train a LoRA adapter on a causal LM",
+    "sealed": "rows whose base model is in the sealed package: one leg, no overhead",
     "smoke": "the rows that show in about a minute whether everything works",
     "sustained": "rows whose legs train 15 minutes or longer",
     "null": "rows of raw against raw",

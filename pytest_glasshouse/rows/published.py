@@ -4,8 +4,8 @@ This module knows what was published and where; it does not know how a row is ru
 `RowSpec.published` for comparison and is never an expected value. Rows published without an order run raw-first, and their
 `published.order` is None. The two functional rows were published without a raw leg; here they run both legs.
 
-The project's own rows are sequential rows of each workload for any GPU, one of them on a Llama, and interleaved and null rows for
-every GPU that was published on.
+The project's own rows are sequential rows of each workload for any GPU, one of them on a Llama, interleaved and null rows for
+every GPU that was published on, and a row whose base model is sealed.
 """
 
 from __future__ import annotations
@@ -185,4 +185,16 @@ NULL_ROWS: tuple[RowSpec, ...] = (
     _interleaved("rtx4090", "0.5b", null=True),
     _interleaved("rtx3090", "0.5b", null=True),
     _interleaved("anygpu", "0.5b", null=True),
+)
+
+SEALED_ROWS: tuple[RowSpec, ...] = (
+    RowSpec(
+        name="anygpu-qwen0.5b-60s-sealed",
+        workload="lora",
+        gpu="anygpu",
+        order="protected-first",
+        target_s=60,
+        model=QWEN_SMALL,
+        base="sealed",
+    ),
 )

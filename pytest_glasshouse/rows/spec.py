@@ -308,7 +308,8 @@ class RowSpec(metaclass=_KeywordOnly):
     @property
     def marks(self) -> tuple[str, ...]:
         """The markers this row carries, from its fields."""
-        workload = {"mlp": "mlp", "lora": "qwen"}[self.workload]
+        # A sealed row is chosen by its own marker only: it has no overhead, and needs its model on the machine that starts it.
+        workload = "sealed" if self.sealed else {"mlp": "mlp", "lora": "qwen"}[self.workload]
         kinds = (["smoke"] if self.smoke else []) + (["sustained"] if (self.target_s or 0) >= SUSTAINED_S else [])
         kinds += ["null"] if self.null else []
         return (self.gpu, workload, *kinds)

@@ -87,6 +87,8 @@ SCAN_DERIVED = "derived-key"
 SCAN_CANARY = "canary"
 SCAN_BATCH = "batch"
 SCAN_KINDS = (SCAN_KEY, SCAN_KEY_HALF, SCAN_DERIVED, SCAN_CANARY, SCAN_BATCH)
+#: Where the package holds a model, its weights too.
+SCAN_WEIGHTS = "weights"
 
 EVIDENCE_SHAPE: dict[str, type] = {
     "iss": str, "sub": str, "aud": str, "iat": int, "exp": int, "jti": str, "eat_nonce": str, "eat_profile": str,

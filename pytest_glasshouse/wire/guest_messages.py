@@ -218,7 +218,8 @@ _CONDITIONS = Fields({}, {
 })  # fmt: skip
 _LINE: Members = {"seq": _COUNT, "prev": _HEX, "t_us": _COUNT, "type": OneOf(tuple(JOURNAL))}
 
-_COUNTS = NamedMembers(name=OneOf(evidence.SCAN_KINDS), of=_COUNT, most=len(evidence.SCAN_KINDS))
+_SCANNED = (*evidence.SCAN_KINDS, evidence.SCAN_WEIGHTS)
+_COUNTS = NamedMembers(name=OneOf(_SCANNED), of=_COUNT, most=len(_SCANNED))
 _SCAN_STATUS = OneOf(("clean", "dirty", "unseen"))
 _LOOK = Fields({"bytes": _COUNT, "unreadable": _COUNT, "ns": _NS})
 _GPU: Members = {

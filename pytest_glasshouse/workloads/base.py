@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from pytest_glasshouse.wire.tensors import TensorEntry
     from pytest_glasshouse.workloads.model_files import ModelFile
     from pytest_glasshouse.workloads.resident import Resident
-    from pytest_glasshouse.workloads.stand_in import Shape
+    from pytest_glasshouse.workloads.stand_in import StandInShape
 
 DeviceName = Literal["cuda", "cpu"]
 Facts: TypeAlias = "dict[str, Json]"
@@ -78,7 +78,7 @@ class BaseModel:
     content: Mapping[str, bytes] = field(default_factory=dict, repr=False)
     directory: Path | None = None
     hub: HubSource | None = None
-    shape: Shape | None = None
+    shape: StandInShape | None = None
     weights: Mapping[str, TensorEntry] | None = field(default=None, repr=False)
 
     @cached_property

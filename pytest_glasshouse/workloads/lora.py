@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from pytest_glasshouse.errors import IntegrityError
 from pytest_glasshouse.workloads import cuda
 from pytest_glasshouse.workloads import device as devices
+from pytest_glasshouse.workloads import sealed_base
 from pytest_glasshouse.workloads.base import PROLOGUE_STEPS, NonFiniteLossError
 from pytest_glasshouse.workloads.training_config import LoraConfig
 
@@ -47,6 +48,8 @@ class LoraTrainer:
         self._rows = devices.rows_in(devices.part(parts, "tokens"), "ids")
         self._last: int | None = None
         base, self._copied = _load_base(parts, config, base_dir, device)
+        sealed = config["base"].get("parts")
+        self._base = list(base.parameters()) if sealed is not None and sealed_base.wipeable(parts, sealed) else []
         self._model = adapted(base, config["lora"])
         if int(self._tokens.min()) < 0 or int(self._tokens.max()) >= self._model.config.vocab_size:
             # On a GPU an index out of range would abort the process without a reason.
@@ -128,7 +131,8 @@ class LoraTrainer:
     def close(self) -> None:
         import torch
 
-        devices.zero(self._parameters)
+        # The model's own weights first, where they are secret: the pass would leave rows of its embedding behind.
+        devices.zero([*self._parameters, *self._base])
         if self._device == "cpu":
             # A pass over zeros overwrites the ids, activations and gradients that the last batch left in freed memory; on a GPU
             # `release` zeroes that, which needs no more memory.
@@ -176,8 +180,6 @@ def _load_base(parts: Parts, config: LoraConfig, base_dir: Path | None, device: 
     if (sealed is None) == (base_dir is None):
         raise IntegrityError("parts", "expected a base model either in the package or in a directory")
     if sealed is not None:
-        from pytest_glasshouse.workloads import sealed_base
-
         sealed_base.probe_tokenizer(parts, sealed, config["probe"])
         return sealed_base.load(parts, sealed, device)
     assert base_dir is not None  # noqa: S101  (for the type checker)

@@ -13,6 +13,7 @@ from pytest_glasshouse.wire.canonical import parse_tolerant
 from pytest_glasshouse.wire.package import SEALED_WEIGHTS
 from pytest_glasshouse.workloads import device as devices
 from pytest_glasshouse.workloads.model_files import JSON_LIMIT
+from pytest_glasshouse.workloads.resident import Resident
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -55,6 +56,12 @@ def load(parts: Parts, names: Mapping[str, str], device: DeviceName) -> tuple[An
     tensors = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
     copies = [each for each in tensors.values() if each.untyped_storage().data_ptr() not in lie_in_parts]
     return model, copies
+
+
+def wipeable(parts: Parts, names: Mapping[str, str]) -> bool:
+    """Whether the model's tensors may be zeroed before the caller wipes the parts: nothing writes into read-only memory."""
+    weights = [parts[part] for part in names.values() if part.startswith(SEALED_WEIGHTS)]
+    return all(isinstance(each, Resident) or not memoryview(each).readonly for each in weights)
 
 
 def _config(content: bytes) -> Any:

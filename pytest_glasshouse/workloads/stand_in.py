@@ -33,7 +33,7 @@ _SPLIT = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{
 
 
 @dataclass(frozen=True, kw_only=True)
-class Shape:
+class StandInShape:
     """The sizes of a Qwen2 model, and how its weights are drawn.
 
     `exponent` is that of the smallest magnitude (`RandomFile`), `sha256` the digests of its files of weights, in their order;
@@ -61,19 +61,19 @@ class Shape:
 
 
 # Larger weights than the usual 0.02: an adapter on a model this small must be able to change its loss.
-TINY = Shape(
+TINY = StandInShape(
     name="tiny", layers=2, hidden=64, inner=176, heads=4, key_heads=2, positions=512, rope_theta=1e4, exponent=-5,
 )  # fmt: skip
 
 #: Every shape, by the name that `--glasshouse-stand-in` takes: the tiny one, and those of Qwen2.5.
-SHAPES: Mapping[str, Shape] = {
+SHAPES: Mapping[str, StandInShape] = {
     shape.name: shape
     for shape in (
         TINY,
-        Shape(name="0.5b", layers=24, hidden=896, inner=4864, heads=14, key_heads=2, vocabulary=151936,
+        StandInShape(name="0.5b", layers=24, hidden=896, inner=4864, heads=14, key_heads=2, vocabulary=151936,
             sha256=("3aa973b695ceeb70761b76608557d46413110847eb8e4c871e2c84a36af41212",),
         ),
-        Shape(
+        StandInShape(
             name="7b", layers=28, hidden=3584, inner=18944, heads=28, key_heads=4, vocabulary=152064, tied=False,
             sha256=(
                 "0911c86ad880e43857d07af72194a89d17cce91ef9512c554c2fa523986061e4",
@@ -86,14 +86,14 @@ SHAPES: Mapping[str, Shape] = {
 }  # fmt: skip
 
 
-def shape_named(name: str) -> Shape:
+def shape_named(name: str) -> StandInShape:
     """The shape of this name. Raises `ConfigurationError`."""
     if name not in SHAPES:
         raise ConfigurationError(f"stand-in {name!r}: expected one of {', '.join(SHAPES)}")
     return SHAPES[name]
 
 
-def base(model_id: str, revision: str | None, shape: Shape = TINY, *, in_guest: bool = False) -> BaseModel:
+def base(model_id: str, revision: str | None, shape: StandInShape = TINY, *, in_guest: bool = False) -> BaseModel:
     """The stand-in of a model. With `in_guest` its weights are made where they are needed, and never on the host."""
     if in_guest:
         small, weights = small_files(shape), weight_files(shape)
@@ -107,13 +107,13 @@ def base(model_id: str, revision: str | None, shape: Shape = TINY, *, in_guest: 
 
 
 @functools.cache
-def make(shape: Shape = TINY) -> Mapping[str, bytes]:
+def make(shape: StandInShape = TINY) -> Mapping[str, bytes]:
     """The files of the model's directory, all in memory."""
     return {**small_files(shape), **{file.name: b"".join(file.pieces()) for file in weight_files(shape)}}
 
 
 @functools.cache
-def pinned(shape: Shape) -> tuple[ModelFile, ...]:
+def pinned(shape: StandInShape) -> tuple[ModelFile, ...]:
     """The files of weights by size and SHA-256."""
     files = weight_files(shape)
     digests = shape.sha256 or tuple(file.sha256() for file in files)
@@ -121,7 +121,7 @@ def pinned(shape: Shape) -> tuple[ModelFile, ...]:
 
 
 @functools.cache
-def weight_files(shape: Shape) -> tuple[RandomFile, ...]:
+def weight_files(shape: StandInShape) -> tuple[RandomFile, ...]:
     """The files of weights: one, or as many as keep each within `largest_file` bytes."""
     ones, groups, size = set[str](), list[dict[str, tuple[int, ...]]]([{}]), 0
     for name, dimensions in _tensors(shape).items():
@@ -141,7 +141,7 @@ def weight_files(shape: Shape) -> tuple[RandomFile, ...]:
     )
 
 
-def _tensors(shape: Shape) -> dict[str, tuple[int, ...]]:
+def _tensors(shape: StandInShape) -> dict[str, tuple[int, ...]]:
     hidden, inner, keys = shape.hidden, shape.inner, shape.hidden // shape.heads * shape.key_heads
     layer: dict[str, tuple[int, ...]] = {
         "self_attn.q_proj.weight": (hidden, hidden),
@@ -164,7 +164,7 @@ def _tensors(shape: Shape) -> dict[str, tuple[int, ...]]:
     return tensors if shape.tied else {**tensors, "lm_head.weight": (shape.vocabulary, hidden)}
 
 
-def small_files(shape: Shape) -> Mapping[str, bytes]:
+def small_files(shape: StandInShape) -> Mapping[str, bytes]:
     """All files but the weights."""
     tokenizer_config: dict[str, Json] = {
         "tokenizer_class": "Qwen2Tokenizer",
@@ -186,7 +186,7 @@ def small_files(shape: Shape) -> Mapping[str, bytes]:
     return files
 
 
-def _config(shape: Shape) -> dict[str, Json]:
+def _config(shape: StandInShape) -> dict[str, Json]:
     return {
         "architectures": ["Qwen2ForCausalLM"],
         "model_type": "qwen2",

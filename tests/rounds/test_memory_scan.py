@@ -152,6 +152,16 @@ def test_every_kind_of_secret_needs_its_own_control(kind: str, good_observation:
     assert (finding.finding, kind in finding.reason) == ("unseen", True)
 
 
+def test_weights_that_were_looked_for_need_their_control_too(good_observation: Any) -> None:
+    """Of a row whose base is sealed; other rows have none to look for."""
+    scan: Any = tokens.peek(good_observation["rounds"][0]["protected"]["exit"])["scan"]
+    for control, expected in ((7, "unseen"), (8, "held")):
+        changed = copy.deepcopy(good_observation)
+        with_weights = {**scan["patterns"], "weights": 8}
+        _resign_exit(changed, scan={**scan, "patterns": with_weights, "control": {**with_weights, "weights": control}})
+        assert memory_scanned_clean(changed).finding == expected
+
+
 def test_scan_that_a_rented_allocation_cannot_have_is_not_applicable_there(good_observation: Any) -> None:
     changed = copy.deepcopy(good_observation)
     changed["allocation"]["provider"] = "elsewhere"

@@ -69,10 +69,48 @@ def test_a_sealed_model_is_trained_on_and_is_in_no_file_of_its_guest(model: Path
     assert not [each for each in looked if each.startswith("raw")]
     assert "baseModel" not in observation, "no file was brought"
     assert [(notes["order"], notes["raw"]) for notes in observation["rounds"]] == [(["protected"], None)]
+    scan = scanned(observation)
+    shards = sum(name.endswith(".safetensors") for name in MODEL)
+    assert scan["control"]["weights"] == scan["patterns"]["weights"] >= 4 * shards, "searched for as keys and data are"
     (measured,) = results(observation)
     size = sum(len(content) for name, content in MODEL.items() if name.endswith(".safetensors"))
     assert measured.protected is not None
     assert (measured.protected.exposure_peak_bytes or 0) > size, "the arena holds it"
+
+
+def scanned(observation: Any) -> Any:
+    """What the memory scan of the only round found, by its guest's signed exit."""
+    return tokens.peek(observation["rounds"][0]["protected"]["exit"])["scan"]
+
+
+#: The leg keeps a piece of the weights outside the arena, and wipes everything else.
+_KEEPS = """
+import os, sys
+sys.path.extend(value for flag, value in zip(sys.argv, sys.argv[1:]) if flag == "--site-packages")
+from pytest_glasshouse.agent.main import main
+from pytest_glasshouse.guest import protected
+
+honest, kept = protected.searched_weights, []
+
+def searched_weights(parts):
+    found = honest(parts)
+    kept.append(bytearray(found[0][:4096]))
+    return found
+
+protected.searched_weights = searched_weights
+sys.exit(main())
+"""
+
+
+@pytest.mark.torch
+def test_weights_that_a_leg_does_not_wipe_are_found(model: Path, tmp_path: Path) -> None:
+    row = short_row("lora", "protected-first", base="sealed", model=model.name)
+    ran = carry_out(row, tmp_path, model=str(model), archive=build_archive({"__main__.py": _KEEPS.encode()}))
+    findings = {each.invariant: each for each in judge(ran.outcome.observation)}
+    assert [name for name, each in findings.items() if each.finding != "held"] == ["memory scanned clean"]
+    assert "weights" in findings["memory scanned clean"].reason
+    left = scanned(ran.outcome.observation)["left"]
+    assert (set(left), left["weights"] >= 1) == ({"weights"}, True)
 
 
 @pytest.mark.torch
@@ -139,6 +177,8 @@ def test_a_device_gets_the_package_as_it_makes_room_and_the_host_never_holds_it(
     bodies: dict[str, Any] = {entry["type"]: entry["body"] for entry in map(json.loads, protected_notes["journal"])}
     assert bodies["package_verified"]["ring_bytes"] == 131072
     assert 0 < max(held) < size / 2
+    scan = scanned(observation)
+    assert 0 < scan["control"]["weights"] == scan["patterns"]["weights"], "read back from the device"
 
 
 def memory_of(name: str) -> int:

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from pytest_glasshouse.rows import LORA_ROWS, MLP_ROWS, RowSpec
+from pytest_glasshouse.plugin.markers import MARKERS
+from pytest_glasshouse.rows import LORA_ROWS, MLP_ROWS, SEALED_ROWS, RowSpec
 from pytest_glasshouse.rows.published import FUNCTIONAL_LORA, INTERLEAVED_ROWS, NULL_ROWS, PUBLISHED_ROWS
 from pytest_glasshouse.rows.spec import GPU_MODELS
 
@@ -41,7 +42,7 @@ def _repository(row: RowSpec) -> str | None:
 
 def test_every_model_of_the_grid_is_pinned_to_a_commit() -> None:
     """A branch moves: two runs of one row would train two models."""
-    models = {row.model for row in (*LORA_ROWS, *INTERLEAVED_ROWS, *NULL_ROWS) if row.workload == "lora"}
+    models = {row.model for row in (*LORA_ROWS, *INTERLEAVED_ROWS, *NULL_ROWS, *SEALED_ROWS) if row.workload == "lora"}
     assert len(models) == 3
     assert all(re.fullmatch(r"[\w.-]+/[\w.-]+@[0-9a-f]{40}", str(model)) for model in models)
 
@@ -76,7 +77,7 @@ def test_row_published_without_an_order_runs_raw_first_with_a_note() -> None:
 
 
 def test_names_and_row_ids_are_unique() -> None:
-    rows = MLP_ROWS + LORA_ROWS
+    rows = MLP_ROWS + LORA_ROWS + SEALED_ROWS
     assert len({row.name for row in rows}) == len({row.row_id for row in rows}) == len(rows)
 
 
@@ -93,6 +94,12 @@ def test_smoke_is_one_row_of_each_workload_for_any_gpu_and_the_short_published_o
     assert {row.order for row in smoke.values() if row.gpu == "anygpu"} == {"raw-first", "protected-first"}
 
 
-@pytest.mark.parametrize("row", MLP_ROWS + LORA_ROWS, ids=lambda row: str(row.name))
+def test_a_sealed_row_is_chosen_by_its_own_marker() -> None:
+    """It has no overhead, and needs its model on the machine that starts it: nobody means it by `h100 and qwen` or by `smoke`."""
+    assert {row.marks for row in SEALED_ROWS} == {("anygpu", "sealed")}
+    assert "sealed" in MARKERS
+
+
+@pytest.mark.parametrize("row", MLP_ROWS + LORA_ROWS + SEALED_ROWS, ids=lambda row: str(row.name))
 def test_row_is_equal_after_json(row: RowSpec) -> None:
     assert RowSpec.from_json(json.loads(json.dumps(row.to_json()))) == row

@@ -69,7 +69,7 @@ def test_the_option_takes_every_shape_and_no_other() -> None:
 
 
 @pytest.mark.parametrize("shape", [TINY, IN_SHARDS], ids=lambda shape: shape.name)
-def test_the_files_are_a_model(shape: stand_in.Shape, tmp_path: Path) -> None:
+def test_the_files_are_a_model(shape: stand_in.StandInShape, tmp_path: Path) -> None:
     content = stand_in.make(shape)
     directory = write(content, tmp_path / "model")
     here, in_guest = stand_in.base("org/model", None, shape), stand_in.base("org/model", None, shape, in_guest=True)
