@@ -118,7 +118,7 @@ AT_FAULT: Mapping[str, tuple[dict[str, Any], str]] = {
     "no GPU visible": ({"environ": {"CUDA_VISIBLE_DEVICES": ""}}, "CUDA_VISIBLE_DEVICES='' leaves torch none of the 1 GPUs"),
     "driver": (
         {"error": "The NVIDIA driver on your system is too old (found version 12020)"},
-        "the loader finds no libcuda.so.1",
+        "torch 0+cu130 for CUDA 13.0 cannot use the GPU: The NVIDIA driver on your system is too old",
     ),
 }
 
