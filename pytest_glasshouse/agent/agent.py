@@ -36,7 +36,7 @@ from pytest_glasshouse.agent.turn_scheduler import TurnScheduler
 from pytest_glasshouse.errors import GlasshouseError, ProtocolError
 from pytest_glasshouse.guest import machine
 from pytest_glasshouse.guest.nvml import Gpu, Nvml
-from pytest_glasshouse.guest.torch_probe import TorchAnswer, ask_torch
+from pytest_glasshouse.guest.torch_probe import TorchAnswer, ask_torch, device_variables
 from pytest_glasshouse.wire import evidence, frames, tokens
 from pytest_glasshouse.wire.canonical import sha256_hex
 from pytest_glasshouse.wire.foreign_text import foreign_text
@@ -94,7 +94,13 @@ class Agent:
             directory / "bytecode",
             archive_fd=self._archive_fd,
             site_packages=site_packages,
-            environment={**GUEST_ENVIRONMENT, "PATH": "/usr/bin:/bin", "LANG": "C.UTF-8", "TMPDIR": str(directory)},
+            environment={
+                **GUEST_ENVIRONMENT,
+                "PATH": "/usr/bin:/bin",
+                "LANG": "C.UTF-8",
+                "TMPDIR": str(directory),
+                **device_variables(os.environ),
+            },
         )
         self._covariates = SamplerProcess(archive_fd=self._archive_fd, site_packages=site_packages)
         self._spool = Spool(directory / "spool.jsonl")

@@ -91,7 +91,7 @@ def _trained_there(reader: EvidenceReader) -> None:
         trained_on = facts.get("deviceUuid")
         if trained_on is None and named is not None and facts["device"] != "cpu":
             raise unseen(f"the {leg} leg's torch does not tell its GPU's UUID", expected=f"GPU {named}", seen=facts["device"])
-        if trained_on != named:
+        if (trained_on or "").casefold() != (named or "").casefold():
             raise broken(
                 f"the {leg} leg trained on another device than the one the report names",
                 expected=f"GPU {named}" if named else "no GPU",

@@ -118,7 +118,7 @@ AT_FAULT: Mapping[str, tuple[dict[str, Any], str]] = {
     "no GPU visible": ({"environ": {"CUDA_VISIBLE_DEVICES": ""}}, "CUDA_VISIBLE_DEVICES='' leaves torch none of the 1 GPUs"),
     "driver": (
         {"error": "The NVIDIA driver on your system is too old (found version 12020)"},
-        "the loader finds no libcuda.so.1",
+        "torch 0+cu130 for CUDA 13.0 cannot use the GPU: The NVIDIA driver on your system is too old",
     ),
 }
 
@@ -149,6 +149,7 @@ def test_driver_that_does_not_start_is_named_where_torch_cannot_train_either(set
     assert "the driver is not loaded or was updated (restart), or this container was given no GPU (CUDA unknown error)" in refused
 
 
+@pytest.mark.torch
 def test_doctor_says_what_rows_will_train_on_and_what_nvml_does_not_tell(host: StandInHost) -> None:
     """It asks this machine's own torch, which is built without CUDA or finds no GPU behind the stand-in driver."""
     lines = host.doctor("local", settings={})
