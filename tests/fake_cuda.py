@@ -27,6 +27,7 @@ _SEGMENT = 2 << 20
 _HERE = torch.device("cuda", 0)
 _HOST = torch.device("cpu")
 _aten = torch.ops.aten
+_PRODUCTS = (_aten.mm.default, _aten.addmm.default, _aten.bmm.default)
 
 #: As CUDA calls them.
 ALREADY_REGISTERED, INVALID_VALUE, OUT_OF_MEMORY = 712, 1, 2
@@ -57,6 +58,7 @@ class FakeCuda(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._queue: list[Callable[[], object]] = []
         self._error = 0
         self._live = self._peak = self._used = 0
+        self._products: set[tuple[Any, tuple[tuple[Any, ...], ...]]] = set()
         self._moves = _Moves(self)
 
     # ---------------------------------------------------------------- what the product asks
@@ -94,7 +96,9 @@ class FakeCuda(TorchDispatchMode):  # type: ignore[no-untyped-call]
         ]
 
     def drop_workspaces(self) -> None:
-        self.calls.append("drop_workspaces")
+        # The CPU's libraries keep what they multiplied, in memory that is no part of this device: zeros take its place.
+        for func, shapes in self._products:
+            func(*(torch.empty_strided(*shape, dtype=dtype).zero_() for *shape, dtype in shapes))
 
     def empty_cache(self) -> None:
         self.calls.append("empty_cache")
@@ -264,8 +268,10 @@ class FakeCuda(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._launched()
         if not func.is_view:  # a view needs no kernel
             self.operations.add(str(func))
-        if "cublas" in self.fails and func in (_aten.mm.default, _aten.addmm.default, _aten.bmm.default):
-            raise RuntimeError(NO_HANDLE)
+        if func in _PRODUCTS:
+            if "cublas" in self.fails:
+                raise RuntimeError(NO_HANDLE)
+            self._products.add((func, tuple((tuple(each.shape), each.stride(), each.dtype) for each in args)))
         # Everything runs in the order in which it was given.
         self._flush()
         result = func(*tree_map(_inside, args), **tree_map(_inside, kwargs))
