@@ -14,7 +14,6 @@ from typing import Any
 import pytest
 
 from pytest_glasshouse.channel.archive import build_archive
-from pytest_glasshouse.guest import ring
 from pytest_glasshouse.invariants import judge
 from pytest_glasshouse.legs import protected
 from pytest_glasshouse.owner.sealing import sealing

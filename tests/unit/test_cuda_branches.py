@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import pytest_glasshouse
+from pytest_glasshouse.guest import machine
 
 ROOT = Path(pytest_glasshouse.__file__).parent
 TESTS = Path(__file__).parent.parent
@@ -18,7 +19,7 @@ TRIED = {
     "guest/device_memory.py TorchMemory.pin": "unit/guest/test_ring_cuda.py",
     "guest/device_memory.py TorchMemory.copy": "unit/guest/test_ring_cuda.py",
     "guest/device_memory.py TorchMemory.require_room": "unit/workloads/test_cuda.py",
-    "guest/machine.py describe": "unit/agent/test_covariate_sampler.py",
+    "guest/machine.py describe": "unit/test_cuda_branches.py",
     "guest/protected.py Protected._allocate": "rounds/test_ring.py",
     "guest/raw.py Raw.run": "rounds/test_ring.py",
     "guest/training.py import_training": "unit/guest/test_training_cuda.py",
@@ -57,10 +58,7 @@ def depends_on_the_device(node: ast.AST) -> bool:
 def test_whatever_is_different_on_a_gpu_is_tried_without_one() -> None:
     """A new branch needs a test with the `gpu` fixture, and its line above."""
     found = {
-        f"{module} {name}"
-        for module, tree in modules()
-        for name, function in functions(tree)
-        if depends_on_the_device(function)
+        f"{module} {name}" for module, tree in modules() for name, function in functions(tree) if depends_on_the_device(function)
     }
     assert found == set(TRIED)
 
@@ -68,6 +66,13 @@ def test_whatever_is_different_on_a_gpu_is_tried_without_one() -> None:
 @pytest.mark.parametrize("test", sorted({*TRIED.values()}))
 def test_the_tests_that_are_named_are_there(test: str) -> None:
     assert (TESTS / test).is_file()
+
+
+def test_a_machine_trains_on_its_gpu_where_it_has_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "gpus", lambda: (machine.GpuInfo(model="H200", uuid="GPU-1", driver="580", memory_bytes=1),))
+    assert (machine.describe()["device"], machine.describe()["gpuUuid"]) == ("cuda", "GPU-1")
+    monkeypatch.setattr(machine, "gpus", lambda: ())
+    assert (machine.describe()["device"], machine.describe()["gpuUuid"]) == ("cpu", None)
 
 
 def test_cuda_is_called_in_one_place() -> None:
