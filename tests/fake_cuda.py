@@ -75,14 +75,11 @@ class FakeCuda(TorchDispatchMode):  # type: ignore[no-untyped-call]
             work()
 
     def record(self) -> Callable[[], object]:
-        upto = [*self._queue]
+        here = self._queue[-1] if self._queue else None
 
         def wait() -> None:
-            while self._queue and upto:
-                assert self._queue[0] is upto[0] or self._queue[0] not in upto, "work is done in order"
-                if self._queue[0] is upto[0]:
-                    self._queue.pop(0)()
-                upto.pop(0)
+            while here in self._queue:
+                self._queue.pop(0)()
 
         return wait
 
