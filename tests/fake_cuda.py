@@ -27,6 +27,7 @@ _SEGMENT = 2 << 20
 _HERE = torch.device("cuda", 0)
 _HOST = torch.device("cpu")
 _aten = torch.ops.aten
+_PRODUCTS = (_aten.mm.default, _aten.addmm.default, _aten.bmm.default)
 
 #: As CUDA calls them.
 ALREADY_REGISTERED, INVALID_VALUE, OUT_OF_MEMORY = 712, 1, 2
@@ -57,6 +58,7 @@ class FakeCuda(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._queue: list[Callable[[], object]] = []
         self._error = 0
         self._live = self._peak = self._used = 0
+        self._products: set[tuple[Any, tuple[tuple[Any, ...], ...]]] = set()
         self._moves = _Moves(self)
 
     # ---------------------------------------------------------------- what the product asks
@@ -73,14 +75,11 @@ class FakeCuda(TorchDispatchMode):  # type: ignore[no-untyped-call]
             work()
 
     def record(self) -> Callable[[], object]:
-        upto = [*self._queue]
+        here = self._queue[-1] if self._queue else None
 
         def wait() -> None:
-            while self._queue and upto:
-                assert self._queue[0] is upto[0] or self._queue[0] not in upto, "work is done in order"
-                if self._queue[0] is upto[0]:
-                    self._queue.pop(0)()
-                upto.pop(0)
+            while here in self._queue:
+                self._queue.pop(0)()
 
         return wait
 
@@ -94,7 +93,9 @@ class FakeCuda(TorchDispatchMode):  # type: ignore[no-untyped-call]
         ]
 
     def drop_workspaces(self) -> None:
-        self.calls.append("drop_workspaces")
+        # The CPU's libraries keep what they multiplied, in memory that is no part of this device: zeros take its place.
+        for func, shapes in self._products:
+            func(*(torch.empty_strided(*shape, dtype=dtype).zero_() for *shape, dtype in shapes))
 
     def empty_cache(self) -> None:
         self.calls.append("empty_cache")
@@ -265,12 +266,13 @@ class FakeCuda(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 f"Expected all tensors to be on the same device, but found at least two devices, cuda:0 and cpu! ({func})"
             )
         self._launched()
-        if not func.is_view:  # a view needs no kernel
+        if not func.is_view and func is not _aten.empty.memory_format:  # those need no kernel
             self.operations.add(str(func))
-        if "cublas" in self.fails and func in (_aten.mm.default, _aten.addmm.default, _aten.bmm.default):
-            raise RuntimeError(NO_HANDLE)
-        # Everything runs in the order in which it was given.
-        self._flush()
+            self._flush()
+        if func in _PRODUCTS:
+            if "cublas" in self.fails:
+                raise RuntimeError(NO_HANDLE)
+            self._products.add((func, tuple((tuple(each.shape), each.stride(), each.dtype) for each in args)))
         result = func(*tree_map(_inside, args), **tree_map(_inside, kwargs))
         # Bound, and no closure: the frames of an error keep a closure, and so its tensors.
         return tree_map(partial(self._outside, given), result)

@@ -7,6 +7,7 @@ line around it runs where there is no GPU. Nothing in this module but the names 
 from __future__ import annotations
 
 import ctypes
+import functools
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -126,17 +127,17 @@ class TorchCuda:
         return int(torch.cuda.mem_get_info()[0])
 
     def memset(self, address: int, size: int) -> int:
-        return int(_runtime().cudaMemset(ctypes.c_void_p(address), ctypes.c_int(0), ctypes.c_size_t(size)))
+        return int(_runtime(_OWN_MAPS).cudaMemset(ctypes.c_void_p(address), ctypes.c_int(0), ctypes.c_size_t(size)))
 
     def host_register(self, address: int, size: int) -> int:
-        return int(_runtime().cudaHostRegister(ctypes.c_void_p(address), ctypes.c_size_t(size), ctypes.c_uint(0)))
+        return int(_runtime(_OWN_MAPS).cudaHostRegister(ctypes.c_void_p(address), ctypes.c_size_t(size), ctypes.c_uint(0)))
 
     def host_unregister(self, address: int) -> int:
-        return int(_runtime().cudaHostUnregister(ctypes.c_void_p(address)))
+        return int(_runtime(_OWN_MAPS).cudaHostUnregister(ctypes.c_void_p(address)))
 
     def last_error(self) -> int:
         # torch offers no way to it, and the error would fail the next kernel that torch launches, whatever that is.
-        return int(_runtime().cudaGetLastError())
+        return int(_runtime(_OWN_MAPS).cudaGetLastError())
 
     def name(self) -> str:
         import torch
@@ -221,7 +222,8 @@ def _free_blocks() -> Iterator[tuple[int, int]]:
             address += size
 
 
-def _runtime(maps: Path = _OWN_MAPS) -> ctypes.CDLL:
+@functools.cache
+def _runtime(maps: Path) -> ctypes.CDLL:
     """The CUDA runtime that torch has loaded: another one would have other errors and another current device."""
     for line in maps.read_text(encoding="utf-8", errors="replace").splitlines():
         path = line.partition("/")[2].strip()

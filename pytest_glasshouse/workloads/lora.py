@@ -11,9 +11,8 @@ import warnings
 from typing import TYPE_CHECKING, Any
 
 from pytest_glasshouse.errors import IntegrityError
-from pytest_glasshouse.workloads import cuda
+from pytest_glasshouse.workloads import cuda, sealed_base
 from pytest_glasshouse.workloads import device as devices
-from pytest_glasshouse.workloads import sealed_base
 from pytest_glasshouse.workloads.base import PROLOGUE_STEPS, NonFiniteLossError
 from pytest_glasshouse.workloads.training_config import LoraConfig
 

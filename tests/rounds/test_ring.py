@@ -1,6 +1,7 @@
-"""A whole row whose legs take their material through the ring, as they do where there is a GPU; here the CPU is the device.
+"""A whole row on a GPU, as far as that can be seen without one: both legs train on a device that behaves like CUDA.
 
-Everything but the device is real: sealed package, server, journal, scan. What a GPU adds is not shown by this.
+Everything but the device is real: sealed package, ring, server, journal, evidence, both measurements, scan. What a GPU and its
+driver add is not shown by this.
 """
 
 from __future__ import annotations
@@ -19,35 +20,52 @@ from pytest_glasshouse.owner.sealing import sealing
 from pytest_glasshouse.wire import tokens
 from tests.rounds.conftest import carry_out, short_row
 
-#: Both legs choose the ring, and a ring of a few slots.
+#: A machine that has a GPU, by its own account; legs train on the fake one, through a ring of a few slots. No memory is locked by
+#: the kernel there: only the device's driver locks.
 _MAIN = """
 import sys
 sys.path.extend(value for flag, value in zip(sys.argv, sys.argv[1:]) if flag == "--site-packages")
 from pytest_glasshouse.agent.main import main
-from pytest_glasshouse.guest import protected, raw
-from pytest_glasshouse.guest.device_memory import TorchMemory
-from pytest_glasshouse.guest.ring import copy_material_to_device, ring_for_package
+from pytest_glasshouse.guest import leg_main, machine, memory, ring
 
-protected.Protected._allocate = lambda leg: ring_for_package(leg._package, TorchMemory("cpu"), limit=65536)
-raw.Raw._copy_to_arena = lambda leg: copy_material_to_device(leg._material, TorchMemory("cpu"))
+honest_machine, honest_leg = machine.describe, leg_main.run_leg
+
+def run_leg(control):
+    from fake_cuda import FakeCuda
+
+    with FakeCuda():
+        return honest_leg(control)
+
+machine.describe = lambda: {**honest_machine(), "device": "cuda"}
+leg_main.run_leg = run_leg
+memory._lock = lambda address, size: False
+ring.ring_for_package.__kwdefaults__["limit"] = 65536
 sys.exit(main())
 """
 
 
-def test_invariants_hold_with_the_ring_and_host_memory_never_holds_the_package(
+def test_invariants_hold_on_a_gpu_and_host_memory_never_holds_the_package(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Keys, canary and last batch are found by the control and gone after the wipe; at no time is there more than the ring."""
     monkeypatch.setattr(protected, "sealing", functools.partial(sealing, segment=4096))
+    fake = Path(__file__).parent.parent.joinpath("fake_cuda.py").read_bytes()
     ran = carry_out(
-        short_row(order="protected-first"), tmp_path, archive=build_archive({"__main__.py": _MAIN.encode()}), torch=True
+        short_row(order="protected-first"),
+        tmp_path,
+        archive=build_archive({"__main__.py": _MAIN.encode(), "fake_cuda.py": fake}),
+        torch=True,
     )
     observation = ran.outcome.observation
-    assert ran.outcome.ended is None
+    assert ran.outcome.ended is None, ran.outcome.ended
     assert {f.invariant: f.reason for f in judge(observation) if f.finding != "held"} == {}
     observed: Any = observation["rounds"][0]["protected"]
     bodies: dict[str, Any] = {entry["type"]: entry["body"] for entry in map(json.loads, observed["journal"])}
+    images: Any = tokens.peek(observed["exit"])["images"]
+    assert images == {"status": "unchanged", "late": 0, "changed": []}
     assert bodies["package_verified"]["ring_bytes"] == 65536
-    assert tokens.peek(observed["evidence"])["memory"] == {"locked": True, "bytes": 65536}
+    evidence: Any = tokens.peek(observed["evidence"])["memory"]
+    assert evidence == {"locked": True, "bytes": 65536}
+    assert (bodies["package_verified"]["locked"], bodies["package_verified"]["pinned"]) == (1, 1)
     sealed_bytes = tokens.peek(observed["manifest"])["sealed_bytes"]
     assert bodies["zeroized"]["exposure_peak_bytes"] == 65536 + 32 < int(str(sealed_bytes)) // 4

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import inspect
+import os
 import shutil
 import subprocess
 from pathlib import Path
@@ -186,7 +187,8 @@ int cudaMemset(void *at, int value, unsigned long size) {
 def test_the_runtime_that_is_loaded_is_the_one_that_is_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """By its path in the process's maps; its statuses come back, and its last error is forgotten when it was read."""
     compiler = shutil.which("cc")
-    assert compiler is not None, "expected a C compiler (cc): a runtime to ask is compiled here"
+    if compiler is None:
+        (pytest.fail if os.environ.get("CI") else pytest.skip)("expected a C compiler (cc): a runtime to ask is compiled here")
     library = tmp_path / "a folder" / "libcudart.so.13.0.96"
     library.parent.mkdir()
     (tmp_path / "runtime.c").write_text(_RUNTIME)
@@ -194,7 +196,7 @@ def test_the_runtime_that_is_loaded_is_the_one_that_is_asked(tmp_path: Path, mon
     subprocess.run(command, check=True, timeout=HANG_S)
     maps = tmp_path / "maps"
     maps.write_text(f"7f00-7f01 r-xp 0 08:01 7 /lib/libc.so.6\n7f01-7f02 rw-p 0 00:00 0 \n7f02-7f03 r-xp 0 08:01 9 {library}\n")
-    monkeypatch.setattr(cuda._runtime, "__defaults__", (maps,))
+    monkeypatch.setattr(cuda, "_OWN_MAPS", maps)
     gpu = cuda.TorchCuda()
     assert (gpu.host_register(4096, 4096), gpu.host_register(4096, 8192), gpu.last_error(), gpu.last_error()) == (0, 712, 712, 0)
     assert (gpu.host_unregister(4096), gpu.host_unregister(0), gpu.last_error()) == (0, 1, 1)
