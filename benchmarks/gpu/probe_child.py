@@ -21,6 +21,8 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 DEVICE: Any = sys.argv[2]
+#: This process's memory, opened while it still may: once it is not dumpable the file is root's.
+MEMORY = os.open("/proc/self/mem", os.O_RDONLY | os.O_CLOEXEC)
 _MIB = 1 << 20
 #: A segment of device memory larger than this is not copied to the host.
 _LARGEST_SEGMENT = 1 << 30
@@ -87,8 +89,8 @@ def libraries(workload: str) -> dict[str, Any]:
         told["device_memory"] = device_memory(trainer, parts, rows_of(folder, workload))
     else:
         trainer.close()
-    with Path("/proc/self/mem").open("rb") as mem, Path("/proc/self/maps").open("rb") as maps:
-        found = scan(DescriptorMemory(mem.fileno(), maps.fileno()), [], bytes(32))
+    with Path("/proc/self/maps").open("rb") as maps:
+        found = scan(DescriptorMemory(MEMORY, maps.fileno()), [], bytes(32))
     told["scan"] = {
         "s": round(found.elapsed_ns / 1e9, 2),
         "mib": found.scanned_bytes // _MIB,
