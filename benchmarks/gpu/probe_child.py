@@ -20,7 +20,8 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-DEVICE: Any = sys.argv[2]
+#: Also imported for the names of the probes.
+DEVICE: Any = sys.argv[2] if __name__ == "__main__" else "cpu"
 #: This process's memory, opened while it still may: once it is not dumpable the file is root's.
 MEMORY = os.open("/proc/self/mem", os.O_RDONLY | os.O_CLOEXEC)
 _MIB = 1 << 20
@@ -55,8 +56,8 @@ def nvml() -> dict[str, Any]:
     for name, read in ask.items():
         try:
             told[name] = read()
-        except pynvml.NVMLError as error:
-            told[name] = f"{type(error).__name__}: {error}"
+        except Exception as error:  # noqa: BLE001  (each figure stands alone, whatever a call raises)
+            told[name] = named(error)
     return told
 
 
