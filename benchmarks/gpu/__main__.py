@@ -100,14 +100,18 @@ def _say(line: str) -> int:
 
 def _options(arguments: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu", allow_abbrev=False)
-    parser.add_argument("--out", type=Path, default=WORK / "out", help="folder for summary, probes, logs and reports")
-    parser.add_argument("--work", type=Path, default=WORK, help="folder of each step's result, for the next call")
-    parser.add_argument("--wheels", type=Path, help=f"folder of wheels (default: {WHEELS}; none in a rehearsal)")
+    parser.add_argument("--out", type=_absolute, default=WORK / "out", help="folder for summary, probes, logs and reports")
+    parser.add_argument("--work", type=_absolute, default=WORK, help="folder of each step's result, for the next call")
+    parser.add_argument("--wheels", type=_absolute, help=f"folder of wheels (default: {WHEELS}; none in a rehearsal)")
     parser.add_argument("--total-seconds", type=float, default=470.0)
     parser.add_argument("--only", type=lambda text: text.split(","), default=[], help="names of steps, with commas")
     parser.add_argument("--fresh", action="store_true", help="run every step, whatever passed before")
     parser.add_argument("--rehearse", action="store_true", help="small sizes on the CPU")
     return parser.parse_args(arguments)
+
+
+def _absolute(text: str) -> Path:
+    return Path(text).absolute()
 
 
 def _commit() -> str:

@@ -20,7 +20,10 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-DEVICE: Any = sys.argv[2]
+#: Also imported for the names of the probes.
+DEVICE: Any = sys.argv[2] if __name__ == "__main__" else "cpu"
+#: This process's memory, opened while it still may: once it is not dumpable the file is root's.
+MEMORY = os.open("/proc/self/mem", os.O_RDONLY | os.O_CLOEXEC)
 _MIB = 1 << 20
 #: A segment of device memory larger than this is not copied to the host.
 _LARGEST_SEGMENT = 1 << 30
@@ -53,8 +56,8 @@ def nvml() -> dict[str, Any]:
     for name, read in ask.items():
         try:
             told[name] = read()
-        except pynvml.NVMLError as error:
-            told[name] = f"{type(error).__name__}: {error}"
+        except Exception as error:  # noqa: BLE001  (each figure stands alone, whatever a call raises)
+            told[name] = named(error)
     return told
 
 
@@ -87,8 +90,8 @@ def libraries(workload: str) -> dict[str, Any]:
         told["device_memory"] = device_memory(trainer, parts, rows_of(folder, workload))
     else:
         trainer.close()
-    with Path("/proc/self/mem").open("rb") as mem, Path("/proc/self/maps").open("rb") as maps:
-        found = scan(DescriptorMemory(mem.fileno(), maps.fileno()), [], bytes(32))
+    with Path("/proc/self/maps").open("rb") as maps:
+        found = scan(DescriptorMemory(MEMORY, maps.fileno()), [], bytes(32))
     told["scan"] = {
         "s": round(found.elapsed_ns / 1e9, 2),
         "mib": found.scanned_bytes // _MIB,

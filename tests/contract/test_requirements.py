@@ -10,6 +10,9 @@ import pytest
 
 from pytest_glasshouse.errors import ConfigurationError, NoCapacityError, ProviderError
 from pytest_glasshouse.providers.requirements import CudaVersion, Requirements
+from pytest_glasshouse.run.engine import Engine
+from pytest_glasshouse.run.options import Options
+from pytest_glasshouse.run.plan import ResolvedModel
 from tests.contract.conftest import RENTED, Subject, row
 from tests.loopback.hosts import Host
 
@@ -127,6 +130,23 @@ def test_only_price_excludes_what_has_everything(opened: Opened) -> None:
     hosts_for_all(subject, Host(cuda="13.0"))
     with pytest.raises(NoCapacityError, match=r"above 0\.01 USD per hour"):
         subject.provider.offers(row())
+
+
+@pytest.mark.parametrize("kind", SHOWN)
+def test_what_the_user_requires_is_in_the_price_table_and_in_the_reason_for_no_offer(
+    opened: Opened, kind: str, tmp_path: Path
+) -> None:
+    """From the options to the provider, with the disk that the run's base models need."""
+    opened(kind)
+    options = Options(provider=kind.split("-", maxsplit=1)[0], allow_simulated=True, min_cuda=CudaVersion(13, 0))
+    models: dict[str, ResolvedModel] = {"some/model": {"reference": None, "size": 15 * 10**9}}
+    broker = Engine().broker(options, [row()], run_id="contract", run_dir=tmp_path, tell=lambda _name, _what: None, models=models)
+    broker.plan([row()])
+    quoted = broker.quote()
+    assert quoted.required == "CUDA 13.0 or newer, 55 GB of disk"
+    (reason,) = quoted.unavailable
+    assert reason.startswith("contract: ")
+    assert "CUDA 13.0 or newer excludes 5 of 5" in reason
 
 
 @pytest.fixture

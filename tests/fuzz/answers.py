@@ -18,6 +18,7 @@ from typing import Any
 from pytest_glasshouse.errors import AmbiguousCreateError, GlasshouseError
 from pytest_glasshouse.providers.base import Instance, Launch, Offer, Provider
 from pytest_glasshouse.providers.registry import open_runpod
+from pytest_glasshouse.providers.requirements import CudaVersion, Requirements
 from pytest_glasshouse.providers.vastai import VastProvider
 from pytest_glasshouse.rows.spec import RowSpec
 from pytest_glasshouse.wire.secret import Secret
@@ -28,6 +29,7 @@ KEY = "key-of-the-fuzzer"
 GPU = "NVIDIA RTX A4000"
 NAME = "glasshouse-fuzz-1-1900000000"
 ROW = RowSpec(name="fuzz", workload="mlp", gpu="a4000", order="raw-first", target_s=1.0)
+REQUIRED = Requirements(cuda=CudaVersion(12, 8), gpu_memory_gb=16, disk_gb=40)
 LAUNCH = Launch(name=NAME, image="example/guest:1", start=("true",))
 #: A call that takes longer hangs, and one that takes more memory than this beside what there was is not bounded.
 MOST_S = HANG_S
@@ -51,6 +53,7 @@ _GPU = {
     "securePrice": 0.25,
     "secureCloud": True,
     "lowestPrice": {"uninterruptablePrice": 1},
+    "memoryInGb": 16,
 }
 _PROBLEM = {"title": "x", "status": 403, "detail": f"{KEY} at https://u:p@h/ \x1b[31m::error::x", "errors": ["$.a", f"{KEY}"]}
 _REFUSED = {"success": False, "error": "no_such_ask", "msg": f"{KEY} no", "new_contract": None}
@@ -62,7 +65,10 @@ ANSWERS: dict[str, dict[str, list[tuple[int, Any]]]] = {
         "get": [(200, _POD), (404, _PROBLEM)],
         "create": [(201, _POD), (403, _PROBLEM)],
         "terminate": [(204, None), (404, _PROBLEM)],
-        "offers": [(200, {"gpus": [{"id": GPU, "price": {"secure": 0.25}, "secure": True, "availability": "HIGH"}]})],
+        "offers": [(200, {"gpus": [
+            {"id": GPU, "price": {"secure": 0.25}, "secure": True, "availability": "HIGH", "memory": 16,
+             "cudaVersions": [{"version": "13.0", "available": True}], "dataCenters": [{"id": "A-1", "availability": "LOW"}]},
+        ]})],
         "account": [(200, {"pods": []})],
         "logs": [(200, {"line": "x"})],
         "may_create": [(422, _PROBLEM), (403, _PROBLEM)],
@@ -80,7 +86,8 @@ ANSWERS: dict[str, dict[str, list[tuple[int, Any]]]] = {
         "get": [(200, {"instances": _VAST_ROW}), (404, _REFUSED)],
         "create": [(200, {"success": True, "new_contract": 7}), (400, _REFUSED), (403, _REFUSED)],
         "terminate": [(200, {"success": True}), (404, _REFUSED)],
-        "offers": [(200, {"offers": [{"id": 1, "gpu_name": "RTX A4000", "num_gpus": 1, "dph_total": 0.25}]})],
+        "offers": [(200, {"offers": [{"id": 1, "gpu_name": "RTX A4000", "num_gpus": 1, "dph_total": 0.25,
+                                       "cuda_max_good": 13.0, "gpu_ram": 16376, "disk_space": 99.5}]})],
         "account": [(200, {"credit": 3.0})],
         "logs": [(200, {"success": True, "result_url": "/api/v0/logs/7"})],
         "may_create": [(404, _REFUSED)],
@@ -149,9 +156,9 @@ def world() -> tuple[OneAnswer, dict[str, Provider]]:
     os.environ["RUNPOD_API_BASE_URL"] = server.url
     environ = {"RUNPOD_API_KEY": KEY, "RUNPOD_API_BASE_URL": server.url}
     providers: dict[str, Provider] = {
-        "rest": open_runpod(environ),
-        "sdk": open_runpod({**environ, "GLASSHOUSE_RUNPOD_API": "sdk"}),
-        "vast": VastProvider(key=Secret(KEY.encode()), base_url=server.url, poll_s=0.0, environ={}),
+        "rest": open_runpod(environ, requirements=REQUIRED),
+        "sdk": open_runpod({**environ, "GLASSHOUSE_RUNPOD_API": "sdk"}, requirements=REQUIRED),
+        "vast": VastProvider(key=Secret(KEY.encode()), base_url=server.url, poll_s=0.0, requirements=REQUIRED, environ={}),
     }
     for kind, questions in ANSWERS.items():
         for question in questions:

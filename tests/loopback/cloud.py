@@ -303,13 +303,10 @@ class Cloud:
     # Behind them.
 
     def _host_for(self, order: Order) -> Host | None:
-        """The first machine that the order fits on, with the volumes it mounts in the same data center."""
+        """The first machine that the order fits on; None where it stands elsewhere than the volumes that are mounted."""
+        host = next((each for each in self.hosts_of(order.gpu) if order.fits(each) and each.disk_gb >= order.disk_gb), None)
         places = {self.place_of(volume) for volume in order.mounts}
-        fitting = (
-            host for host in self.hosts_of(order.gpu)
-            if order.fits(host) and host.disk_gb >= order.disk_gb and places <= {host.data_center}
-        )  # fmt: skip
-        return next(fitting, None)
+        return host if host is not None and places <= {host.data_center} else None
 
     def _make(self, order: Order, fault: Fault | None) -> Rented:
         kind = fault.kind if fault else None

@@ -6,10 +6,15 @@ from typing import Any
 
 import pytest
 
+from pytest_glasshouse.errors import NoCapacityError
+from pytest_glasshouse.providers.base import Provider
 from pytest_glasshouse.providers.requirements import CudaVersion, RequirementFilter, Requirements, cuda_from, cuda_of_image
 from pytest_glasshouse.providers.runpod_models import rest_figures
+from pytest_glasshouse.providers.vastai import open_vastai
 from pytest_glasshouse.providers.vastai_models import figures_of
+from pytest_glasshouse.rows.spec import RowSpec
 from pytest_glasshouse.run.options import Options
+from tests.unit.providers.one_answer import OneAnswer
 
 DIGEST = "@sha256:" + "0" * 64
 ODD: list[Any] = [None, "", "13", "13.0.1", "x", True, float("nan"), float("inf"), -1, 0.5, 1e9, [], {}, "9" * 5000]
@@ -63,6 +68,20 @@ def test_an_odd_figure_of_an_offer_excludes_it_and_is_no_error(value: Any) -> No
     assert not required.passes(vast)
     assert not required.passes(runpod)
     assert "CUDA 1.0 or newer excludes 2 of 2" in required.exclusions()
+
+
+def test_an_offer_that_does_not_fit_is_refused_and_counted_once_though_the_provider_ignores_the_filter(
+    answers: OneAnswer, vast: Provider
+) -> None:
+    answers.answer_with(
+        200, {"offers": [{"id": 1, "gpu_name": "H100 SXM", "num_gpus": 1, "dph_total": 2.0, "cuda_max_good": 12.4}]}
+    )
+    required = Requirements(cuda=CudaVersion(13, 0))
+    provider = open_vastai({"VAST_API_KEY": "key-of-the-test", "VAST_URL": answers.url}, requirements=required)
+    row = RowSpec(name="h100-60s", workload="mlp", gpu="h100", order="raw-first", target_s=60)
+    with pytest.raises(NoCapacityError, match=r"CUDA 13\.0 or newer excludes 1 of 1 \(newest seen: 12\.4\)"):
+        provider.offers(row)
+    assert len(vast.offers(row)) == 1
 
 
 @pytest.mark.parametrize("odd", ODD)
