@@ -56,15 +56,11 @@ def _of_json(data: bytes) -> dict[str, DeviceEvidence]:
             return {f"gpu-{place}": _of_nvidia(each) for place, each in enumerate(found[: ITEMS_LIMIT + 1])}
         if found.keys() == ITEM_SHAPE.keys():
             return {"device": _of_item(found)}
-        return {name: _of_item(each) for name, each in found.items() if _named(name, found)}
+        if not 0 < len(found) <= ITEMS_LIMIT or not all(map(ITEM_NAME.fullmatch, found)):
+            raise IntegrityError("evidence", "devices")
+        return {name: _of_item(each) for name, each in found.items()}
     except (IntegrityError, KeyError, TypeError, ValueError, AttributeError):
         raise IntegrityError("evidence", "no evidence of devices in this JSON") from None
-
-
-def _named(name: str, found: dict[str, Any]) -> bool:
-    if not 0 < len(found) <= ITEMS_LIMIT or not ITEM_NAME.fullmatch(name):
-        raise IntegrityError("evidence", "devices")
-    return True
 
 
 def _of_nvidia(each: dict[str, str]) -> DeviceEvidence:

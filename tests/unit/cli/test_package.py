@@ -149,7 +149,7 @@ def test_a_captured_policy_can_ask_for_more(tmp_path: Path, capsys: pytest.Captu
     )  # fmt: skip
     assert run("policy", "show", tmp_path / "policy.json") == 0
     output = capsys.readouterr().out
-    assert 'hardware required: nvidia-gpu' in output
+    assert "hardware required: nvidia-gpu" in output
     assert "locked: true" in output
 
 
