@@ -95,6 +95,7 @@ def test_evidence_under_a_changed_chain_is_shown_as_not_verified(tmp_path: Path,
         b"00" * 20,
         b"{}",
         b"[1]",
+        b"[]",
         b"{",
         b'{"GPU 0":{}}',
         b'{"cpu":{"type":"tdx"}}',
@@ -102,7 +103,7 @@ def test_evidence_under_a_changed_chain_is_shown_as_not_verified(tmp_path: Path,
         b'[{"certificate":"?","evidence":"?"}]',
         bytes(600_000),
     ],
-    ids=range(12),
+    ids=range(13),
 )
 def test_what_is_no_evidence_is_refused(content: bytes) -> None:
     with pytest.raises(IntegrityError) as caught:
@@ -196,7 +197,10 @@ def test_a_debuggable_td_is_no_reference(tmp_path: Path, capsys: pytest.CaptureF
 
 def test_options_that_contradict_each_other_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "file").write_text("{}")
-    given: list[str | Path]
-    for given in (["--hardware", tmp_path / "file", "--rim", tmp_path / "file"], ["--collateral", tmp_path / "file"]):
+    both: list[list[str | Path]] = [
+        ["--hardware", tmp_path / "file", "--rim", tmp_path / "file"],
+        ["--collateral", tmp_path / "file"],
+    ]
+    for given in both:
         assert run("policy", "capture", "--container", "c", *given) == 4
         assert "expected" in capsys.readouterr().err
