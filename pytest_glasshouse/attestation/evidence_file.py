@@ -53,27 +53,23 @@ def _of_json(data: bytes) -> dict[str, DeviceEvidence]:
     try:
         found: Any = parse_strict(data, limit=2 * RELEASE_LIMIT)
         if isinstance(found, list):
-            return {f"gpu-{place}": _of_nvidia(each) for place, each in enumerate(found[: ITEMS_LIMIT + 1])}
-        if found.keys() == ITEM_SHAPE.keys():
-            return {"device": _of_item(found)}
-        return {name: _of_item(each) for name, each in found.items() if _named(name, found)}
+            found = {f"gpu-{place}": each for place, each in enumerate(found)}
+        elif found.keys() == ITEM_SHAPE.keys():
+            found = {"device": found}
+        named = 0 < len(found) <= ITEMS_LIMIT and all(map(ITEM_NAME.fullmatch, found))
+        devices = {name: _of_device(each) for name, each in found.items()} if named else {}
     except (IntegrityError, KeyError, TypeError, ValueError, AttributeError):
-        raise IntegrityError("evidence", "no evidence of devices in this JSON") from None
+        devices = {}
+    if not devices:
+        raise IntegrityError("evidence", "no evidence of devices in this JSON")
+    return devices
 
 
-def _named(name: str, found: dict[str, Any]) -> bool:
-    if not 0 < len(found) <= ITEMS_LIMIT or not ITEM_NAME.fullmatch(name):
-        raise IntegrityError("evidence", "devices")
-    return True
-
-
-def _of_nvidia(each: dict[str, str]) -> DeviceEvidence:
-    pem = base64.b64decode(each["certificate"], validate=True).decode("ascii")
-    evidence = base64.b64decode(each["evidence"], validate=True)
-    return DeviceEvidence(type=NVIDIA_GPU, evidence=b64u(evidence), endorsements=(pem,))
-
-
-def _of_item(each: dict[str, Any]) -> DeviceEvidence:
+def _of_device(each: dict[str, Any]) -> DeviceEvidence:
+    if "certificate" in each:
+        pem = base64.b64decode(each["certificate"], validate=True).decode("ascii")
+        evidence = base64.b64decode(each["evidence"], validate=True)
+        return DeviceEvidence(type=NVIDIA_GPU, evidence=b64u(evidence), endorsements=(pem,))
     expect(each, ITEM_SHAPE)
     texts = tuple(text for text in each["endorsements"] if isinstance(text, str))
     return DeviceEvidence(type=each["type"], evidence=each["evidence"], endorsements=texts)

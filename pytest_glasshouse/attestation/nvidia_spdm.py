@@ -24,7 +24,6 @@ from cryptography.hazmat.primitives.hashes import SHA384
 
 from pytest_glasshouse.attestation.certificates import certificate_errors
 from pytest_glasshouse.attestation.messages import require
-from pytest_glasshouse.errors import RefusedError
 from pytest_glasshouse.wire import der
 from pytest_glasshouse.wire.hardware import NONCE_BYTES
 
@@ -58,7 +57,7 @@ EVIDENCE_LIMIT = 32_768
 _BLOCK_PAYLOAD = 3 + DIGEST_BYTES
 _VBIOS_BYTES = 8
 _FWIDS = 0xA6
-_DEVICE_NAME = re.compile(r"NVIDIA:([A-Z0-9]{1,16}):([0-9A-Za-z]{1,64})")
+_NAMED = re.compile(r"[0-9A-Za-z]{2,64}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -196,9 +195,8 @@ def firmware_named(leaf: x509.Certificate) -> bytes | None:
 
 
 def _composite(extension: bytes) -> bytes:
-    fields = der.sequence(extension)
-    require(len(fields) == 3, "chain-format", "composite device id")  # noqa: PLR2004
-    return _digest(fields[2])
+    _version, _key, named = der.sequence(extension)
+    return _digest(named)
 
 
 def _tcb_info(extension: bytes) -> bytes | None:
@@ -207,10 +205,13 @@ def _tcb_info(extension: bytes) -> bytes | None:
 
 
 def _digest(entry: der.Value) -> bytes:
-    algorithm, digest = (*entry.children(), *([None] * 2))[:2]
-    if entry.tag != der.SEQUENCE or algorithm is None or digest is None or len(entry.children()) != 2:  # noqa: PLR2004
-        raise RefusedError("chain-format", "firmware id")
-    fits = algorithm.dotted() == SHA384_OID and digest.tag == der.OCTET_STRING and len(digest.body) == DIGEST_BYTES
+    algorithm, digest = entry.children()
+    fits = (
+        entry.tag == der.SEQUENCE
+        and algorithm.dotted() == SHA384_OID
+        and digest.tag == der.OCTET_STRING
+        and len(digest.body) == DIGEST_BYTES
+    )
     require(fits, "chain-format", "firmware id")
     return digest.body
 
@@ -225,7 +226,7 @@ def device_info(leaf: x509.Certificate) -> tuple[str, str]:
             if isinstance(extension.value, x509.SubjectAlternativeName):
                 for other in extension.value.get_values_for_type(x509.OtherName):
                     if other.type_id == DEVICE_INFO:
-                        found = _DEVICE_NAME.fullmatch(der.read(other.value).text())
-                        require(found is not None, "chain-format", "device info")
-                        return (found[1], found[2]) if found else ("", "")
+                        maker, chip, number = der.read(other.value).text().split(":")
+                        require(maker == "NVIDIA" and _NAMED.fullmatch(chip + number) is not None, "chain-format", "device info")
+                        return chip, number
         return "", f"{leaf.serial_number:X}"

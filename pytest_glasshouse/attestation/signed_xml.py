@@ -138,9 +138,8 @@ def parse(data: bytes) -> Element:
         reader.Parse(data, True)  # noqa: FBT003  (it takes no name)
     except expat.ExpatError as error:
         raise RefusedError("rim-format", str(error)) from None
-    if made.root is None:
-        raise RefusedError("rim-format", "empty")
-    return made.root
+    # A document that was read to its end has exactly one.
+    return made.roots[0]
 
 
 def _refuse(*_: object) -> None:
@@ -149,7 +148,7 @@ def _refuse(*_: object) -> None:
 
 class _Builder:
     def __init__(self) -> None:
-        self.root: Element | None = None
+        self.roots: list[Element] = []
         self._open: list[Element] = []
         self._count = 0
 
@@ -168,7 +167,7 @@ class _Builder:
         if self._open:
             self._open[-1].children.append(element)
         else:
-            self.root = element
+            self.roots.append(element)
         self._open.append(element)
 
     def end(self, _tag: str) -> None:

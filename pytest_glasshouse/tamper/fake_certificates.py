@@ -76,7 +76,7 @@ def value(*parts: bytes, tag: int = der.SEQUENCE) -> bytes:
 
 def number(of: int) -> bytes:
     """A DER integer."""
-    return value(of.to_bytes(of.bit_length() // 8 + 1, "big", signed=True), tag=der.INTEGER)
+    return value(of.to_bytes((of + (of < 0)).bit_length() // 8 + 1, "big", signed=True), tag=der.INTEGER)
 
 
 def sign(key: PrivateKey, data: bytes) -> bytes:

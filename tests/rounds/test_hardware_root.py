@@ -11,6 +11,7 @@ import time
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from pytest_glasshouse.attestation.certificates import as_pem
@@ -21,6 +22,8 @@ from pytest_glasshouse.legs.row_runner import ProtectedRuntime
 from pytest_glasshouse.report.attestation_root import attestation_root, bound_to_hardware
 from pytest_glasshouse.tamper.fake_snp import FakeAmd, SnpFields, make_amd
 from pytest_glasshouse.wire.canonical import Json, b64u, sha256_hex, unb64u
+from pytest_glasshouse.wire.evidence import TYP_EVIDENCE, TYP_RESULT
+from pytest_glasshouse.wire.tokens import peek, sign
 from tests.numpy_guest.archive import numpy_archive_with
 from tests.rounds.conftest import carry_out, short_row
 
@@ -84,6 +87,20 @@ def test_a_row_on_a_gpu_that_did_not_attest_has_none(notes: Any) -> None:
     assert attestation_root(report(notes, gpu="NVIDIA H100 80GB HBM3")) == "software"
 
 
+def test_a_round_in_which_no_device_was_asked_for_is_left_alone(notes: Any) -> None:
+    changed = copy.deepcopy(notes)
+    protected = changed["rounds"][0]["protected"]
+    for name, typ in (("result", TYP_RESULT), ("evidence", TYP_EVIDENCE)):
+        claims: Any = peek(protected[name])
+        claims["submods"] = {name: each for name, each in claims["submods"].items() if name == "runtime"}
+        if not claims["submods"]:
+            del claims["submods"]
+        protected[name] = sign(claims, key=Ed25519PrivateKey.generate(), typ=typ)
+    del protected["devices"]
+    assert list(device_faults(report(changed))) == []
+    assert attestation_root(report(changed)) == "software"
+
+
 def test_a_report_without_rows_has_none() -> None:
     assert attestation_root({"rows": [], "excludedResults": [], "nullRows": []}) == "software"
 
@@ -91,6 +108,7 @@ def test_a_report_without_rows_has_none() -> None:
 def test_a_round_without_a_result_has_none(notes: Any) -> None:
     changed = copy.deepcopy(notes["rounds"][0])
     del changed["protected"]["result"]
+    assert list(device_faults(report({"rounds": [changed]}))) == []
     assert not bound_to_hardware(changed, gpu=False)
     changed["protected"]["result"] = "no token"
     assert not bound_to_hardware(changed, gpu=False)
@@ -101,6 +119,12 @@ def _other_evidence(protected: Any) -> None:
     changed = bytearray(unb64u(item["evidence"]))
     changed[0x90] ^= 1
     item["evidence"] = b64u(bytes(changed))
+
+
+def _another_result(protected: Any) -> None:
+    claims: Any = peek(protected["result"])
+    claims["submods"]["cpu"]["product"] = "Genoa-B1"
+    protected["result"] = sign(claims, key=Ed25519PrivateKey.generate(), typ=TYP_RESULT)
 
 
 def _no_evidence(protected: Any) -> None:
@@ -121,6 +145,7 @@ def _no_policy(protected: Any) -> None:
         (_other_evidence, "refused (hardware-digest)"),
         (_no_evidence, "refused (claims-type)"),
         (_other_policy, "not the one that the server appraised them by"),
+        (_another_result, "does not follow from their evidence"),
         (_no_policy, "cannot be appraised (KeyError)"),
     ],
 )

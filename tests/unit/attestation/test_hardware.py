@@ -9,16 +9,18 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
+from pytest_glasshouse.attestation import nvidia_spdm as spdm
 from pytest_glasshouse.attestation.device_evidence import Appraiser, DeviceEvidence, HardwareClaims
 from pytest_glasshouse.attestation.hardware import APPRAISERS, appraise_hardware, worst
 from pytest_glasshouse.errors import RefusedError
 from pytest_glasshouse.owner.policy import Policy, Recorded
 from pytest_glasshouse.owner.references import Hardware
-from pytest_glasshouse.tamper.fake_gpu import CHIP, DRIVER, NUMBER, VBIOS, genuine, item
+from pytest_glasshouse.tamper.fake_gpu import CHIP, DRIVER, NUMBER, VBIOS, SpdmReport, genuine, item
+from pytest_glasshouse.tamper.fake_snp import SnpFields, genuine_amd
 from pytest_glasshouse.tamper.testbed import PLAN, SUB, TamperTestbed
 from pytest_glasshouse.wire.canonical import Json
 from pytest_glasshouse.wire.evidence import TYP_RESULT, Cnf
-from pytest_glasshouse.wire.hardware import device_nonce, named
+from pytest_glasshouse.wire.hardware import device_nonce, named, report_data
 from pytest_glasshouse.wire.tokens import verify
 
 NOW = 1_800_000_000
@@ -81,6 +83,27 @@ def test_a_gpu_is_bound_by_cpu_evidence_with_the_same_nonce() -> None:
     found = judge({**GPU, "cpu": item(b"quote", "", "tdx")}, DEVICE.hardware(), Tee)
     assert (found["gpu-0"]["ear_status"], found["cpu"]["ear_status"]) == ("affirming", "affirming")
     assert "binding" not in found["gpu-0"]
+
+
+def test_a_gpu_behind_switches_that_did_not_attest_is_never_bound() -> None:
+    """In protected-PCIe mode the switches see plaintext; a policy may accept such GPUs, and they raise no claim."""
+    report = SpdmReport(nonce=device_nonce(NONCE, CNF))
+    report = dataclasses.replace(report, opaque=(*report.opaque, (spdm.FEATURES, b"\x02\0")))
+    gpu = item(DEVICE.sign(bytes(report)), DEVICE.pem())
+    references = DEVICE.hardware().gpu
+    assert references is not None
+    allowed = Hardware(required=("nvidia-gpu",), gpu=dataclasses.replace(references, modes=("single", "protected-pcie")))
+    found = judge({"gpu-0": gpu, "cpu": item(b"quote", "", "tdx")}, allowed, Tee)
+    assert (found["gpu-0"]["ear_status"], found["gpu-0"]["binding"]) == ("none", "switches-unattested")
+
+
+def test_a_gpu_and_a_real_appraiser_of_processors_make_one_chain() -> None:
+    """Both sign for the same nonce and keys: nothing is left unbound."""
+    amd = genuine_amd(NOW)
+    cpu = amd.item(SnpFields(report_data=report_data(device_nonce(NONCE, CNF))))
+    section = dataclasses.replace(DEVICE.hardware(), snp=amd.hardware().snp)
+    found = judge({**GPU, "cpu": cpu}, section)
+    assert {name: each["ear_status"] for name, each in found.items()} == {"gpu-0": "affirming", "cpu": "affirming"}
 
 
 def test_doubtful_cpu_evidence_refuses_the_release() -> None:
