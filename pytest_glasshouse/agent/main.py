@@ -71,8 +71,9 @@ def main(arguments: list[str] | None = None) -> int:
 
         return make_model()
     if options.role == "compile":
-        from pytest_glasshouse.guest.training import import_training
+        from pytest_glasshouse.guest.training import hide_unneeded, import_training
 
+        hide_unneeded()
         import_training(options.workload, "cpu")
         return 0
     from pytest_glasshouse.guest.leg_main import run_leg

@@ -45,7 +45,7 @@ class Task(TypedDict):
     steps: int
 
 
-class Trained(TypedDict):
+class TrainedAgain(TypedDict):
     """What the process that trains a leg again prints: digests of what it began with and ended with, or why it could not."""
 
     refused: str
@@ -163,7 +163,7 @@ def _reference(observation: Observation) -> str | None:
     return model if model is None or not isinstance(revision, str) else f"{model}@{revision}"
 
 
-def _trained(task: Task) -> Trained:
+def _trained(task: Task) -> TrainedAgain:
     """A process of its own trains the leg: with the environment of a leg, and without this process's threads."""
     done = subprocess.run(
         [sys.executable, "-m", "pytest_glasshouse.cli.replay_leg"],
@@ -176,4 +176,4 @@ def _trained(task: Task) -> Trained:
     if done.returncode != 0 or not lines:
         last = done.stderr.decode(errors="replace").strip().splitlines()[-1:]
         raise ProtocolError(f"the process that trains it ended with status {done.returncode}: {printable(''.join(last))}")
-    return check_typed(json.loads(lines[-1]), Trained, "replay")
+    return check_typed(json.loads(lines[-1]), TrainedAgain, "replay")

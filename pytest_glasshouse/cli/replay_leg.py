@@ -14,12 +14,12 @@ from pytest_glasshouse.workloads.base import PROLOGUE_STEPS
 from pytest_glasshouse.workloads.registry import open_trainer, prepare
 
 if TYPE_CHECKING:
-    from pytest_glasshouse.cli.replay import Task, Trained
+    from pytest_glasshouse.cli.replay import Task, TrainedAgain
     from pytest_glasshouse.rows.spec import WorkloadName
     from pytest_glasshouse.workloads.base import BaseModel
 
 
-def train_again(task: Task) -> Trained:
+def train_again(task: Task) -> TrainedAgain:
     """Prepare the material as the host did, and train as the leg did. Raises `GlasshouseError` where something is not here."""
     import torch
 

@@ -16,6 +16,7 @@ from pytest_glasshouse.guest.control import Control
 from pytest_glasshouse.guest.opener import map_file, releasing
 from pytest_glasshouse.guest.protected import Protected
 from pytest_glasshouse.guest.raw import Raw
+from pytest_glasshouse.guest.training import hide_unneeded
 from pytest_glasshouse.wire.guest_messages import OUT_OF_MEMORY, failure
 from pytest_glasshouse.wire.host_messages import ProtectedOrder, RawOrder
 from pytest_glasshouse.wire.leg_messages import Begin
@@ -31,6 +32,7 @@ DONE, TRAINING_FAILED, NOT_VERIFIED, BROKEN = 0, 3, 4, 5
 
 def run_leg(control_fd: int) -> int:
     """Run the leg the agent asks for on `control_fd`; returns its exit status."""
+    hide_unneeded()
     control = Control(socket.socket(fileno=control_fd))
     begin = check_typed(control.receive("begin")[1], Begin, "begin")
     order, descriptors = begin["order"], begin["descriptors"]

@@ -56,15 +56,18 @@ _NOT_NEEDED = ("scipy", "boto3")
 _OWN_DIRECTORY = ("HOME", "TMPDIR", "PWD")
 
 
+def hide_unneeded() -> None:
+    """Have packages that no training uses look as if they were not installed, in a process that only trains."""
+    for name in _NOT_NEEDED:
+        sys.modules.setdefault(name, None)  # type: ignore[arg-type]
+
+
 def import_training(workload: str, device: DeviceName) -> None:
     """Load everything that training will load, before anything is measured, in both legs alike.
 
     A GPU's libraries and kernels too: a library that is loaded after the measurement would count as a change, and what is
     loaded in the first step would be in its time.
     """
-    for name in _NOT_NEEDED:
-        # To whoever asks, a package that is not installed.
-        sys.modules.setdefault(name, None)  # type: ignore[arg-type]
     for name in _IMPORTS[workload]:
         importlib.import_module(name)
     if device == "cuda":

@@ -30,6 +30,9 @@ class NoTurns:
     def drain(self) -> None:
         """There are none."""
 
+    def clock_read(self) -> None:
+        """Nobody is told."""
+
 
 def on_device(workload: WorkloadName) -> Parts:
     """A package's parts, on the device; a lora row's model is among them."""
