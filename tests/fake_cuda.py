@@ -27,6 +27,7 @@ _SEGMENT = 2 << 20
 _HERE = torch.device("cuda", 0)
 _HOST = torch.device("cpu")
 _aten = torch.ops.aten
+_EMPTY = (_aten.empty, _aten.empty_like, _aten.empty_strided, _aten.new_empty, _aten.new_empty_strided)
 _PRODUCTS = (_aten.mm.default, _aten.addmm.default, _aten.bmm.default)
 
 #: As CUDA calls them.
@@ -188,10 +189,11 @@ class FakeCuda(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._live -= block.size
         segment.give_back(block)
 
-    def arrived(self, source: torch.Tensor) -> torch.Tensor:
-        """`source`, computed by the CPU, as a tensor of the device."""
+    def arrived(self, source: torch.Tensor, *, empty: bool = False) -> torch.Tensor:
+        """`source`, computed by the CPU, as a tensor of the device; one that is empty shows what its block held before."""
         flat = self._allocate(source.untyped_storage().nbytes())
-        flat.copy_(torch.empty(0, dtype=torch.uint8).set_(source.untyped_storage()))
+        if not empty:
+            flat.copy_(torch.empty(0, dtype=torch.uint8).set_(source.untyped_storage()))
         inner = torch.empty(0, dtype=source.dtype).set_(
             flat.untyped_storage(), source.storage_offset(), source.size(), source.stride()
         )
@@ -266,7 +268,8 @@ class FakeCuda(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 f"Expected all tensors to be on the same device, but found at least two devices, cuda:0 and cpu! ({func})"
             )
         self._launched()
-        if not func.is_view and func is not _aten.empty.memory_format:  # those need no kernel
+        empty = func.overloadpacket in _EMPTY
+        if not func.is_view and not empty:  # those need no kernel
             self.operations.add(str(func))
             self._flush()
         if func in _PRODUCTS:
@@ -275,9 +278,9 @@ class FakeCuda(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self._products.add((func, tuple((tuple(each.shape), each.stride(), each.dtype) for each in args)))
         result = func(*tree_map(_inside, args), **tree_map(_inside, kwargs))
         # Bound, and no closure: the frames of an error keep a closure, and so its tensors.
-        return tree_map(partial(self._outside, given), result)
+        return tree_map(partial(self._outside, given, empty), result)
 
-    def _outside(self, given: dict[int, DeviceTensor], each: Any) -> Any:
+    def _outside(self, given: dict[int, DeviceTensor], empty: bool, each: Any) -> Any:
         # That a result is for the CPU is what C++ code takes this device for; `to_host` is the way to the host.
         if not isinstance(each, torch.Tensor) or isinstance(each, DeviceTensor):
             return each
@@ -285,7 +288,7 @@ class FakeCuda(TorchDispatchMode):  # type: ignore[no-untyped-call]
             return given[id(each)]
         if self._holds(each):
             return DeviceTensor(each, self)
-        return self.arrived(each)
+        return self.arrived(each, empty=empty)
 
     def to_host(self, tensor: DeviceTensor, dtype: torch.dtype | None) -> torch.Tensor:
         """A copy on the host, after all work so far."""
