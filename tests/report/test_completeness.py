@@ -245,6 +245,11 @@ def _cases(bundle_bytes: bytes) -> dict[str, Ask]:
         "no server trusted": lambda: _trusting("report", "owner"),
         "no report key trusted": lambda: _trusting("server", "owner"),
         "bound to nothing": lambda: check_bytes(data["as it is"], derivation=replace(example.EXAMPLE, binding=_unbound)).faults,
+        "devices that do not bear the result out": lambda: (
+            check_bytes(
+                data["as it is"], derivation=replace(example.EXAMPLE, devices=lambda _: iter([("$.rows[0]", "refused")]))
+            ).faults
+        ),
         "without a seal": lambda: seal.verify_seal({}, key=unknown.report.public_key()),
         "exported though it states something else": lambda: attest.exported(
             changed_reports.DOCUMENT, {name: _foreign_statement()}, changed_reports.DOCUMENT["rows"][0]["rowId"]

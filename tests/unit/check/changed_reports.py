@@ -31,7 +31,7 @@ def changed(path: str, value: Any) -> Any:
     assert holder[last] != value
     holder[last] = value
     rows = {name: document[name] for name in ("rows", "excludedResults")}
-    unchanged = {name: document[name] for name in ("summary", "claims", "keys", "policySha256")}
+    unchanged = {name: document[name] for name in ("summary", "claims", "keys", "policySha256", "attestationRoot")}
     again = resealed(copy.deepcopy(document), key=example.KEYS.report)
     assert {name: len(again[name]) for name in rows} == {name: len(value) for name, value in rows.items()}
     return example.sealed_again({**again, **unchanged})
@@ -83,6 +83,7 @@ CHANGES = [
     ("cleanup.allocations", [], "$.rows[0].allocationName"),
     ("keys.servers", [], "$.keys"),
     ("policySha256", example.digest("mild"), "$.policySha256"),
+    ("attestationRoot", "hardware", "$.attestationRoot"),
     ("methodology.maxOverheadPct", 2.0, "$.rows[0].limit"),
     ("extra", {"example/note": "203.0.113.7:22117"}, "$.extra[*]"),
 ]

@@ -15,6 +15,7 @@ from pytest_glasshouse.legs.allocation_policy import base_policy, policy_for, re
 from pytest_glasshouse.owner.policy import Policy, Recorded, Required
 from pytest_glasshouse.owner.references import Hardware
 from pytest_glasshouse.run.options import Options
+from pytest_glasshouse.tamper.fake_gpu import genuine
 from pytest_glasshouse.wire.canonical import sha256_hex
 
 ARCHIVE = sha256_hex(guest_archive())
@@ -83,3 +84,19 @@ def test_a_file_that_is_no_policy_is_refused_in_one_line(tmp_path: Path, changes
 def test_a_missing_policy_file_is_an_error() -> None:
     with pytest.raises(ConfigurationError, match=r"--glasshouse-policy nowhere\.json: cannot be read"):
         read_policy_file(Path("nowhere.json"))
+
+
+@pytest.mark.parametrize(("gpu", "models"), [("h100", ("GH100",)), ("anygpu", ("GB100",))])
+def test_a_row_that_names_a_gpu_is_held_to_its_chip(gpu: str, models: tuple[str, ...]) -> None:
+    """Whatever the policy names: a card of another kind is not what the row says it measured."""
+    section = genuine(1_800_000_000).hardware()
+    assert section.gpu is not None
+    hardware = dataclasses.replace(section, gpu=dataclasses.replace(section.gpu, models=("GB100",)))
+    captured = base_policy(name="n", archive_sha256=ARCHIVE, container="c", completion_s=1)
+    policy = policy_for(
+        archive_sha256=ARCHIVE, allocation="box-1", completion_s=90, gpu=gpu,
+        owner_policy=dataclasses.replace(captured, hardware=hardware),
+    )  # fmt: skip
+    assert policy.hardware is not None
+    assert policy.hardware.gpu is not None
+    assert policy.hardware.gpu.models == models

@@ -159,8 +159,18 @@ def test_claims_of_evidence_are_checked() -> None:
         with pytest.raises(ProtocolError, match="evidence"):
             check_events({"events": [{**event("a", "evidence", {**honest["body"], "evidence": token})}]}, 0)
     device = {"type": "nvidia-gpu", "evidence": "AAAA", "endorsements": ["-----BEGIN CERTIFICATE-----\nAA==\n"]}
-    token = tokens.sign({**claims, "submods": {"gpu-0": device}}, key=KEY, typ=evidence.TYP_EVIDENCE)
-    check_events({"events": [event("a", "evidence", {**honest["body"], "evidence": token})]}, 0)
+    named = {"type": "nvidia-gpu", "sha256": "0" * 64}
+    token = tokens.sign({**claims, "submods": {"gpu-0": named}}, key=KEY, typ=evidence.TYP_EVIDENCE)
+    body = {**honest["body"], "evidence": token}
+    check_events({"events": [event("a", "evidence", {**body, "devices": {"gpu-0": device}})]}, 0)
+    for wrong in (
+        {"GPU": device},
+        {"gpu-0": named},
+        {f"gpu-{place}": device for place in range(17)},
+        {"gpu-0": {**device, "evidence": "="}},
+    ):
+        with pytest.raises(ProtocolError, match="devices"):
+            check_events({"events": [event("a", "evidence", {**body, "devices": wrong})]}, 0)
 
 
 class OddError(Exception):
