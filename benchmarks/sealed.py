@@ -3,9 +3,9 @@
     python benchmarks/sealed.py [MIB]
 
 Prints and judges nothing. The model is made in a temporary directory, sealed shard by shard, opened and trained on for a few
-steps on the mock provider. Memory is read every 50 ms while the row runs: the anonymous memory of every process of the guest,
-and the machine's shared memory (memory files, such as the sealed package) beyond what it was before. Pages of files on disk
-(libraries, the page cache) are not counted. The guest's directory is searched for pieces of every tensor all the while.
+steps on the mock provider. Memory is read every 50 ms while the row runs: the anonymous memory of every process of the guest, and
+its memory files, such as the sealed package. Pages of files on disk (libraries, the page cache) are not counted. The guest's
+directory is searched for pieces of every tensor all the while.
 """
 
 from __future__ import annotations
@@ -65,14 +65,17 @@ class Memory(threading.Thread):
     def __init__(self, directory: Path) -> None:
         super().__init__(daemon=True)
         self._directory, self._over = directory, threading.Event()
-        self._shared_before = _shared_bytes()
         self.phase, self.peaks, self.most, self.host = "start", dict[str, int](), 0, 0
         self.at_most: dict[str, int] = {}
+        #: The most that one leg's process held.
+        self.leg = 0
 
     def run(self) -> None:
         while not self._over.wait(_SAMPLE_S):
-            each = {_name(pid): _anonymous_bytes(pid) for pid in _processes_of(self._directory)}
-            each["memory files"] = max(0, _shared_bytes() - self._shared_before)
+            processes = _processes_of(self._directory)
+            each = {_name(pid): _anonymous_bytes(pid) for pid in processes}
+            self.leg = max(self.leg, *(held for name, held in each.items() if name.startswith("leg")), 0)
+            each["memory files"] = _memory_files(processes)
             held = sum(each.values())
             self.peaks[self.phase] = max(self.peaks.get(self.phase, 0), held)
             if held > self.most:
@@ -115,10 +118,16 @@ def _anonymous_bytes(pid: str) -> int:
     return 0
 
 
-def _shared_bytes() -> int:
-    return next(
-        int(line.split()[1]) * 1024 for line in Path("/proc/meminfo").read_text().splitlines() if line.startswith("Shmem:")
-    )
+def _memory_files(processes: list[str]) -> int:
+    """Bytes that the memory files of these processes take, each file once."""
+    found: dict[int, int] = {}
+    for pid in processes:
+        for link in Path(f"/proc/{pid}/fd").glob("*"):
+            with contextlib.suppress(OSError):
+                if str(link.readlink()).startswith("/memfd:"):
+                    status = link.stat()
+                    found[status.st_ino] = status.st_blocks * 512
+    return sum(found.values())
 
 
 def _search(directory: Path, pieces: list[bytes], hits: set[str]) -> None:
@@ -200,6 +209,10 @@ def _print(size: int, outcome: Any, memory: Memory, began: dict[str, float], hit
             f"the leg's own peak (ru_maxrss, pages of libraries too): {(measured.protected.peak_memory_bytes or 0) / MIB:.0f} MiB"
         )
     print(f"the guest held at most {memory.most / MIB:.0f} MiB: the model and {(memory.most - size) / MIB:.0f} MiB")
+    print(
+        f"its leg, which opens the package and trains, at most {memory.leg / MIB:.0f} MiB: "
+        f"the model and {(memory.leg - size) / 1e6:.0f} MB"
+    )
     print("  " + ", ".join(f"{name}: {held / MIB:.0f} MiB" for name, held in memory.at_most.items()))
     for phase, held in memory.peaks.items():
         print(f"  {phase:10} {held / MIB:8.0f} MiB")

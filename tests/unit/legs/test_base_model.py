@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from pytest_glasshouse.legs import base_model
-from pytest_glasshouse.legs.base_model import bring
+from pytest_glasshouse.legs.base_model import _advice, _directory, bring
 from pytest_glasshouse.legs.leg_watch import Progress
 from pytest_glasshouse.legs.model_sources import ModelSources
 from pytest_glasshouse.observation.outcome import Ended
@@ -379,3 +379,18 @@ def test_a_guest_that_is_ready_and_holds_the_model_nowhere_breaks_the_protocol()
     assert found is None
     assert ended is not None
     assert "where a model that is ready is held" in untrusted
+
+
+def test_a_guest_on_this_machine_is_told_where_the_cache_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it has of the model is not downloaded again; no other guest is told a path of this machine."""
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    assert _directory(base_of(FILES, hub=HUB, on_host=False)) == str(tmp_path / "cache")
+    assert _directory(base_of(FILES, directory=tmp_path)) == str(tmp_path)
+
+
+def test_too_little_memory_has_advice_of_its_own() -> None:
+    """No other disk would help."""
+    assert "more memory" in _advice(["made: the guest's device has 3 MiB of memory left; the model needs 15000"])
+    assert "more disk" in _advice(["made: the guest has 3 MiB of disk left; the model needs 15000"])

@@ -10,6 +10,7 @@ import pytest
 
 from pytest_glasshouse.errors import ProtocolError
 from pytest_glasshouse.legs import package_sending
+from pytest_glasshouse.legs.leg_watch import Progress
 from pytest_glasshouse.legs.package_sending import PackageSending, window_of
 from pytest_glasshouse.legs.relay import Relay
 from pytest_glasshouse.owner.owner import Owner
@@ -90,3 +91,16 @@ def test_a_leg_that_asks_at_another_place_breaks_the_protocol(
     sending.send()
     with pytest.raises(ProtocolError, match="more: expected it after"):
         a_relay(current, sealed, sending).on_event("more", {"arrived": arrived})
+
+
+@pytest.mark.parametrize(("shown_from", "shown"), [(0, True), (1 << 40, False)])
+def test_only_the_sealing_of_a_large_package_is_shown(
+    shown_from: int, shown: bool, sealed: Sealing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(package_sending, "_SHOWN_FROM", shown_from)
+    told: list[Progress] = []
+    current = a_round(Guest(), device="cpu")
+    current.emit = told.append
+    PackageSending(current, sealed, "item").send()
+    assert [each.phase for each in told[-1:]] == (["seal"] if shown else [])
+    assert [each.fraction for each in told[-1:]] == ([1.0] if shown else [])

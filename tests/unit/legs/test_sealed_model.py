@@ -12,11 +12,14 @@ from pytest_glasshouse.errors import ConfigurationError
 from pytest_glasshouse.guest.memory import LockedSecret
 from pytest_glasshouse.guest.opener import open_package
 from pytest_glasshouse.legs.sealed_model import is_sealed, open_sealed, sealed_of
+from pytest_glasshouse.owner.keyfiles import read_owner
 from pytest_glasshouse.owner.owner import Owner
 from pytest_glasshouse.owner.sealing import read_manifest, sealing
 from pytest_glasshouse.rows.overrides import Overrides, RowItem
 from pytest_glasshouse.rows.spec import RowSpec
+from pytest_glasshouse.wire.canonical import Json
 from pytest_glasshouse.wire.package import parse_header
+from pytest_glasshouse.workloads.base import SealedModel
 from pytest_glasshouse.workloads.registry import prepare
 from tests.loopback.causal_models import causal_lm
 
@@ -61,8 +64,6 @@ def test_what_is_sealed_is_what_a_row_loads_and_it_is_confidential(folder: Path)
 
 
 def open_manifest(folder: Path) -> object:
-    from pytest_glasshouse.owner.keyfiles import read_owner
-
     token = (folder / "my.sealed.manifest").read_text().strip()
     return read_manifest(token, owner=read_owner(folder / "owner.key", what="x").public)
 
@@ -113,6 +114,47 @@ def test_a_byte_that_was_changed_is_noticed_when_it_is_read(folder: Path, tmp_pa
     (tmp_path / "my.sealed").write_bytes(package)
     with pytest.raises(ConfigurationError, match="pkg-integrity"):
         open_sealed(tmp_path / "my.sealed", owner_key=folder / "owner.key")
+
+
+def test_a_sealed_row_opens_it(folder: Path) -> None:
+    opened = sealed_of(a_row("my.sealed"), str(folder / "my.sealed"), owner_key=folder / "owner.key")
+    assert isinstance(opened, SealedModel)
+    assert opened.base.model_id == "My-Model"
+
+
+def test_a_manifest_of_another_package_is_refused(folder: Path, tmp_path: Path) -> None:
+    """Of the same owner, and of the same model sealed once more."""
+    arguments = ["seal", str(folder / "My-Model"), "--owner", str(folder / "owner.key"), "--out", str(tmp_path / "again")]
+    assert main(arguments) == 0
+    (tmp_path / "again").write_bytes((folder / "my.sealed").read_bytes())
+    with pytest.raises(ConfigurationError, match="it describes another package"):
+        open_sealed(tmp_path / "again", owner_key=folder / "owner.key")
+
+
+def test_a_part_that_begins_otherwise_than_its_header_says_is_refused(folder: Path, tmp_path: Path) -> None:
+    for name in ("my.sealed.manifest", "my.sealed.key"):
+        (tmp_path / name).write_bytes((folder / name).read_bytes())
+    package = bytearray((folder / "my.sealed").read_bytes())
+    header = parse_header(bytes(package))
+    package[header.body + header.parts[0].offset + 20] ^= 1
+    (tmp_path / "my.sealed").write_bytes(package)
+    with pytest.raises(ConfigurationError, match="a part's beginning is not the one that the header names"):
+        open_sealed(tmp_path / "my.sealed", owner_key=folder / "owner.key")
+
+
+def test_a_file_of_another_size_than_its_part_is_refused(folder: Path, tmp_path: Path) -> None:
+    """Its owner's own manifest says otherwise: made by a tool that is broken."""
+    owner = read_owner(folder / "owner.key", what="x")
+    claims: dict[str, Json] = {
+        "name": "base-model", "model_id": "m", "listed": [],
+        "files": [{"name": "config.json", "part": "base.config", "size": 3}],
+    }  # fmt: skip
+    sealed = sealing({"base.config": b"{}"}, owner=owner, run="", round_nonce="0" * 64, workload=claims, confidential=True)
+    (tmp_path / "m").write_bytes(b"".join(bytes(piece) for piece in sealed.pieces()))
+    (tmp_path / "m.manifest").write_text(sealed.manifest)
+    (tmp_path / "m.key").write_bytes(owner.seal_data_key(sealed.data_key, manifest_sha256=sealed.manifest_sha256))
+    with pytest.raises(ConfigurationError, match=r"config\.json has another size than its part"):
+        open_sealed(tmp_path / "m", owner_key=folder / "owner.key")
 
 
 def test_a_package_of_other_files_is_no_model(folder: Path, tmp_path: Path) -> None:

@@ -56,3 +56,10 @@ def test_what_is_no_file_is_refused_without_waiting_for_it(tmp_path: Path) -> No
     for name, said in (("pipe", "regular file"), ("absent", "No such file")):
         with pytest.raises(ConfigurationError, match=said):
             PartFile.of(tmp_path / name)
+
+
+def test_a_file_that_is_gone_when_it_is_read_is_one_sentence(path: Path) -> None:
+    part = PartFile.of(path)
+    path.unlink()
+    with pytest.raises(ConfigurationError, match=r"weights: cannot be read \(No such file"), part.reading():
+        pass
