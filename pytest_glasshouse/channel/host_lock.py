@@ -95,7 +95,8 @@ class GpuLock:
         try:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except OSError:
-            with contextlib.suppress(ValueError):
+            # Any user may have written it: also what is nested too deep to be read.
+            with contextlib.suppress(ValueError, RecursionError):
                 return _cleaned(json.loads(os.pread(file, _MOST_BYTES, 0)))
             return _cleaned({})
         else:

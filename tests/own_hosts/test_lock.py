@@ -100,6 +100,7 @@ def test_holder_that_wrote_nonsense_is_somebody(host: SshHost) -> None:
         '{"user": "\\u001b[31mroot\\n", "since": -1}',
         '{"user": 7, "name": {}, "since": 1e99}',
         "\xff" * 9000,
+        "[" * 4000,
     ):
         lock.write_text(text)
         with pytest.raises(NoCapacityError, match="held by ") as caught:
