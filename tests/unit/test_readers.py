@@ -23,7 +23,6 @@ ALLOWED = {
     ("channel/pod_install.py", "json.loads"): "on the rented box, what its host gave it",
     ("channel/host_keeper.py", "json.load"): "on the host, what this user's own run wrote in a directory of mode 0700",
     ("channel/host_keeper.py", "json.loads"): "on the host, requests over a socket that only this user can open",
-    ("channel/host_keeper.py", "open"): "on the host, what this user's own run wrote in a directory of mode 0700",
     ("channel/host_lock.py", "json.loads"): "on the host, at most 4 KiB that its holder wrote; cut to three short values",
     ("channel/host_route.py", "read_text"): "this package's own files",
     ("channel/host_service.py", "json.load"): "on the host, what this user's own run wrote in a directory of mode 0700",
