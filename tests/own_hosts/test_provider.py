@@ -171,31 +171,6 @@ def _liar(folder: Path, monkeypatch: pytest.MonkeyPatch, act: str) -> None:
     monkeypatch.setenv("PATH", f"{folder}:/usr/bin:/bin")
 
 
-def test_broker_goes_on_to_the_next_host_where_the_first_is_held(ssh_host: Callable[..., SshHost], tmp_path: Path) -> None:
-    """Two runs, two hosts: the second run uses the other one, without being told to."""
-    ssh_host(name="one")
-    ssh_host(name="two")
-    ssh = provider("one", "two")
-    first = ssh.create(cpu_of("one"), launch=launch("theirs"))
-    broker = Broker(
-        BrokerOptions(
-            provider="ssh", run_id="mine", run_dir=tmp_path, allow_simulated=True, boot_timeout_s=HANG_S,
-            machines=OwnMachines(hosts=("one", "two")),
-        ),
-        providers={"ssh": ssh}, start_reaper=NoReaper,
-    )  # fmt: skip
-    broker.plan([row(), row("h100")])
-    grant = broker.acquire(row())
-    assert grant.instance_id.partition("-")[0] == cpu_of("two").machine.partition("/")[0]
-    assert (grant.remote, grant.simulated) == (True, True)
-    broker.release(grant)
-    # Another row for any GPU of the same run takes the allocation there is.
-    again = broker.acquire(row("h100"))
-    assert again.allocation_id == grant.allocation_id
-    assert broker.end_all().status == "proven"
-    ssh.terminate(first.instance_id)
-
-
 def test_all_hosts_held_is_no_capacity_and_names_each_holder(host: SshHost, tmp_path: Path) -> None:
     ssh = provider("box")
     first = ssh.create(cpu_of("box"), launch=launch("theirs"))
@@ -215,6 +190,33 @@ class OnHosts(Agents):
     def launch(self, lease: Lease, provider: Provider) -> Launch:
         del provider
         return launch(lease.name.split("-")[1], name=lease.name)
+
+
+def test_broker_goes_on_to_the_next_host_where_the_first_is_held(ssh_host: Callable[..., SshHost], tmp_path: Path) -> None:
+    """Two runs, two hosts: the second run uses the other one, without being told to."""
+    ssh_host(name="one")
+    ssh_host(name="two")
+    ssh, agents = provider("one", "two"), OnHosts()
+    agents.hello["device"] = "cpu"
+    first = ssh.create(cpu_of("one"), launch=launch("theirs"))
+    broker = Broker(
+        BrokerOptions(
+            provider="ssh", run_id="mine", run_dir=tmp_path, allow_simulated=True, boot_timeout_s=HANG_S,
+            machines=OwnMachines(hosts=("one", "two")),
+        ),
+        providers={"ssh": ssh}, connection=agents, start_reaper=NoReaper,
+    )  # fmt: skip
+    broker.plan([row(), row("h100")])
+    grant = broker.acquire(row())
+    assert grant.instance_id.partition("-")[0] == cpu_of("two").machine.partition("/")[0]
+    assert (grant.remote, grant.simulated) == (True, True)
+    broker.release(grant)
+    # Another row for any GPU of the same run takes the allocation there is.
+    again = broker.acquire(row("h100"))
+    assert again.allocation_id == grant.allocation_id
+    assert broker.end_all().status == "proven"
+    agents.close()
+    ssh.terminate(first.instance_id)
 
 
 def test_rows_of_several_workers_get_a_gpu_each_and_idle_ones_are_used_again(
