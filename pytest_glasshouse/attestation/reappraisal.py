@@ -35,7 +35,7 @@ def device_faults(document: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 def _fault(protected: Mapping[str, Any]) -> str:
     try:
         result, claims = peek(protected["result"]), peek(protected["evidence"])
-        stated = result["submods"]
+        stated = result.get("submods", {})
         devices: dict[str, Json] = protected.get("devices", {})
         affirmed = {name: each for name, each in stated.items() if name != RUNTIME} if isinstance(stated, dict) else {}
         if not affirmed and not devices and "submods" not in claims:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import glob
-import importlib.metadata
 import json
 import os
 import shutil
@@ -278,6 +277,8 @@ def _whole(text: str) -> int:
 
 
 def _version(distribution: str) -> str | None:
+    import importlib.metadata  # slow to load, and one question in many needs it
+
     try:
         return importlib.metadata.version(distribution)
     except importlib.metadata.PackageNotFoundError:

@@ -130,6 +130,17 @@ def test_row_that_names_another_gpu_than_the_one_it_ran_on_is_a_dry_run(tmp_path
     assert (allocation._facts(row).dry_run, allocation._plan(row)["dryRun"]) == (dry, dry)
 
 
+def test_other_processes_on_the_gpu_are_recorded_where_there_were_any(tmp_path: Path) -> None:
+    """Whoever reads the report can tell a GPU that was shared from one that was not."""
+    for name in ("shared", "alone"):
+        (tmp_path / name).mkdir()
+    shared = carried_out(tmp_path / "shared", ALTERNATING, Leg(), replace(MOCK, other_processes=2, other_memory_mib=3072))
+    alone = carried_out(tmp_path / "alone", ALTERNATING, Leg(), MOCK)
+    seen = shared.observation["allocation"]
+    assert (seen["otherGpuProcesses"], seen["otherGpuMemoryMib"]) == (2, 3072)
+    assert "otherGpuProcesses" not in alone.observation["allocation"]
+
+
 def test_reason_stays_as_the_host_saw_it_where_the_provider_knows_none(tmp_path: Path) -> None:
     ended = Ended(outcome="excluded", reason="the guest is gone", decision="run it again")
     allocation = Allocation(replace(MOCK, remote=True), Grants(), RowSettings(declared=ALTERNATING, run_id="r", seed=7), print)
