@@ -143,7 +143,7 @@ class Cluster:
     def start_controller(self) -> None:
         """Start it and wait until it answers."""
         self._start_daemon("slurmctld", "slurmctld", "-D", "-f", f"{self.folder}/slurm.conf")
-        until(lambda: self._ping(), "a controller that answers")
+        until(self._ping, "a controller that answers")
 
     @contextlib.contextmanager
     def without_controller(self) -> Iterator[None]:
@@ -191,7 +191,7 @@ class Cluster:
             ("socket", "sock"), ("key-file", "key"), ("log-file", "log"), ("pid-file", "pid"), ("seed-file", "seed"),
         )]  # fmt: skip
         self._start_daemon("munged", "munged", "-F", "--force", "--num-threads=2", "--group-update-time=0", *own)
-        until(lambda: (self.folder / "munge.sock").exists(), "a munged that listens")
+        until((self.folder / "munge.sock").exists, "a munged that listens")
         self.start_controller()
         for node in self.nodes:
             self._start_daemon(node, "slurmd", "-D", "-N", node, "-f", f"{self.folder}/slurm.conf")
