@@ -207,7 +207,7 @@ class Broker:
             return "", ""
         if self._stopped or allocation.loss_reason:
             return "ended", self._stopped or allocation.loss_reason
-        if not allocation.provider.rents:
+        if allocation.provider.this_machine:
             return "", ""
         try:
             seen = allocation.provider.get(grant.instance_id)
@@ -343,20 +343,25 @@ class Broker:
             return False
 
     def _prepare(self, provider: Provider) -> None:
-        """Start what must run before anything exists: the watch of the limits, and the reaper where it costs money."""
+        """Start what must run before anything exists: the watch of the limits, and the reaper where it can outlive this run."""
         with self._fleet.changed:
             if self._watch is None:
                 self._watch = LimitWatch(
                     check=self.check_limits, end_now=lambda: self._fleet.end_now("the run was interrupted; it was ended")
                 )
-            if provider.rents and self._reaper is None:
+            if not provider.this_machine and self._reaper is None:
                 self._reaper = self._start_reaper()
 
     def _default_reaper(self) -> ReaperLike:
         from pytest_glasshouse.broker.reaper import Reaper
 
         options = self._options
-        return Reaper.start(self._fleet.ledger.path, timing=options.timing, allow_simulated=options.allow_simulated)
+        return Reaper.start(
+            self._fleet.ledger.path,
+            timing=options.timing,
+            allow_simulated=options.allow_simulated,
+            environment=options.machines.to_environment(),
+        )
 
     def _grant(self, allocation: FleetMember, grant_id: str) -> Grant:
         provider, hello = allocation.provider, allocation.hello
@@ -373,7 +378,7 @@ class Broker:
             reference_source=reference_source(),
             dry_run=provider.dry_run or provider.simulated,
             simulated=provider.simulated,
-            rented=provider.rents,
+            remote=not provider.this_machine,
             faults=self._options.faults if provider.name == "mock" else (),
         )
 

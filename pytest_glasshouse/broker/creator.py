@@ -18,6 +18,7 @@ from pytest_glasshouse.errors import (
     GlasshouseError,
     GuestGoneError,
     InfrastructureError,
+    NoCapacityError,
     ProviderError,
     RateLimitedError,
     WrongGpuError,
@@ -48,6 +49,8 @@ class Creator:
     connection: Connection
     ending: threading.Event
     boot_timeout_s: float
+    #: How long an allocation may wait for a GPU that others use, before its boot begins.
+    queue_timeout_s: float
     timing: Timing
     emit: Callable[[str, str], None]
 
@@ -98,7 +101,7 @@ class Creator:
         allocation.access = instance.access
         until = self.clock.monotonic() + self.timing.bootstrap_s
         allocation.address = self.connection.connect(lease, instance.access, timeout_s=self.timing.bootstrap_s)
-        if not allocation.provider.rents:
+        if allocation.provider.this_machine:
             until = self.clock.monotonic() + self.boot_timeout_s
         allocation.hello = self._first_hello(allocation, until)
         self.refuse_when_ending()
@@ -159,6 +162,7 @@ class Creator:
     def _until_reachable(self, allocation: FleetMember) -> Instance:
         lease, limit = allocation.lease, self.boot_timeout_s
         until = self.clock.monotonic() + limit
+        queue_until = self.clock.monotonic() + self.queue_timeout_s
         seen = "no answer"
         while True:
             self.refuse_when_ending()
@@ -172,17 +176,27 @@ class Creator:
             except ProviderError as error:
                 seen = str(error)
             else:
-                if instance is None or instance.state in ("failed", "stopped", "lost", "ended"):
-                    raise self._boot_failed(allocation, instance)
-                seen = f"state {instance.raw_state or instance.state}{': ' + instance.detail if instance.detail else ''}"
-                if instance.state == "running" and instance.unusable:
-                    raise self._unreachable(allocation, instance)
+                instance = self._refuse_unusable(allocation, instance)
                 if instance.state == "running" and instance.access is not None:
                     return instance
+                seen = f"state {instance.raw_state or instance.state}{': ' + instance.detail if instance.detail else ''}"
+                if instance.state == "queued":
+                    # Its boot has not begun.
+                    until = self.clock.monotonic() + limit
+                    if self.clock.monotonic() >= queue_until:
+                        raise self._queue_timeout(allocation, seen)
             self.emit(lease.name, seen)
             if self.clock.monotonic() >= until:
                 raise self._boot_timeout(allocation, f"expected it to run within {limit:g} s, saw {seen}")
             self.clock.wait_unless(self.ending, pause)
+
+    def _refuse_unusable(self, allocation: FleetMember, instance: Instance | None) -> Instance:
+        """The instance, unless it will never run where it can be reached: then this raises."""
+        if instance is None or instance.state in ("failed", "stopped", "lost", "ended"):
+            raise self._boot_failed(allocation, instance)
+        if instance.state == "running" and instance.unusable:
+            raise self._unreachable(allocation, instance)
+        return instance
 
     def _first_hello(self, allocation: FleetMember, until: float) -> Hello:
         while True:
@@ -191,7 +205,7 @@ class Creator:
                 return hello(allocation, timeout_s=max(until - self.clock.monotonic(), 0.01))
             except GuestGoneError:
                 if self.clock.monotonic() >= until:
-                    limit = self.timing.bootstrap_s if allocation.provider.rents else self.boot_timeout_s
+                    limit = self.boot_timeout_s if allocation.provider.this_machine else self.timing.bootstrap_s
                     raise self._boot_timeout(allocation, f"expected its agent within {limit:g} s, saw no answer") from None
                 self.clock.wait_unless(self.ending, min(self.timing.poll_s, 0.5))
 
@@ -199,6 +213,13 @@ class Creator:
         return BootTimeoutError(
             f"allocation {allocation.lease.name} did not boot: {what}{last_log_line(allocation)}. It was ended. "
             "Raise --glasshouse-boot-timeout or try again",
+            allocation_id=allocation.lease.name,
+        )
+
+    def _queue_timeout(self, allocation: FleetMember, seen: str) -> NoCapacityError:
+        return NoCapacityError(
+            f"allocation {allocation.lease.name} waited {self.queue_timeout_s:g} s for a GPU that others use "
+            f"({printable(seen)}). It was ended before it began; raise --glasshouse-queue-timeout or try later",
             allocation_id=allocation.lease.name,
         )
 

@@ -17,6 +17,7 @@ from pytest_glasshouse.broker.lease_ledger import LEDGER, LeaseLedger
 from pytest_glasshouse.broker.pricing import disk_gb
 from pytest_glasshouse.broker.timing import Clock, Timing, timing_of
 from pytest_glasshouse.errors import NoCapacityError, ProviderError, RateLimitedError
+from pytest_glasshouse.providers.place_settings import OwnMachines
 from pytest_glasshouse.providers.registry import open_provider
 
 if TYPE_CHECKING:
@@ -52,6 +53,8 @@ class BrokerOptions:
     image: str | None = None
     #: By the model of a row, the size of what has to reach its guest.
     model_bytes: Mapping[str, int] = field(default_factory=dict)
+    #: The user's own machines.
+    machines: OwnMachines = field(default_factory=OwnMachines)
     #: In place of each provider's own timing.
     timing: Timing | None = None
 
@@ -123,13 +126,17 @@ class Fleet:
         if name not in self.providers:
             options = self.options
             self.providers[name] = open_provider(
-                name, options.faults, allow_simulated=options.allow_simulated, max_price_usd_per_hour=options.max_price
+                name,
+                options.faults,
+                allow_simulated=options.allow_simulated,
+                max_price_usd_per_hour=options.max_price,
+                machines=options.machines,
             )
         return self.providers[name]
 
     def timing(self, provider: Provider) -> Timing:
         """The timing for that provider."""
-        return self.options.timing or timing_of(rents=provider.rents, simulated=provider.simulated, poll_s=provider.poll_s)
+        return self.options.timing or timing_of(provider)
 
     def connection(self, provider: Provider) -> Connection:
         """The connection to its guests."""
@@ -138,6 +145,7 @@ class Fleet:
                 provider,
                 image=self.options.image,
                 boot_timeout_s=self.options.boot_timeout_s,
+                queue_timeout_s=self.options.machines.queue_timeout_s,
                 disk_gb=disk_gb(self.options.model_bytes, shared=self.options.allocation == "shared"),
                 emit=self.emit,
             )
@@ -173,7 +181,7 @@ class Fleet:
         allocation.loss_reason = allocation.loss_reason or why
         if not lease.instance_ids or lease.over:
             return
-        if provider.rents:
+        if not provider.this_machine:
             threading.Thread(target=shut_down_quietly, args=(self.connection(provider), lease), daemon=True).start()
         self.termination([lease]).request()
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from pytest_glasshouse.errors import InfrastructureError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     from pytest_glasshouse.broker.timing import Timing
@@ -33,8 +34,13 @@ class Reaper:
         self._pipe: int | None = pipe
 
     @classmethod
-    def start(cls, ledger: Path, *, timing: Timing | None, allow_simulated: bool) -> Reaper:
-        """Start it in a session of its own and wait until it is ready. Raises `InfrastructureError`; nothing exists then."""
+    def start(
+        cls, ledger: Path, *, timing: Timing | None, allow_simulated: bool, environment: Mapping[str, str] | None = None
+    ) -> Reaper:
+        """Start it in a session of its own and wait until it is ready. Raises `InfrastructureError`; nothing exists then.
+
+        `environment` is added to this process's: it says which machines of the user's own to look at.
+        """
         ledger.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         read, write = os.pipe()
         ready_read, ready_write = os.pipe()
@@ -47,7 +53,7 @@ class Reaper:
             pid = os.posix_spawn(
                 sys.executable,
                 arguments,
-                os.environ,
+                {**os.environ, **(environment or {})},
                 file_actions=[
                     (os.POSIX_SPAWN_DUP2, read, 0),
                     (os.POSIX_SPAWN_DUP2, ready_write, 1),

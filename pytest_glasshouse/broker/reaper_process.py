@@ -21,6 +21,7 @@ from pytest_glasshouse.broker.cleanup_proof import Termination
 from pytest_glasshouse.broker.lease_ledger import LeaseLedger, read
 from pytest_glasshouse.broker.timing import RENTED, Clock, Timing, timing_of
 from pytest_glasshouse.errors import ConfigurationError
+from pytest_glasshouse.providers.place_settings import OwnMachines
 from pytest_glasshouse.providers.registry import open_provider
 from pytest_glasshouse.wire.printable import printable
 
@@ -92,11 +93,13 @@ class LedgerReaper:
 
     def _provider(self, name: str) -> Provider:
         if name not in self._providers:
-            self._providers[name] = open_provider(name, allow_simulated=self._allow_simulated)
+            self._providers[name] = open_provider(
+                name, allow_simulated=self._allow_simulated, machines=OwnMachines.from_environment(os.environ)
+            )
         return self._providers[name]
 
     def _timing_of(self, provider: Provider) -> Timing:
-        return self._timing or timing_of(rents=provider.rents, simulated=provider.simulated, poll_s=provider.poll_s)
+        return self._timing or timing_of(provider)
 
     def _log(self, text: str) -> None:
         if text != self._last_logged:

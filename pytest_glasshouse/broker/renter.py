@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 from pytest_glasshouse.broker import pricing
 from pytest_glasshouse.broker.creator import Creator
 from pytest_glasshouse.broker.fleet import MOST_RETRIES, Fleet, FleetMember
-from pytest_glasshouse.broker.timing import BOOT_TIMEOUT_S
 from pytest_glasshouse.errors import BudgetError, GlasshouseError, InfrastructureError, NoCapacityError, RateLimitedError
 from pytest_glasshouse.providers.lease import Lease, ParsedName
+from pytest_glasshouse.providers.places import boot_timeout_of, queue_timeout_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -119,7 +119,8 @@ class Renter:
             ledger=fleet.ledger,
             connection=fleet.connection(provider),
             ending=fleet.ending,
-            boot_timeout_s=BOOT_TIMEOUT_S.get(provider.name, 900.0) if limit is None else limit,
+            boot_timeout_s=boot_timeout_of(provider.name, limit),
+            queue_timeout_s=queue_timeout_of(provider.name, fleet.options.machines.queue_timeout_s),
             timing=fleet.timing(provider),
             emit=fleet.emit,
         )

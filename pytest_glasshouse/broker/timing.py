@@ -11,6 +11,10 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pytest_glasshouse.providers.base import Provider
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,22 +65,23 @@ class Timing:
         return cls(**json.loads(text))
 
 
-#: How long an allocation may take until it runs and has an address; a cold image alone takes minutes.
-BOOT_TIMEOUT_S = {"mock": 15.0, "local": 60.0, "runpod": 1200.0, "vastai": 900.0}
-
 #: Allocations that are processes of this machine: the process table does not lag.
 LOCAL = Timing(poll_s=0.05, search_s=5.0, settle_s=0.0, give_up_s=2.0, looks=1, bootstrap_s=60.0, reserve_s=0.0)
 RENTED = Timing(poll_s=5.0, search_s=180.0, settle_s=60.0, give_up_s=300.0)
+#: Machines of the user's own: a listing is what is there now.
+OWNED = Timing(poll_s=1.0, search_s=20.0, settle_s=1.0, give_up_s=60.0, looks=2, bootstrap_s=300.0, reserve_s=0.0)
 #: Providers that refuse more than one request to an endpoint every few seconds.
 RENTED_SLOW = Timing(poll_s=10.0, search_s=180.0, settle_s=60.0, give_up_s=300.0)
 #: A simulated provider: the same steps, and no lag to wait for.
 SIMULATED = Timing(poll_s=0.2, search_s=4.0, settle_s=1.0, give_up_s=20.0, bootstrap_s=60.0, reserve_s=1.0)
 
 
-def timing_of(*, rents: bool, simulated: bool, poll_s: float) -> Timing:
-    """The timing for a provider that may be asked every `poll_s` seconds."""
-    if not rents:
+def timing_of(provider: Provider) -> Timing:
+    """The timing for a provider: by where its guests are, and by how often it may be asked."""
+    if provider.this_machine:
         return LOCAL
-    if simulated:
+    if not provider.rents:
+        return OWNED
+    if provider.simulated:
         return SIMULATED
-    return RENTED_SLOW if poll_s > RENTED.poll_s else RENTED
+    return RENTED_SLOW if provider.poll_s > RENTED.poll_s else RENTED

@@ -1,7 +1,7 @@
-"""Copies the guest archive to a rented guest, installs the packages its image lacks, and starts the agent there.
+"""Copies the guest archive to a guest, installs the packages it lacks, and starts the agent there.
 
-One SSH command, whose standard input and output carry messages to and from `channel/pod_install.py`. It may be repeated: a
-running agent is found again.
+One command at the guest, whose standard input and output carry messages to and from `channel/pod_install.py`. It may be
+repeated: a running agent is found again.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, TypedDict
 
 from pytest_glasshouse.channel.access import RemoteSocket
 from pytest_glasshouse.channel.pod_init import PYTHON
-from pytest_glasshouse.channel.ssh import ALIAS, CONNECTION_FAILED, SshFiles, failure_reason, ssh_client
+from pytest_glasshouse.channel.ssh import CONNECTION_FAILED
 from pytest_glasshouse.channel.wheels import NEEDED, OLDEST_PYTHON, Wheel, wheels
 from pytest_glasshouse.errors import GuestGoneError, InfrastructureError, IntegrityError, ProtocolError
 from pytest_glasshouse.wire.canonical import Json, parse_object, sha256_hex
@@ -29,6 +29,8 @@ from pytest_glasshouse.wire.typed import check_typed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+
+    from pytest_glasshouse.channel.tunnel import Route
 
 #: Reads the installer from standard input first, so that it needs no place on the guest's disk.
 _LOADER = "import sys;b=sys.stdin.buffer;exec(compile(b.read(int(b.readline())),'pod_install','exec'))"
@@ -63,7 +65,7 @@ class _Lacking(TypedDict):
 
 
 def bootstrap(
-    ssh_files: SshFiles,
+    route: Route,
     *,
     archive: bytes,
     allocation: str,
@@ -79,8 +81,8 @@ def bootstrap(
     """
     remote = f'"${{{PYTHON}:-python3}}" -I -c {shlex.quote(_LOADER)}'
     client = subprocess.Popen(  # noqa: S603
-        ssh_files.command(ALIAS, remote),
-        executable=ssh_client(),
+        route.run_command(remote),
+        env=route.environment(),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -100,9 +102,9 @@ def bootstrap(
         client.kill()
         _, stderr = client.communicate()
         status = client.returncode
-        reason = failure_reason(stderr.decode("utf-8", errors="replace"), status if status > 0 else CONNECTION_FAILED)
+        reason = route.failure_reason(stderr.decode("utf-8", errors="replace"), status if status > 0 else CONNECTION_FAILED)
         raise GuestGoneError(
-            f"guest of allocation {allocation} cannot be reached over SSH yet ({reason})", allocation_id=allocation
+            f"guest of allocation {allocation} cannot be reached yet ({reason})", allocation_id=allocation
         ) from None
     finally:
         late.cancel()

@@ -1,4 +1,4 @@
-"""OpenSSH: one client per guest forwards one unix socket, and is restarted when it ends.
+"""OpenSSH to a rented guest: the route that a tunnel is kept open over.
 
 A guest's endpoint and key are in files of mode 0600 in a directory of mode 0700; a process list shows only the name of the
 configuration file. The host key is pinned: it was made here and given to the guest at its launch. The configuration is
@@ -7,24 +7,21 @@ verified with `ssh -G`: a value that `ssh` reads differently is an error.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import shutil
 import socket
 import subprocess
-import sys
-import threading
-import time
 from typing import TYPE_CHECKING
 
-from pytest_glasshouse.channel.access import Host, Port, RemoteSocket, SshAccess, UserName
+from pytest_glasshouse.channel.access import Host, Port, SshAccess, UserName
 from pytest_glasshouse.channel.ssh_directory import short_directory
 from pytest_glasshouse.errors import ConfigurationError
 from pytest_glasshouse.wire.printable import printable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
 
+    from pytest_glasshouse.channel.access import Access, RemoteSocket
     from pytest_glasshouse.channel.pod_launch import PodKeys
 
 #: The guest's name in every command line.
@@ -33,16 +30,6 @@ ALIAS = "guest"
 EXAMPLE_ACCESS = SshAccess(host="192.0.2.1", port=22)
 #: The exit status of `ssh` for a connection that failed or broke.
 CONNECTION_FAILED = 255
-_BACKOFF_S = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
-#: After a client lived this long, the next failure starts with the shortest pause again.
-_LIVED_S = 10.0
-
-#: Sets PR_SET_PDEATHSIG, so that it dies with the thread that started it, then becomes `ssh`.
-_PDEATHSIG = """import ctypes, os, signal, sys
-ctypes.CDLL(None).prctl(1, signal.SIGKILL, 0, 0, 0)
-if os.getppid() != int(sys.argv[1]): os._exit(1)
-os.execvp(sys.argv[2], sys.argv[2:])"""
-
 #: How long `ssh -G` may take, in seconds.
 _READ_BACK_S = 30.0
 #: Options that would run a command or connect elsewhere; none may have a value.
@@ -91,13 +78,43 @@ def ssh_client() -> str:
 
 
 class SshFiles:
-    """The SSH files of one guest: key, known hosts, configuration and forwarded socket, in one directory."""
+    """The SSH files of one guest: key, known hosts, configuration and forwarded socket, in one directory. A `tunnel.Route`."""
 
     def __init__(self, keys: PodKeys) -> None:
+        self._access: SshAccess | None = None
         self.directory = short_directory("ghs-")
         self.socket = self.directory / "agent.sock"
         self._write("client_key", keys.client_private)
         self._write("known_hosts", f"{ALIAS} {keys.host_public}\n")
+
+    def aim(self, access: Access) -> None:
+        """See `tunnel.Route`."""
+        if not isinstance(access, SshAccess):
+            raise ConfigurationError("expected a guest that is reached over SSH with a key of the run, saw another address")
+        self._access = access
+        self.write_config(access)
+
+    def run_command(self, remote: str) -> list[str]:
+        """See `tunnel.Route`."""
+        return self.command(ALIAS, remote)
+
+    def forward_command(self, remote_socket: RemoteSocket) -> list[str]:
+        """See `tunnel.Route`."""
+        # Both paths need no quoting, except that ssh would expand a percent sign in the guest's.
+        return self.command("-N", "-n", "-L", f"{self.socket}:{remote_socket.replace('%', '%%')}", ALIAS)
+
+    def environment(self) -> dict[str, str]:
+        """See `tunnel.Route`. None of the user's own settings."""
+        return {"PATH": os.environ.get("PATH", "/usr/bin:/bin"), "LANG": "C.UTF-8"}
+
+    def failure_reason(self, stderr: str, status: int) -> str:
+        """See `tunnel.Route`."""
+        return failure_reason(stderr, status)
+
+    def secrets(self) -> tuple[str, ...]:
+        """See `tunnel.Route`."""
+        own, access = (str(self.directory),), self._access
+        return own if access is None else (*own, f"{access.host}:{access.port}", f"{access.user}@{access.host}")
 
     def write_config(self, access: SshAccess) -> None:
         """Write the configuration for the guest's endpoint, which a restart of its container may have changed.
@@ -115,7 +132,7 @@ class SshFiles:
         try:
             done = subprocess.run(  # noqa: S603
                 self.command("-G", ALIAS), check=False, capture_output=True, text=True, errors="replace",
-                stdin=subprocess.DEVNULL, env=_environment(), timeout=_READ_BACK_S,
+                stdin=subprocess.DEVNULL, env=self.environment(), timeout=_READ_BACK_S,
             )  # fmt: skip
         except (OSError, subprocess.TimeoutExpired) as error:
             raise ConfigurationError(
@@ -173,92 +190,6 @@ def preflight() -> None:
             f"the SSH files for a rented guest cannot be written ({error.strerror or type(error).__name__}). "
             "Set TMPDIR to a directory with room that allows unix sockets"
         ) from None
-
-
-class Tunnel:
-    """Keeps the guest's socket forwarded to `ssh_files.socket` until it is closed; calls `on_disconnect` with each failure.
-
-    `remote_socket` comes from the guest: raises `IntegrityError` unless it is a plain path.
-    """
-
-    def __init__(
-        self, ssh_files: SshFiles, remote_socket: str, *, on_disconnect: Callable[[str], None] = lambda _why: None
-    ) -> None:
-        self._ssh_files = ssh_files
-        self._remote = RemoteSocket(remote_socket)
-        self._on_disconnect = on_disconnect
-        self._closing = threading.Event()
-        self._lock = threading.Lock()
-        self._client: subprocess.Popen[str] | None = None
-        self._thread = threading.Thread(target=self._keep, name="glasshouse-ssh", daemon=True)
-        self._thread.start()
-
-    def wait_until_up(self, timeout_s: float) -> bool:
-        """Whether the forwarded socket accepts a connection within `timeout_s`."""
-        until = time.monotonic() + timeout_s
-        while not self._answers():
-            if time.monotonic() >= until or self._closing.wait(0.02):
-                return False
-        return True
-
-    def close(self) -> None:
-        """Disconnect; no process is left running."""
-        self._closing.set()
-        with self._lock:
-            if self._client is not None:
-                self._client.kill()
-        self._thread.join()
-
-    def _answers(self) -> bool:
-        with socket.socket(socket.AF_UNIX) as probe:
-            probe.settimeout(1.0)
-            try:
-                probe.connect(str(self._ssh_files.socket))
-            except OSError:
-                return False
-            return True
-
-    def _keep(self) -> None:
-        # The client dies with this thread, which lives as long as the tunnel and ends with the process.
-        failures = 0
-        while not self._closing.is_set():
-            began = time.monotonic()
-            why = self._run_client()
-            if self._closing.is_set():
-                return
-            self._on_disconnect(why)
-            failures = 0 if time.monotonic() - began > _LIVED_S else failures + 1
-            self._closing.wait(_BACKOFF_S[min(failures, len(_BACKOFF_S) - 1)])
-
-    def _run_client(self) -> str:
-        with contextlib.suppress(FileNotFoundError):
-            self._ssh_files.socket.unlink()
-        # Both paths need no quoting, except that ssh would expand a percent sign in the guest's.
-        forward = ["-N", "-n", "-L", f"{self._ssh_files.socket}:{self._remote.replace('%', '%%')}", ALIAS]
-        with self._lock:
-            if self._closing.is_set():
-                return "closed"
-            client = self._client = spawn_with_pdeathsig(self._ssh_files.command(*forward))
-        _, stderr = client.communicate()
-        return failure_reason(stderr, client.returncode)
-
-
-def spawn_with_pdeathsig(command: list[str], **options: int) -> subprocess.Popen[str]:
-    """Start `command` so that it dies with this thread, with a minimal environment and its standard error in a pipe."""
-    wrapped = [sys.executable, "-I", "-S", "-c", _PDEATHSIG, str(os.getpid()), *command]
-    return subprocess.Popen(  # noqa: S603
-        wrapped,
-        stdin=options.get("stdin", subprocess.DEVNULL),
-        stdout=options.get("stdout", subprocess.DEVNULL),
-        stderr=subprocess.PIPE,
-        text=True,
-        env=_environment(),
-        start_new_session=True,
-    )
-
-
-def _environment() -> dict[str, str]:
-    return {"PATH": os.environ.get("PATH", "/usr/bin:/bin"), "LANG": "C.UTF-8"}
 
 
 #: Messages of OpenSSH and their reasons here: the messages themselves contain hosts and ports.

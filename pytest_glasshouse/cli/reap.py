@@ -49,7 +49,7 @@ class FoundAllocation:
 
 def declare(commands: Commands) -> None:
     """Add the command."""
-    from pytest_glasshouse.providers.registry import RENTING
+    from pytest_glasshouse.providers.registry import REMOTE
 
     reap = commands.add_parser(
         "reap",
@@ -59,8 +59,8 @@ def declare(commands: Commands) -> None:
         allow_abbrev=False,
     )
     reap.add_argument(
-        "--provider", action="append", choices=RENTING, metavar="NAME",
-        help=f"{' or '.join(RENTING)}; repeatable (default: every one there is a key for)",
+        "--provider", action="append", choices=REMOTE, metavar="NAME",
+        help=f"{' or '.join(REMOTE)}; repeatable (default: every one there is a key for)",
     )  # fmt: skip
     reap.add_argument("--expired", action="store_true", help="only those whose deadline is over; asks nothing")
     reap.add_argument("--run", dest="run_id", metavar="RUN", help="only those of this run")
@@ -125,7 +125,7 @@ def _listed(provider: Provider, doubts: list[str]) -> list[Instance]:
     from pytest_glasshouse.errors import ProviderError
     from pytest_glasshouse.providers.listing import doubt_in
 
-    poll_s = timing_of(rents=True, simulated=provider.simulated, poll_s=provider.poll_s).poll_s
+    poll_s = timing_of(provider).poll_s
     found: dict[str, Instance] = {}
     doubt = ""
     for pause_s in (poll_s, poll_s * 3, 0.0):
@@ -170,7 +170,7 @@ def _end(mine: list[FoundAllocation]) -> int:
     from pytest_glasshouse.providers.registry import manual_stop
 
     providers = {each.provider.name: each.provider for each in mine}
-    timings = {p.name: timing_of(rents=True, simulated=p.simulated, poll_s=p.poll_s) for p in providers.values()}
+    timings = {p.name: timing_of(p) for p in providers.values()}
     leases = list({each.instance.name: _lease(each, mine) for each in mine}.values())
     verdicts = Termination(leases, providers=providers, timings=timings, clock=Clock(), ledger=None).prove()
     for verdict in verdicts:

@@ -71,7 +71,7 @@ def bring(current: Round, sources: ModelSources) -> tuple[ModelArrival | None, E
         return None, None
     failures: list[str] = []
     try:
-        same_disk = not current.grant.rented
+        same_disk = not current.grant.remote
         for source in sources.of(base, same_disk=same_disk):
             request = _request(base, source, directory=str(base.directory) if same_disk else sources.directory)
             state = _arrived(current, base, request)

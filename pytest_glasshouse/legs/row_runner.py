@@ -202,7 +202,7 @@ class Allocation:
 
         A guest that the broker ended may still have answered, with the exit of the leg that was killed.
         """
-        if ended is None or not self.grant.rented:
+        if ended is None or not self.grant.remote:
             return ended
         kind, reason = self._grants.loss_reason(self.grant)
         if not gone and kind != "ended":
@@ -284,7 +284,7 @@ class Allocation:
 
     def _connect(self) -> Channel:
         def connect() -> GuestChannel:
-            reconnect_s = RECONNECT_S if self.grant.rented else 0.0
+            reconnect_s = RECONNECT_S if self.grant.remote else 0.0
             return GuestChannel(
                 self.grant.address,
                 allocation_id=self.grant.allocation_id,

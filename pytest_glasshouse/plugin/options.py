@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_glasshouse.errors import ConfigurationError
 from pytest_glasshouse.plugin.settings import OTHER_VARIABLES, SETTINGS, Setting
+from pytest_glasshouse.providers.place_settings import OwnMachines
 from pytest_glasshouse.run.options import OWN_ORDER, Options, Source, check_together, order_named
 
 if TYPE_CHECKING:
@@ -158,6 +159,12 @@ def _assemble(values: dict[str, Any], sources: dict[str, Source], config: pytest
         resume=values.get("resume"),
         faults=tuple(dict.fromkeys(values.get("mock_fault", ()))),
         image=values.get("image"),
+        machines=OwnMachines(
+            hosts=tuple(dict.fromkeys(values.get("host", ()))),
+            remote_python=values.get("remote_python", ""),
+            gpu=values.get("gpu", ""),
+            queue_timeout_s=values.get("queue_timeout"),
+        ),
         model=values.get("model"),
         model_source=values.get("model_source"),
         guest_models=values.get("guest_models"),

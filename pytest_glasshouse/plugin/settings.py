@@ -13,12 +13,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from pytest_glasshouse.providers.places import PLACES
+
 _LONGEST_SHOWN = 60
 _LONGEST_PATH = 1024
 ORDERS = ("row", "raw-first", "protected-first", "interleaved")
-PROVIDERS = ("mock", "local", "runpod", "vastai", "row")
+PROVIDERS = (*PLACES, "row")
 PRESETS = ("quick", "standard", "publish")
 ALLOCATIONS = ("shared", "row")
+_WHERE = ", ".join(f"{name} ({place.where})" for name, place in PLACES.items())
+_BOOT_TIMEOUTS = ", ".join(f"{name}: {place.boot_timeout_s:g}" for name, place in PLACES.items())
 MODEL_SOURCES = ("there", "hub", "pushed")
 
 #: Variables that are read elsewhere and are not options of pytest.
@@ -149,7 +153,7 @@ def _model(text: str) -> str:
 SETTINGS: tuple[Setting, ...] = (
     Setting("order", _one_of(ORDERS), "which leg runs first: row (each row's own), raw-first, protected-first; or interleaved: both in turns", "ORDER", "--order"),
     Setting("provider", _one_of(PROVIDERS),
-            "where the legs run: mock (a dry run on this machine), local (this machine's own NVIDIA GPU), runpod, vastai (rented), row (where each row was published)", "NAME", "--provider"),
+            f"where the legs run: {_WHERE}, or row (where each row was published)", "NAME", "--provider"),
     Setting("budget", _number(), "most that this run may spend; renting without one needs a terminal and a yes", "USD", "--budget", "float"),
     Setting("max_price", _number(), "most that an allocation may cost per hour", "USD", ini_type="float"),
     Setting("rounds", _whole(1), "rounds per row, in place of each row's own", "N", ini_type="int"),
@@ -164,7 +168,8 @@ SETTINGS: tuple[Setting, ...] = (
             "a row passes only if its one-sided 95 %% upper bound is at most this", "PERCENT", ini_type="float"),
     Setting("publishable", _switch, "a row that is not publishable fails (for a release gate; needs a provider)", ini_type="bool"),
     Setting("allocation", _one_of(ALLOCATIONS), "shared (one per provider, GPU and image) or row (one per row)", "HOW"),
-    Setting("boot_timeout", _number(), "seconds until a new allocation must run (mock: 15, local: 60, runpod: 1200, vastai: 900)", "SECONDS", ini_type="float"),
+    Setting("boot_timeout", _number(), f"seconds until a new allocation must run ({_BOOT_TIMEOUTS})", "SECONDS", ini_type="float"),
+    Setting("queue_timeout", _number(positive=False), "seconds to wait for a GPU that others use, where it costs nothing (ssh: 0, which refuses at once)", "SECONDS", ini_type="float"),
     Setting("leg_timeout", _number(), "seconds until a leg must have ended", "SECONDS", ini_type="float"),
     Setting("allow_simulated", _switch, "accept a provider whose base URL is not its own; its rows are dry runs", ini_type="bool"),
     Setting("sweeper", _text, "name of the scheduled job that runs `glasshouse reap --expired`; needed to rent where CI is set", "NAME"),
@@ -179,6 +184,9 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("owner_key", _path, "the owner's key that the server works for: a file made by `glasshouse keygen`", "FILE"),
     Setting("policy", _path, "a policy file (`glasshouse policy capture`) that every protected leg must satisfy beside what the host knows", "FILE"),
     Setting("image", _text, "image of rented guests, pinned by digest (docs/guest-image.md)", "NAME@sha256:DIGEST"),
+    Setting("host", _text, "a machine of your own, by the name that `ssh NAME` accepts (provider ssh); repeatable", "NAME", ini_type="args"),
+    Setting("remote_python", _text, "the Python of these machines in which torch is installed (python3)", "PATH"),
+    Setting("gpu", _text, "the GPU of these machines to use, by UUID or index; default: any that the row names", "UUID"),
     Setting("model", _model, "causal LM directory or hub id to train in every lora row, in place of the row's own", "MODEL"),
     Setting("model_source", _one_of(MODEL_SOURCES),
             "how models reach rented guests: there (already, see --glasshouse-guest-models), hub (the guest downloads), pushed (by this machine); default: the first that can", "SOURCE"),

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
+from pytest_glasshouse.providers.places import PLACES
 from pytest_glasshouse.run.live_line import Live
 from pytest_glasshouse.wire.printable import printable, visible
 
@@ -29,11 +30,7 @@ _REASON = 4000
 def header(options: Options, *, run_id: str, rows: int, notes: Sequence[str], short_names_taken: Sequence[str]) -> list[str]:
     """The lines above the rows: what will run, where, and whether anything is rented."""
     faults = f", faults: {' '.join(options.faults)}" if options.faults else ""
-    where = {
-        "mock": "a dry run on this machine; nothing is rented",
-        "local": "this machine's own GPU; nothing is rented",
-        "row": "where each row was published",
-    }.get(options.provider, "rented")
+    where = "where each row was published" if options.provider == "row" else PLACES[options.provider].where
     lines = [
         (f"glasshouse: provider {options.provider} ({where}), order {options.order or 'row'}, run {run_id}{faults}"),
         f"glasshouse: {_count(rows, 'row')}{_changes(options)}",

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal, Protocol, Self
+from typing import TYPE_CHECKING, Literal, Protocol, Self, runtime_checkable
 
 from pytest_glasshouse.channel.access import Access, Host, Port, SshAccess, UnixAccess
 from pytest_glasshouse.errors import IntegrityError, ProviderError
@@ -17,6 +17,7 @@ from pytest_glasshouse.wire.cleanup_status import CleanupStatus
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from pytest_glasshouse.channel.tunnel import Route
     from pytest_glasshouse.rows.spec import RowSpec
     from pytest_glasshouse.wire.canonical import Json
 
@@ -30,6 +31,7 @@ __all__ = [
     "Launch",
     "Offer",
     "Provider",
+    "Routed",
     "SshAccess",
     "UnixAccess",
 ]  # fmt: skip
@@ -51,21 +53,24 @@ class InstanceId(str):
 
 
 #: What a provider's states are mapped to; one that is not known is `unknown`, never an error. A `running` instance is
-#: ready only once its agent has answered. `stopped` and `failed` ones still bill, `ended` ones do not.
-InstanceState = Literal["pending", "running", "stopped", "failed", "lost", "ended", "unknown"]
+#: ready only once its agent has answered. `stopped` and `failed` ones still bill, `ended` ones do not. A `queued` one waits
+#: for a GPU that others use: it costs nothing, its boot has not begun, and `detail` says what it waits for.
+InstanceState = Literal["queued", "pending", "running", "stopped", "failed", "lost", "ended", "unknown"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Offer:
     """An offer of a provider for a row: the GPU model it promises, and its price in USD per hour.
 
-    `offer_id` is the provider's id of it, where it has one; only that provider reads it.
+    `offer_id` is the provider's id of it, where it has one; only that provider reads it. `machine` names the one GPU that is
+    offered, where it is a certain one: then a second allocation of it cannot be had.
     """
 
     provider: str
     gpu_model: str
     price_usd_per_hour: float = 0.0
     offer_id: str = ""
+    machine: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,7 +78,9 @@ class Launch:
     """What is started on an offer. `name` is never used twice; `env` may hold secrets, so `repr` hides it.
 
     `image` is pinned by digest. `start` is the command of the container's first process, `public_key` the run's SSH
-    key in OpenSSH's one-line form. A guest on this machine needs none of them.
+    key in OpenSSH's one-line form. A guest on this machine needs none of them, and one of a place that is no container only
+    the limits: it ends itself at `deadline`, where its host made no contact by `contact_by` (both in seconds since 1970), and
+    without contact for `lease_s`. `queue_s` is how long it may wait for a GPU that others use.
     """
 
     name: str
@@ -82,6 +89,10 @@ class Launch:
     start: tuple[str, ...] = field(default=(), repr=False)
     public_key: str = ""
     disk_gb: int = 40
+    deadline: float = 0.0
+    contact_by: float = 0.0
+    lease_s: float = 0.0
+    queue_s: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,7 +167,7 @@ class Provider(Protocol):
     dry_run: bool
     #: SHA-256 of the guest archive this provider's guests must run: the policy's reference value.
     archive_sha256: str
-    #: Whether every allocation is this machine, so that only one may be in use at a time.
+    #: Whether every allocation is this machine, so that only one may be in use at a time and nothing of it outlives the run.
     this_machine: bool
 
     def offers(self, row: RowSpec) -> tuple[Offer, ...]:
@@ -206,6 +217,15 @@ class Provider(Protocol):
         ...
 
 
+@runtime_checkable
+class Routed(Protocol):
+    """A provider that knows the way to its guests, such as one of machines the user can reach; the run makes no keys for it."""
+
+    def route(self, name: str) -> Route:
+        """The way to the guest of the allocation called `name`, not yet aimed at an address."""
+        ...
+
+
 @dataclass(frozen=True, kw_only=True)
 class Grant:
     """The right to use one allocation for one row. Plain values: it travels to xdist workers as JSON."""
@@ -222,7 +242,8 @@ class Grant:
     reference_source: str
     dry_run: bool
     simulated: bool
-    rented: bool = False
+    #: Whether its guest is on another machine, behind a tunnel: rented, or one of the user's own.
+    remote: bool = False
     faults: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Json]:

@@ -7,6 +7,7 @@ from pytest_glasshouse.errors import ConfigurationError
 from pytest_glasshouse.guest import machine
 from pytest_glasshouse.providers import local_process as process
 from pytest_glasshouse.providers.base import Account, Instance, Launch, Offer
+from pytest_glasshouse.providers.place_settings import PlaceSettings
 from pytest_glasshouse.rows.spec import RowSpec
 from pytest_glasshouse.wire.canonical import sha256_hex
 
@@ -80,3 +81,9 @@ class LocalProvider:
     def inject_fault(self, instance_id: str, action: str) -> None:
         """Raises `ConfigurationError`: only the mock provider plays faults."""
         raise ConfigurationError(f"provider local plays no faults; {action} on {instance_id} was asked for")
+
+
+def open_local(settings: PlaceSettings) -> LocalProvider:
+    """See `places.Place`."""
+    del settings
+    return LocalProvider()

@@ -17,6 +17,7 @@ from pytest_glasshouse.guest import machine
 from pytest_glasshouse.providers import local_process as process
 from pytest_glasshouse.providers.base import Account, Instance, Launch, Offer
 from pytest_glasshouse.providers.mock_faults import FAULTS, GUEST_FAULTS
+from pytest_glasshouse.providers.place_settings import PlaceSettings
 from pytest_glasshouse.rows.spec import GPU_MODELS, RowSpec
 from pytest_glasshouse.wire.canonical import sha256_hex
 
@@ -122,3 +123,8 @@ def _one_byte_differs(archive: bytes) -> bytes:
     # A letter of a docstring: the archive still runs, and only its digest differs.
     place = archive.index(b"Benchmark rows as tests")
     return archive[:place] + b"b" + archive[place + 1 :]
+
+
+def open_mock(settings: PlaceSettings) -> MockProvider:
+    """See `places.Place`."""
+    return MockProvider(settings.faults)

@@ -6,11 +6,12 @@ environment alone opens nothing.
 
 from __future__ import annotations
 
-import os
 import re
 from typing import TYPE_CHECKING, Literal
 
 from pytest_glasshouse.errors import ConfigurationError
+from pytest_glasshouse.providers.place_settings import OwnMachines, PlaceSettings
+from pytest_glasshouse.providers.places import NAMES, PLACES, REMOTE, RENTING, manual_stop
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -18,8 +19,10 @@ if TYPE_CHECKING:
     from pytest_glasshouse.providers.base import Provider
     from pytest_glasshouse.providers.runpod_models import NetworkVolume
 
-NAMES = ("mock", "local", "runpod", "vastai")
-RENTING = ("runpod", "vastai")
+__all__ = [
+    "NAMES", "PLACES", "REMOTE", "RENTING", "OwnMachines", "PlaceSettings", "manual_stop", "open_provider", "open_runpod",
+]  # fmt: skip
+
 API_VARIABLE = "GLASSHOUSE_RUNPOD_API"
 CLOUD_VARIABLE = "GLASSHOUSE_RUNPOD_CLOUD"
 VOLUME_VARIABLE = "GLASSHOUSE_RUNPOD_VOLUME"
@@ -28,38 +31,40 @@ _VOLUME = re.compile(r"(?P<id>[A-Za-z0-9_-]{1,64}):(?P<path>(/[A-Za-z0-9._-]+)+)
 
 
 def open_provider(
-    name: str, faults: tuple[str, ...] = (), *, allow_simulated: bool = False, max_price_usd_per_hour: float | None = None
+    name: str,
+    faults: tuple[str, ...] = (),
+    *,
+    allow_simulated: bool = False,
+    max_price_usd_per_hour: float | None = None,
+    machines: OwnMachines | None = None,
 ) -> Provider:
     """The provider called `name`. Raises `ConfigurationError` for what the user can fix.
 
     That is an unknown name, faults it does not play, a key that is missing, and, where `allow_simulated` is false, a base
     URL that is not the provider's own.
     """
-    if name == "mock":
-        from pytest_glasshouse.providers.mock import MockProvider
-
-        return MockProvider(faults)
-    if faults:
-        raise ConfigurationError(f"faults are played by the mock provider only; provider {name} was chosen")
-    if name == "local":
-        from pytest_glasshouse.providers.local import LocalProvider
-
-        return LocalProvider()
-    if name not in RENTING:
+    if name not in PLACES:
         raise ConfigurationError(f"provider {name!r}: expected one of {', '.join(NAMES)}")
-    provider: Provider
-    if name == "runpod":
-        provider = open_runpod(os.environ, max_price_usd_per_hour=max_price_usd_per_hour)
-    else:
-        from pytest_glasshouse.providers.vastai import open_vastai
-
-        provider = open_vastai(os.environ, max_price_usd_per_hour=max_price_usd_per_hour)
-    if provider.simulated and not allow_simulated:
+    if faults and name != "mock":
+        raise ConfigurationError(f"faults are played by the mock provider only; provider {name} was chosen")
+    settings = PlaceSettings(
+        faults=faults,
+        allow_simulated=allow_simulated,
+        max_price_usd_per_hour=max_price_usd_per_hour,
+        machines=machines or OwnMachines(),
+    )
+    provider = PLACES[name].open(settings)
+    if provider.rents and provider.simulated and not allow_simulated:
         raise ConfigurationError(
             f"provider {name}: its base URL is not the provider's own, so nothing real can be rented there; "
             "unset it, or accept a simulated provider with --glasshouse-allow-simulated"
         )
     return provider
+
+
+def open_runpod_place(settings: PlaceSettings) -> Provider:
+    """See `places.Place`."""
+    return open_runpod(settings.environ, max_price_usd_per_hour=settings.max_price_usd_per_hour)
 
 
 def open_runpod(environ: Mapping[str, str], *, max_price_usd_per_hour: float | None = None) -> Provider:
@@ -107,14 +112,3 @@ def _volume(text: str, api: str) -> NetworkVolume | None:
     from pytest_glasshouse.providers.runpod_models import NetworkVolume
 
     return NetworkVolume(volume_id=found["id"], path=found["path"])
-
-
-def manual_stop(provider: str, instance_id: str | None) -> str:
-    """How a person ends an allocation that may still exist, without this tool."""
-    if provider == "runpod":
-        command = f'curl -X DELETE https://api.runpod.io/v2/pods/{instance_id} -H "Authorization: Bearer $RUNPOD_API_KEY"'
-        return f"{command}, or the console at console.runpod.io" if instance_id else "end it in the console at console.runpod.io"
-    if provider == "vastai":
-        command = f"vastai destroy instance {instance_id}"
-        return f"{command}, or the console at cloud.vast.ai" if instance_id else "end it in the console at cloud.vast.ai"
-    return "end its processes on this machine"

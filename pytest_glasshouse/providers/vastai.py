@@ -45,6 +45,7 @@ from pytest_glasshouse.wire.canonical import sha256_hex
 from pytest_glasshouse.wire.secret import Secret
 
 if TYPE_CHECKING:
+    from pytest_glasshouse.providers.place_settings import PlaceSettings
     from pytest_glasshouse.rows.spec import RowSpec
     from pytest_glasshouse.wire.canonical import Json
 
@@ -71,6 +72,11 @@ def open_vastai(environ: Mapping[str, str], *, max_price_usd_per_hour: float | N
     """Vast.ai, with key and base URL from the environment. Raises `ConfigurationError`; rents nothing."""
     url = api_url(environ, URL_VARIABLE, VAST_URL)
     return VastProvider(key=vast_key(environ), base_url=url, max_price_usd_per_hour=max_price_usd_per_hour, environ=environ)
+
+
+def open_vastai_place(settings: PlaceSettings) -> VastProvider:
+    """See `places.Place`."""
+    return open_vastai(settings.environ, max_price_usd_per_hour=settings.max_price_usd_per_hour)
 
 
 class VastProvider:

@@ -58,10 +58,10 @@ class RunCleanup:
     @property
     def by_hand(self) -> Iterator[str]:
         """What a person can do about each allocation that may still exist."""
-        from pytest_glasshouse.providers.registry import RENTING, manual_stop
+        from pytest_glasshouse.providers.registry import REMOTE, manual_stop
 
         for each in self._own():
-            if each.status != "proven" and each.provider in RENTING:
+            if each.status != "proven" and each.provider in REMOTE:
                 command = f"glasshouse reap --provider {each.provider} --run {self._run_id}"
                 yield f"{each.name}: {each.reason}"
                 yield f"  {command}; or {manual_stop(each.provider, each.provider_instance_id)}"

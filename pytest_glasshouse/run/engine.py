@@ -59,7 +59,7 @@ class Engine:
         from pytest_glasshouse.providers.registry import open_provider
 
         if options.provider != "row":
-            open_provider(options.provider, options.faults, allow_simulated=options.allow_simulated)
+            open_provider(options.provider, options.faults, allow_simulated=options.allow_simulated, machines=options.machines)
 
     def check_material(
         self, rows: Sequence[tuple[RowSpec, str | None]], options: Options, *, seed: int, rehearsed: bool
@@ -71,7 +71,7 @@ class Engine:
         `InfrastructureError` for a hub that cannot be reached.
         """
         from pytest_glasshouse.legs.sealed_model import sealed_of
-        from pytest_glasshouse.providers.registry import RENTING
+        from pytest_glasshouse.providers.registry import REMOTE
         from pytest_glasshouse.workloads.lora_rehearsal import rehearse
         from pytest_glasshouse.workloads.registry import prepare
 
@@ -94,7 +94,7 @@ class Engine:
                     reference = f"{base.model_id}@{base.revision}" if of_hub else None
                     resolved[row.model] = {"reference": reference, "size": base.size}
                 if base is not None and not row.sealed:
-                    options.model_sources_of(row).of(base, same_disk=provider not in RENTING)
+                    options.model_sources_of(row).of(base, same_disk=provider not in REMOTE)
                 if rehearsed:
                     rehearse(material)
             except ConfigurationError as error:
@@ -112,9 +112,9 @@ class Engine:
         models: Mapping[str, ResolvedModel] = MappingProxyType({}),
     ) -> Broker:
         """A broker for these rows that has checked provider, faults and what this machine lacks, and rented nothing."""
-        from pytest_glasshouse.providers.registry import RENTING
+        from pytest_glasshouse.providers.registry import REMOTE
 
-        here = [row for row in rows if options.provider_of(row) not in RENTING]
+        here = [row for row in rows if options.provider_of(row) not in REMOTE]
         _require_training(here)
         from pytest_glasshouse.workloads.registry import check
 
@@ -140,6 +140,7 @@ class Engine:
                 max_price=options.max_price_usd,
                 allow_simulated=options.allow_simulated,
                 image=options.image,
+                machines=options.machines,
                 model_bytes={name: found["size"] for name, found in models.items()},
             ),
             emit=tell,

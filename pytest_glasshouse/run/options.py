@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, cast
 
 from pytest_glasshouse.errors import ConfigurationError
+from pytest_glasshouse.providers.place_settings import OwnMachines
 
 if TYPE_CHECKING:
     from pytest_glasshouse.legs.attestation import OutsideServer
@@ -64,6 +65,7 @@ class Options:
     resume: str | None = None
     faults: tuple[str, ...] = ()
     image: str | None = None
+    machines: OwnMachines = field(default_factory=OwnMachines)
     model: str | None = None
     model_source: ModelSource | None = None
     guest_models: str | None = None

@@ -13,7 +13,8 @@ from pathlib import Path
 from pytest_glasshouse.broker.rented_connection import RentedConnection
 from pytest_glasshouse.channel.access import SshAccess
 from pytest_glasshouse.channel.guest_channel import GuestChannel
-from pytest_glasshouse.channel.ssh import ALIAS, SshFiles, Tunnel
+from pytest_glasshouse.channel.ssh import ALIAS, SshFiles
+from pytest_glasshouse.channel.tunnel import Tunnel
 from pytest_glasshouse.errors import BootTimeoutError, GlasshouseError, GuestGoneError
 from pytest_glasshouse.providers.base import Access
 from pytest_glasshouse.providers.lease import Lease

@@ -15,9 +15,10 @@ import pytest
 
 from pytest_glasshouse.channel.access import SshAccess
 from pytest_glasshouse.channel.archive import guest_archive
+from pytest_glasshouse.channel.guest_session import GuestSession
 from pytest_glasshouse.channel.pod_init import ROOT
 from pytest_glasshouse.channel.pod_launch import PodKeys, new_keys, pod_environment, pod_start
-from pytest_glasshouse.channel.ssh_session import SshSession
+from pytest_glasshouse.channel.ssh import SshFiles
 from tests.limits import HANG_S
 from tests.loopback.pod_disk import DIRECTORY
 from tests.loopback.pod_rights import need_pods
@@ -69,7 +70,7 @@ class SshPod:
 
 
 MakePod = Callable[..., SshPod]
-MakeSession = Callable[..., SshSession]
+MakeSession = Callable[..., GuestSession]
 
 
 @pytest.fixture
@@ -92,10 +93,10 @@ def make_pod() -> Iterator[MakePod]:
 
 @pytest.fixture
 def make_session() -> Iterator[MakeSession]:
-    made: list[SshSession] = []
+    made: list[GuestSession] = []
 
-    def make(pod: SshPod, keys: PodKeys | None = None, archive: bytes = b"") -> SshSession:
-        made.append(SshSession(keys or pod.keys, allocation=pod.name, archive=archive or guest_archive()))
+    def make(pod: SshPod, keys: PodKeys | None = None, archive: bytes = b"") -> GuestSession:
+        made.append(GuestSession(SshFiles(keys or pod.keys), allocation=pod.name, archive=archive or guest_archive()))
         return made[-1]
 
     yield make

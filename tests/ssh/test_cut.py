@@ -76,7 +76,7 @@ def test_a_link_that_is_cut_during_a_leg_loses_no_event_and_fails_no_row(
     grant = Grant(
         grant_id="g", allocation_id=pod.name, provider="runpod", instance_id="pod1", address=path,
         gpu_model=str(hello["gpuModel"]), gpu_uuid=None, device="cpu", archive_sha256=str(hello["archiveSha256"]),
-        reference_source="checkout", dry_run=True, simulated=True, rented=True,
+        reference_source="checkout", dry_run=True, simulated=True, remote=True,
     )  # fmt: skip
     cut_in: set[str] = set()
     healers: list[threading.Thread] = []

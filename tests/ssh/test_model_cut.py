@@ -87,7 +87,7 @@ def _round(path: str, channel: GuestChannel, hub: Hub, emit: Callable[[Progress]
     base = BaseModel(model_id="Tests/Cut", revision=COMMIT, stand_in=False, files=listed_content(FILES), content=FILES, hub=where)
     grant = Grant(
         grant_id="g", allocation_id="a", provider="runpod", instance_id="pod1", address=path, gpu_model="CPU", gpu_uuid=None,
-        device="cpu", archive_sha256="", reference_source="checkout", dry_run=True, simulated=True, rented=True,
+        device="cpu", archive_sha256="", reference_source="checkout", dry_run=True, simulated=True, remote=True,
     )  # fmt: skip
     return Round(
         row=short_row(), grant=grant, channel=channel, material=Material(parts={}, initial_sha256="", base=base, facts={}), number=1,

@@ -19,8 +19,8 @@ import pytest
 from pytest_glasshouse.channel.access import SshAccess
 from pytest_glasshouse.channel.archive import guest_archive
 from pytest_glasshouse.channel.guest_channel import GuestChannel
+from pytest_glasshouse.channel.guest_session import GuestSession
 from pytest_glasshouse.channel.pod_launch import new_keys
-from pytest_glasshouse.channel.ssh_session import SshSession
 from pytest_glasshouse.errors import BootTimeoutError, GuestGoneError
 from pytest_glasshouse.wire.canonical import sha256_hex
 from tests.limits import HANG_S, until
@@ -32,7 +32,7 @@ def _hello(path: str) -> dict[str, Any]:
         return channel.request("hello")
 
 
-def _client_pid(session: SshSession) -> int:
+def _client_pid(session: GuestSession) -> int:
     """The process id of the current SSH client."""
     tunnel = session._tunnel
     assert tunnel is not None
@@ -45,7 +45,7 @@ def _pulled_nothing(channel: GuestChannel) -> bool:
     return channel.request("pull", {"cursor": 0, "wait_ms": 200})["events"] == []
 
 
-def _refusal(make: Callable[[], SshSession], access: SshAccess) -> str:
+def _refusal(make: Callable[[], GuestSession], access: SshAccess) -> str:
     """Why a session was given up; the time for it is longer where this machine has not even reached the guest."""
     for timeout_s in (3.0, 30.0, HANG_S):
         with pytest.raises(BootTimeoutError) as caught:
@@ -61,7 +61,7 @@ def test_the_agent_is_installed_and_answers_through_a_forwarded_socket(make_pod:
     hello = _hello(session.connect(pod.access, timeout_s=HANG_S, on_phase=phases.append))
     assert hello["archiveSha256"] == sha256_hex(guest_archive())
     assert hello["allocation"] == pod.name
-    assert phases == ["waiting for SSH", "copying the guest's code", "starting the agent"]
+    assert phases == ["connecting", "copying the guest's code", "starting the agent"]
     # Reaching it again finds the same agent: nothing is started twice.
     assert _hello(session.connect(pod.access, timeout_s=HANG_S))["agentNonce"] == hello["agentNonce"]
 
@@ -102,8 +102,8 @@ def test_a_client_with_another_key_is_not_let_in(make_pod: MakePod, make_session
 
 
 _HOST = """import sys
-from pytest_glasshouse.channel.ssh import spawn_with_pdeathsig
-print(spawn_with_pdeathsig(["sleep", "600"]).pid, flush=True)
+from pytest_glasshouse.channel.tunnel import spawn_with_pdeathsig
+print(spawn_with_pdeathsig(["sleep", "600"], {"PATH": "/usr/bin:/bin"}).pid, flush=True)
 sys.stdin.read()"""
 
 

@@ -23,7 +23,7 @@ from tests.unit.broker.scripted import ROW, Agents, FakeTime, Scripted, appearin
 def test_cheapest_offer_is_rented_and_its_end_is_proven(make_broker: MakeBroker, rented: Scripted, tmp_path: Path) -> None:
     broker = make_broker()
     grant = broker.acquire(ROW)
-    assert (grant.rented, grant.simulated, grant.dry_run, grant.gpu_model) == (True, False, False, ROW.gpu_model)
+    assert (grant.remote, grant.simulated, grant.dry_run, grant.gpu_model) == (True, False, False, ROW.gpu_model)
     broker.release(grant)
     cleanup = broker.end_all()
     assert cleanup.status == "proven"

@@ -95,7 +95,7 @@ def first_round(
     address: str, base: BaseModel | None, told: list[Progress] | None = None, *, reconnect_s: float = HANG_S, **grant: Any
 ) -> Round:
     """A round before its first leg, on a rented guest at an address."""
-    given = replace(granted(cast("LyingAgent", SimpleNamespace(address=address))), **{"rented": True, **grant})
+    given = replace(granted(cast("LyingAgent", SimpleNamespace(address=address))), **{"remote": True, **grant})
     return Round(
         row=RowSpec(name="row", workload="lora", gpu="anygpu", order="raw-first", steps=1, model="org/model"),
         grant=given, channel=GuestChannel(address, allocation_id=given.allocation_id, reconnect_s=reconnect_s),

@@ -335,7 +335,7 @@ def test_a_request_has_what_its_source_needs_and_no_more(tmp_path: Path, monkeyp
     assert not {"endpoint", "directory"} & pushed.keys()
     assert "directory" not in hub
     for sources in (ModelSources(), ModelSources(directory="/models", only="hub")):
-        [local] = requests(sources, base, rented=False)
+        [local] = requests(sources, base, remote=False)
         assert (local["source"], local["directory"]) == ("there", str(tmp_path / "model"))
 
 

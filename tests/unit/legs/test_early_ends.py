@@ -43,7 +43,7 @@ def test_rented_guest_that_the_broker_ended_in_a_protected_leg_was_terminated(ho
     """Without its signed exit nothing shows that it zeroized; the reason is the broker's, and the guest's is added."""
     spool = Spool(lambda _role, _request: [("challenge-wanted", {})])
     spool.answers["answer"] = vanish
-    lost, rented = ("ended", "the budget of 20 USD is reached"), {"rented": True}
+    lost, rented = ("ended", "the budget of 20 USD is reached"), {"remote": True}
     outcome, _, _ = ran(host_attestation, spool.answers, order="protected-first", lost=lost, grant=rented)
     assert outcome.ended is not None
     assert outcome.ended.outcome == "excluded"

@@ -122,7 +122,7 @@ def test_only_rounds_that_count_each_are_kept(tmp_path: Path, order: Any, asked:
 
 def test_reason_stays_as_the_host_saw_it_where_the_provider_knows_none(tmp_path: Path) -> None:
     ended = Ended(outcome="excluded", reason="the guest is gone", decision="run it again")
-    allocation = Allocation(replace(MOCK, rented=True), Grants(), RowSettings(declared=ALTERNATING, run_id="r", seed=7), print)
+    allocation = Allocation(replace(MOCK, remote=True), Grants(), RowSettings(declared=ALTERNATING, run_id="r", seed=7), print)
     notes: Any = {"protected": {}, "raw": None}
     assert allocation._explained(ended, notes, gone=True) == ended
     assert notes["protected"] == {}
@@ -142,7 +142,7 @@ def test_reason_is_the_brokers_where_it_ended_the_guest_though_that_still_answer
     ended = Ended(outcome="failed", reason="the leg was killed", decision="run it again")
     grants, settings = Grants((kind, "the budget is reached")), RowSettings(declared=ALTERNATING, run_id="r", seed=7)
     notes: Any = {"protected": {"exit": "signed"}, "raw": None}
-    found = Allocation(replace(MOCK, rented=True), grants, settings, print)._explained(ended, notes, gone=gone)
+    found = Allocation(replace(MOCK, remote=True), grants, settings, print)._explained(ended, notes, gone=gone)
     assert found is not None
     assert found.reason == reason
     assert (found.outcome == "failed") is (reason == "the leg was killed")

@@ -1,6 +1,6 @@
-"""The SSH session to one rented guest: installs the agent, forwards its socket to this machine, sends heartbeats, disconnects.
+"""The session to one guest on another machine: installs the agent, forwards its socket, sends heartbeats, disconnects.
 
-It knows no providers: the caller passes the endpoint.
+It knows no providers: the caller passes the route and the address.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING
 
 from pytest_glasshouse.channel.bootstrap import bootstrap
 from pytest_glasshouse.channel.guest_channel import GuestChannel
-from pytest_glasshouse.channel.ssh import SshFiles, Tunnel
+from pytest_glasshouse.channel.tunnel import Tunnel
 from pytest_glasshouse.errors import BootTimeoutError, GlasshouseError, GuestGoneError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from pytest_glasshouse.channel.access import SshAccess
-    from pytest_glasshouse.channel.pod_launch import PodKeys
+    from pytest_glasshouse.channel.access import Access
+    from pytest_glasshouse.channel.tunnel import Route
 
 _HELLO_S = 10.0
 _AGAIN_S = 0.5
@@ -28,30 +28,28 @@ _TRY_S = 1.5
 _HEARTBEAT_S = 20.0
 
 
-class SshSession:
+class GuestSession:
     """The session to one guest. May be closed twice; `secrets` must never be published."""
 
-    def __init__(self, keys: PodKeys, *, allocation: str, archive: bytes) -> None:
-        self._ssh_files = SshFiles(keys)
+    def __init__(self, route: Route, *, allocation: str, archive: bytes) -> None:
+        self._route = route
         self._allocation = allocation
         self._archive = archive
         self._tunnel: Tunnel | None = None
-        self._access: SshAccess | None = None
         self._closed = threading.Event()
         self._heartbeat: threading.Thread | None = None
 
-    def connect(self, access: SshAccess, *, timeout_s: float, on_phase: Callable[[str], None] = lambda _phase: None) -> str:
+    def connect(self, access: Access, *, timeout_s: float, on_phase: Callable[[str], None] = lambda _phase: None) -> str:
         """Install and start the agent, forward its socket, and wait for its answer; the path of the local socket.
 
         Raises `BootTimeoutError` after `timeout_s`, and `GuestUnusableError` at once when the guest cannot run the agent.
         """
         until = time.monotonic() + timeout_s
-        self._access = access
-        self._ssh_files.write_config(access)
+        self._route.aim(access)
         remote = self._bootstrap(until, on_phase)
         self._close_tunnel()
-        self._tunnel = Tunnel(self._ssh_files, remote)
-        path = str(self._ssh_files.socket)
+        self._tunnel = Tunnel(self._route, remote)
+        path = str(self._route.socket)
         while True:
             left = until - time.monotonic()
             try:
@@ -70,7 +68,7 @@ class SshSession:
     def shut_down(self) -> None:
         """Make the guest kill its legs and wipe its directory, and its watchdog end the instance. At most a few seconds."""
         with contextlib.suppress(GlasshouseError, OSError):
-            channel = GuestChannel(str(self._ssh_files.socket), allocation_id=self._allocation, timeout_s=1.0)
+            channel = GuestChannel(str(self._route.socket), allocation_id=self._allocation, timeout_s=1.0)
             try:
                 channel.request("shutdown")
             finally:
@@ -82,20 +80,18 @@ class SshSession:
         self._close_tunnel()
         if self._heartbeat is not None and self._heartbeat is not threading.current_thread():
             self._heartbeat.join(timeout=_HELLO_S)
-        self._ssh_files.remove()
+        self._route.remove()
 
     def secrets(self) -> tuple[str, ...]:
-        """The guest's endpoint and local directory, in every form in which they could be printed."""
-        access = self._access
-        own = (str(self._ssh_files.directory),)
-        return own if access is None else (*own, f"{access.host}:{access.port}", f"{access.user}@{access.host}")
+        """See `Route.secrets`."""
+        return self._route.secrets()
 
     def _bootstrap(self, until: float, on_phase: Callable[[str], None]) -> str:
-        on_phase("waiting for SSH")
+        on_phase("connecting")
         while True:
             try:
                 return bootstrap(
-                    self._ssh_files,
+                    self._route,
                     archive=self._archive,
                     allocation=self._allocation,
                     timeout_s=max(until - time.monotonic(), 0.1),
@@ -113,7 +109,7 @@ class SshSession:
         )
 
     def _hello(self, timeout_s: float) -> None:
-        channel = GuestChannel(str(self._ssh_files.socket), allocation_id=self._allocation, timeout_s=timeout_s)
+        channel = GuestChannel(str(self._route.socket), allocation_id=self._allocation, timeout_s=timeout_s)
         try:
             channel.request("hello")
         finally:

@@ -1,0 +1,92 @@
+"""The places where a GPU can be had: one line each, with everything that the other rooms ask of a place before it is opened.
+
+It imports no provider. How to add one: docs/providers.md.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pytest_glasshouse.providers.base import Provider
+    from pytest_glasshouse.providers.place_settings import PlaceSettings
+
+
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """One place. `opener` is the module and the function there that makes its provider from `PlaceSettings`.
+
+    `where` says in the header of a run what is used there. `end_by_hand` is a command with `{instance}` in it, and `console` a
+    place to look where the instance's id is not known: how a person ends what is left, without this tool.
+    """
+
+    name: str
+    opener: str
+    where: str
+    boot_timeout_s: float
+    #: Whether an allocation costs money: then it takes a budget and a yes, and offers have prices.
+    rents: bool = False
+    #: Whether its guests are processes of the machine where pytest runs: nothing of them can be left behind anywhere else.
+    on_this_machine: bool = False
+    #: How long to wait for a GPU that others use, unless the user says otherwise. 0: not at all.
+    queue_timeout_s: float = 0.0
+    end_by_hand: str = ""
+    console: str = ""
+
+    def open(self, settings: PlaceSettings) -> Provider:
+        """Its provider. Raises `ConfigurationError` for what the user can fix."""
+        module, _, function = self.opener.partition(":")
+        provider: Provider = getattr(import_module(f"pytest_glasshouse.providers.{module}"), function)(settings)
+        return provider
+
+
+PLACES: dict[str, Place] = {
+    place.name: place
+    for place in (
+        Place(name="mock", opener="mock:open_mock", where="a dry run on this machine; nothing is rented", boot_timeout_s=15.0,
+              on_this_machine=True),
+        Place(name="local", opener="local:open_local", where="this machine's own GPU; nothing is rented", boot_timeout_s=60.0,
+              on_this_machine=True),
+        Place(name="runpod", opener="registry:open_runpod_place", where="rented", boot_timeout_s=1200.0, rents=True,
+              end_by_hand='curl -X DELETE https://api.runpod.io/v2/pods/{instance} -H "Authorization: Bearer $RUNPOD_API_KEY"',
+              console="the console at console.runpod.io"),
+        Place(name="vastai", opener="vastai:open_vastai_place", where="rented", boot_timeout_s=900.0, rents=True,
+              end_by_hand="vastai destroy instance {instance}", console="the console at cloud.vast.ai"),
+    )
+}  # fmt: skip
+
+NAMES = tuple(PLACES)
+#: Places whose allocations cost money.
+RENTING = tuple(name for name, place in PLACES.items() if place.rents)
+#: Places whose allocations outlive a run that is killed: a reaper, a watchdog and `glasshouse reap` end them.
+REMOTE = tuple(name for name, place in PLACES.items() if not place.on_this_machine)
+
+
+#: For a provider that is not in the table, as tests have them.
+_BOOT_S = 900.0
+
+
+def boot_timeout_of(name: str, asked_s: float | None) -> float:
+    """How long an allocation of that place may take until it runs and has an address; a cold image alone takes minutes."""
+    if asked_s is not None:
+        return asked_s
+    return PLACES[name].boot_timeout_s if name in PLACES else _BOOT_S
+
+
+def queue_timeout_of(name: str, asked_s: float | None) -> float:
+    """How long an allocation of that place may wait for a GPU that others use."""
+    if asked_s is not None:
+        return asked_s
+    return PLACES[name].queue_timeout_s if name in PLACES else 0.0
+
+
+def manual_stop(provider: str, instance_id: str | None) -> str:
+    """How a person ends an allocation that may still exist, without this tool."""
+    place = PLACES.get(provider)
+    if place is None or place.on_this_machine:
+        return "end its processes on this machine"
+    if not instance_id or not place.end_by_hand:
+        return f"end it in {place.console}"
+    return f"{place.end_by_hand.format(instance=instance_id)}, or {place.console}"
