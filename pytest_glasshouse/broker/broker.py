@@ -14,20 +14,21 @@ from pytest_glasshouse.broker import pricing
 from pytest_glasshouse.broker.creator import hello
 from pytest_glasshouse.broker.fleet import BrokerOptions, Fleet, FleetMember
 from pytest_glasshouse.broker.limit_watch import LimitWatch
+from pytest_glasshouse.broker.loss import QueueWatch, loss_reason, watch_of
 from pytest_glasshouse.broker.renter import Renter
 from pytest_glasshouse.broker.timing import Clock
 from pytest_glasshouse.channel.archive import reference_source
 from pytest_glasshouse.errors import (
     BudgetError,
     ConfigurationError,
-    GlasshouseError,
     GuestGoneError,
     InfrastructureError,
     NoCapacityError,
     ProtocolError,
 )
-from pytest_glasshouse.providers.base import Cleanup, Grant
+from pytest_glasshouse.providers.base import Cleanup, Grant, Queued
 from pytest_glasshouse.providers.listing import Listing, doubt_in
+from pytest_glasshouse.providers.places import runs_side_by_side
 from pytest_glasshouse.wire.cleanup_status import worst_cleanup
 
 if TYPE_CHECKING:
@@ -73,6 +74,8 @@ class Broker:
         self._stopped = ""
         #: The run's rows by row id; empty where none were planned.
         self._planned: dict[str, RowSpec] = {}
+        self._granted_rows: set[str] = set()
+        self._queue_watches: dict[str, QueueWatch | None] = {}
         self._watch: LimitWatch | None = None
         self._start_reaper = start_reaper or self._default_reaper
         self._reaper: ReaperLike | None = None
@@ -84,11 +87,13 @@ class Broker:
     def plan(self, rows: Sequence[RowSpec]) -> None:
         """Set the run's rows, before the first grant: opens every provider they need, and rents nothing.
 
-        Raises `ConfigurationError`, also where the guests of a provider could not be reached from this machine.
+        Raises `ConfigurationError`, also where the guests of a provider could not be reached from this machine, and `BudgetError`
+        above the cap of GPU-hours.
         """
         for row in rows:
             self._fleet.connection(self._fleet.provider(self._provider_of(row)))
         self._planned = {row.row_id: row for row in rows}
+        self._fleet.hours.plan((self._fleet.provider(self._provider_of(row)), row) for row in rows)
 
     @property
     def rents(self) -> bool:
@@ -134,6 +139,7 @@ class Broker:
                 f"row {row.name!r} was not priced: the run planned {_names(list(self._planned))}. Nothing else is granted"
             )
         provider = self._fleet.provider(self._provider_of(row))
+        self._granted_rows.add(row.row_id)
         key = "this machine" if provider.this_machine else f"{provider.name}/{row.gpu}"
         grant_id = f"{worker}-{secrets.token_hex(4)}"
         while (found := self._claim(key, grant_id)) is not None:
@@ -167,6 +173,9 @@ class Broker:
             try:
                 if self._options.allocation == "row":
                     self._fleet.end(allocation, "its row is done")
+                elif isinstance(allocation.provider, Queued) and self._granted_rows >= self._planned.keys():
+                    # Others may wait for its GPU.
+                    self._fleet.end(allocation, "no row is left for it")
             finally:
                 self._free(allocation)
 
@@ -196,7 +205,7 @@ class Broker:
         shown = [self._fleet.with_retries(each, each.list) for each in asked]
         return Listing((one for each in shown for one in each), doubt="; ".join(filter(None, map(doubt_in, shown))))
 
-    def loss_reason(self, grant: Grant) -> tuple[str, str]:  # noqa: PLR0911  (one return a reason)
+    def loss_reason(self, grant: Grant) -> tuple[str, str]:
         """Why the guest of an allocation does not answer: a kind and a sentence.
 
         `ended` by this broker; `lost`, by the provider's account; `unreachable`, though the provider says that it runs; `unknown`
@@ -205,21 +214,13 @@ class Broker:
         allocation = self._member(grant)
         if allocation is None:
             return "", ""
+        if allocation.lost:
+            return "lost", allocation.lost
         if self._stopped or allocation.loss_reason:
             return "ended", self._stopped or allocation.loss_reason
         if allocation.provider.this_machine:
             return "", ""
-        try:
-            seen = allocation.provider.get(grant.instance_id)
-        except (GlasshouseError, OSError) as error:
-            return "unknown", f"the provider does not say what became of the allocation: {error}"
-        if seen is None:
-            return "lost", "the provider says that the allocation is gone"
-        if seen.state != "running":
-            return "lost", f"the provider says that the allocation is {seen.raw_state or seen.state}"
-        if seen.access != allocation.access:
-            return "lost", "the provider shows the allocation at another address than before: it was restarted"
-        return "unreachable", "the provider says that the allocation runs, and its guest cannot be reached"
+        return loss_reason(allocation)
 
     # -- the end
 
@@ -233,6 +234,10 @@ class Broker:
         leases = [lease for lease in self._fleet.leases() if lease.intent_at and self._fleet.provider(lease.provider).rents]
         return pricing.spent_usd(leases, self._fleet.clock.wall()) if leases else None
 
+    def gpu_hours(self) -> float | None:
+        """The GPU-hours of the run's allocations that have no price; None where there is none."""
+        return self._fleet.hours.shown()
+
     def check_limits(self) -> None:
         """End what exceeds the budget or its deadline. Called twice a second while anything exists."""
         fleet, now, budget = self._fleet, self._fleet.clock.wall(), self._options.budget_usd
@@ -245,6 +250,9 @@ class Broker:
                     "Every allocation was ended at once"
                 )
                 fleet.end_now(self._stopped)
+        if not self._stopped and (over := fleet.hours.over()):
+            self._stopped = over
+            fleet.end_now(over)
         for each in list(fleet.allocations):
             if not each.lease.over and not each.loss_reason and now >= each.lease.deadline:
                 fleet.end(each, "its total deadline is over; it was ended")
@@ -260,8 +268,9 @@ class Broker:
         fleet.ending.set()
         with fleet.changed:
             fleet.changed.notify_all()
-        if self._watch is not None:
-            self._watch.close()
+        for watch in (self._watch, *self._queue_watches.values()):
+            if watch is not None:
+                watch.close()
         for lease in (open_ones := [lease for lease in fleet.leases() if not lease.over and lease.intent_at]):
             lease.ambiguous = lease.ambiguous or not lease.instance_ids
         verdicts = {verdict.lease.name: verdict for verdict in fleet.termination(open_ones).prove()}
@@ -305,7 +314,8 @@ class Broker:
                     raise InfrastructureError("the run is ending; nothing more is granted")
                 mine = [each for each in fleet.allocations if each.key == key and each.usable]
                 busy = key in self._creating or any(each.grant_id for each in mine)
-                if not busy or not (shared or key == "this machine"):
+                waits = key == "this machine" or (shared and not runs_side_by_side(key.partition("/")[0]))
+                if not busy or not waits:
                     break
                 fleet.changed.wait(timeout=1.0)
             found = next((each for each in mine if each.ready and not each.grant_id), None) if shared else None
@@ -349,6 +359,8 @@ class Broker:
                 self._watch = LimitWatch(
                     check=self.check_limits, end_now=lambda: self._fleet.end_now("the run was interrupted; it was ended")
                 )
+            if provider.name not in self._queue_watches:
+                self._queue_watches[provider.name] = watch_of(self._fleet, provider)
             if not provider.this_machine and self._reaper is None:
                 self._reaper = self._start_reaper()
 
@@ -378,6 +390,7 @@ class Broker:
             reference_source=reference_source(),
             dry_run=provider.dry_run or provider.simulated,
             simulated=provider.simulated,
+            preemptible=isinstance(provider, Queued),
             remote=not provider.this_machine,
             faults=self._options.faults if provider.name == "mock" else (),
         )

@@ -99,6 +99,7 @@ class Creator:
         self.emit(lease.name, "bootstrap")
         assert instance.access is not None  # noqa: S101  (`_until_reachable` waits for it)
         allocation.access = instance.access
+        lease.started_at = min(instance.started_at or self.clock.wall(), self.clock.wall())
         until = self.clock.monotonic() + self.timing.bootstrap_s
         allocation.address = self.connection.connect(lease, instance.access, timeout_s=self.timing.bootstrap_s)
         if allocation.provider.this_machine:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Literal, TypedDict, TypeVar
 from pytest_glasshouse.broker.cleanup_proof import Termination
 from pytest_glasshouse.broker.connection import shut_down_quietly
 from pytest_glasshouse.broker.connection_of import connection_of
+from pytest_glasshouse.broker.gpu_hours import GpuHours
 from pytest_glasshouse.broker.lease_ledger import LEDGER, LeaseLedger
 from pytest_glasshouse.broker.pricing import disk_gb
 from pytest_glasshouse.broker.timing import Clock, Timing, timing_of
@@ -48,6 +49,8 @@ class BrokerOptions:
     faults: tuple[str, ...] = ()
     budget_usd: float | None = None
     max_price: float | None = None
+    #: The most GPU-hours that allocations without a price may take together.
+    max_gpu_hours: float | None = None
     allow_simulated: bool = False
     #: The rented guest's image, pinned by digest.
     image: str | None = None
@@ -85,6 +88,8 @@ class FleetMember:
     grant_id: str | None = None
     #: Why it was ended before its row was done.
     loss_reason: str = ""
+    #: Why its place ended, stopped or restarted it, and this run did not.
+    lost: str = ""
 
     @property
     def instance_id(self) -> str:
@@ -120,6 +125,7 @@ class Fleet:
         self._connection = connection
         self.emit = emit
         self._connections: dict[str, Connection] = {}
+        self.hours = GpuHours(self, limit=options.max_gpu_hours)
 
     def provider(self, name: str) -> Provider:
         """The provider called `name`, opened when it is first needed. Raises `ConfigurationError`."""

@@ -1,4 +1,4 @@
-"""Addresses of guests: a unix socket on this machine, or an SSH endpoint.
+"""Addresses of guests: a unix socket on this machine, an SSH endpoint, or a job.
 
 Host, port and user name come from a provider and are written to a configuration of `ssh`, so each is a type that can hold
 nothing else.
@@ -24,6 +24,8 @@ _USER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,31}")
 _SOCKET = re.compile(r"(?:/[A-Za-z0-9 ._@+,=%-]+)+")
 #: `sun_path` holds 108 bytes.
 _LONGEST_SOCKET = 107
+_NODE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,252}")
+_JOB = re.compile(r"[0-9]{1,12}")
 _PORT = re.compile(r"[0-9]{1,5}")
 _LAST_PORT = 65535
 
@@ -104,7 +106,35 @@ class SshAccess:
             object.__setattr__(self, name, kind(getattr(self, name)))
 
 
-Access = UnixAccess | SshAccess
+class NodeName(str):
+    """A node of a batch system, as its listing shows it: letters, digits, dots and dashes, no option of a program."""
+
+    __slots__ = ()
+
+    def __new__(cls, text: object) -> Self:
+        """Raises `IntegrityError` (`malformed`)."""
+        if isinstance(text, str) and _NODE.fullmatch(text):
+            return super().__new__(cls, text)
+        raise IntegrityError("malformed", f"expected the name of a node, saw {_kind(text)}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobAccess:
+    """A guest in a job of a batch system: the job's number and the node it runs on.
+
+    Raises `IntegrityError` (`malformed`).
+    """
+
+    job_id: str
+    node: str = field(repr=False)
+
+    def __post_init__(self) -> None:
+        if not _JOB.fullmatch(self.job_id):
+            raise IntegrityError("malformed", "expected a job's number")
+        object.__setattr__(self, "node", NodeName(self.node))
+
+
+Access = UnixAccess | SshAccess | JobAccess
 
 
 def _address(text: str) -> str | None:

@@ -98,7 +98,7 @@ def started(command: list[str], root: str) -> socket.socket:
     near, far = socket.socketpair()
     with far:
         environment = {**os.environ, ROOT: root, PYTHON: sys.executable}
-        subprocess.Popen([str(word) for word in command], stdin=far, stdout=far, env=environment, start_new_session=True)
+        subprocess.Popen([str(word) for word in command], stdin=far.fileno(), stdout=far.fileno(), env=environment, start_new_session=True)
     return near
 
 

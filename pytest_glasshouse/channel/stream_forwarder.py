@@ -29,7 +29,7 @@ def serve(connection: socket.socket, command: list[str], failed: threading.Event
     with connection:
         client = subprocess.Popen(
             [sys.executable, "-I", "-S", "-c", _PDEATHSIG, str(os.getpid()), *command],
-            stdin=connection, stdout=connection, start_new_session=True,
+            stdin=connection.fileno(), stdout=connection.fileno(), start_new_session=True,
         )  # fmt: skip
     if client.wait() != 0:
         failed.set()

@@ -31,6 +31,7 @@ __all__ = [
     "Launch",
     "Offer",
     "Provider",
+    "Queued",
     "Routed",
     "SshAccess",
     "UnixAccess",
@@ -71,6 +72,8 @@ class Offer:
     price_usd_per_hour: float = 0.0
     offer_id: str = ""
     machine: str = ""
+    #: How many GPUs it holds.
+    gpus: int = 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,6 +115,8 @@ class Instance:
     price_usd_per_hour: float | None = None
     detail: str = ""
     unusable: str = ""
+    #: Since when it runs, in seconds since 1970, where its place says so: what it did before costs nothing.
+    started_at: float | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "instance_id", InstanceId(self.instance_id))
@@ -226,6 +231,19 @@ class Routed(Protocol):
         ...
 
 
+@runtime_checkable
+class Queued(Protocol):
+    """A provider whose allocations wait in a queue, and may be taken away again by others."""
+
+    def lifetime_s(self, work_s: float) -> float:
+        """How long an allocation for that many seconds of work may exist: its time in the queue, and its own time limit."""
+        ...
+
+    def check_offer(self, offer: Offer, *, lifetime_s: float) -> None:
+        """Let the engine check what `create` would ask for. Raises `ConfigurationError` for what it refuses; creates nothing."""
+        ...
+
+
 @dataclass(frozen=True, kw_only=True)
 class Grant:
     """The right to use one allocation for one row. Plain values: it travels to xdist workers as JSON."""
@@ -244,6 +262,8 @@ class Grant:
     simulated: bool
     #: Whether its guest is on another machine, behind a tunnel: rented, or one of the user's own.
     remote: bool = False
+    #: Whether others may suspend, requeue or end it: then a row that ended well may have stood still meanwhile.
+    preemptible: bool = False
     faults: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Json]:

@@ -100,8 +100,8 @@ class SlurmJob:
             return "SUSPENDED meanwhile"
         return "+".join(printable(each, limit=32) for each in self.states)
 
-    def instance(self, access: Access | None) -> Instance:
-        """As an instance; `access` is where its streams lead once it runs."""
+    def instance(self, access: Access | None, *, unusable: str = "") -> Instance:
+        """As an instance; `access` is where its streams lead once it runs, or `unusable` says why it leads nowhere."""
         state = self.state
         hopeless = _HOPELESS.get(self.reason) if state == "queued" else None
         return Instance(
@@ -111,6 +111,7 @@ class SlurmJob:
             raw_state=self.what,
             access=access if state == "running" else None,
             detail=self._detail(hopeless),
+            unusable=unusable,
             started_at=self.start_s if state not in ("queued", "unknown") and self.node else None,
         )
 
@@ -119,7 +120,9 @@ class SlurmJob:
         if hopeless is not None:
             return f"{reason}: {hopeless}"
         if self.state == "queued":
-            start = "" if self.start_s is None else f"estimated start {time.strftime('%Y-%m-%d %H:%M', time.localtime(self.start_s))}"
+            start = (
+                "" if self.start_s is None else f"estimated start {time.strftime('%Y-%m-%d %H:%M', time.localtime(self.start_s))}"
+            )
             return ", ".join(part for part in (reason, start) if part)
         if self.state == "lost":
             return "it was requeued" if self.restarts else "it was suspended"

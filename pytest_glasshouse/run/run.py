@@ -126,6 +126,7 @@ class Run:
             ) from None
         self.live.write_to(self.directory / PROGRESS)
         self.live.money = broker.spent_usd
+        self.live.gpu_hours = broker.gpu_hours
         self._signals.install()
 
     def _check_material(self, *, rehearsed: bool) -> None:

@@ -147,7 +147,9 @@ def test_a_socket_here_leads_to_one_in_the_job_for_several_connections_at_once(j
 
 
 def test_the_end_of_the_job_ends_its_streams(job: Job) -> None:
-    stream = subprocess.Popen(job.command({"run": ["cat"]}), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    stream = subprocess.Popen(
+        job.command({"run": ["cat"]}), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
     assert stream.stdin is not None
     assert stream.stdout is not None
     stream.stdin.write(b"x")
@@ -175,16 +177,28 @@ def test_a_bridge_finds_no_job_of_that_name(job: Job) -> None:
 @pytest.mark.parametrize("request_text", ['{"connect": "/nowhere"}', '{"run": 7}', "[]", "no json", '{"other": 1}'])
 def test_a_request_that_cannot_be_served_ends_its_stream_alone(job: Job, request_text: str) -> None:
     command = job.command({})
-    done = subprocess.run([*command[:-1], request_text], stdin=subprocess.DEVNULL, capture_output=True, check=False, timeout=HANG_S)
+    done = subprocess.run(
+        [*command[:-1], request_text], stdin=subprocess.DEVNULL, capture_output=True, check=False, timeout=HANG_S
+    )
     assert done.returncode == 1
-    done = subprocess.run(job.command({"run": ["echo", "on"]}), stdin=subprocess.DEVNULL, capture_output=True, check=True, timeout=HANG_S)
+    done = subprocess.run(
+        job.command({"run": ["echo", "on"]}), stdin=subprocess.DEVNULL, capture_output=True, check=True, timeout=HANG_S
+    )
     assert done.stdout == b"on\n"
 
 
 def test_folders_of_jobs_that_were_killed_are_removed_once_their_deadline_is_over(tmp_path: Path) -> None:
     now = time.time()
-    for name in (f"glasshouse-a-1-{int(now) - 5}.xyz", f"glasshouse-a-2-{int(now) + 500}.xyz", f"other-{int(now) - 5}.x", "glasshouse-"):
+    for name in (
+        f"glasshouse-a-1-{int(now) - 5}.xyz",
+        f"glasshouse-a-2-{int(now) + 500}.xyz",
+        f"other-{int(now) - 5}.x",
+        "glasshouse-",
+    ):
         (tmp_path / name).mkdir()
     remove_left_behind(str(tmp_path), "glasshouse-", now)
-    assert sorted(path.name.partition(".")[0].rpartition("-")[0] for path in tmp_path.iterdir()) == ["glasshouse", "glasshouse-a-2", "other"]
-
+    assert sorted(path.name.partition(".")[0].rpartition("-")[0] for path in tmp_path.iterdir()) == [
+        "glasshouse",
+        "glasshouse-a-2",
+        "other",
+    ]
