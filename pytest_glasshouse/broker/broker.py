@@ -15,7 +15,7 @@ from pytest_glasshouse.broker.creator import hello
 from pytest_glasshouse.broker.fleet import BrokerOptions, Fleet, FleetMember
 from pytest_glasshouse.broker.limit_watch import LimitWatch
 from pytest_glasshouse.broker.loss import QueueWatch, loss_reason, watch_of
-from pytest_glasshouse.broker.renter import Renter
+from pytest_glasshouse.broker.renter import Renter, key_of
 from pytest_glasshouse.broker.timing import Clock
 from pytest_glasshouse.channel.archive import reference_source
 from pytest_glasshouse.errors import (
@@ -140,17 +140,18 @@ class Broker:
             )
         provider = self._fleet.provider(self._provider_of(row))
         self._granted_rows.add(row.row_id)
-        key = "this machine" if provider.this_machine else f"{provider.name}/{row.gpu}"
+        machines = self._renter.machines(provider, row)
         grant_id = f"{worker}-{secrets.token_hex(4)}"
-        while (found := self._claim(key, grant_id)) is not None:
+        while isinstance(found := self._claim(_keys(provider, row, machines), grant_id), FleetMember):
             with self._freed_on_error(found):
                 if self._is_same_guest(found):
                     return self._grant(found, grant_id)
                 # A guest that is gone, or was restarted, is not granted to another row.
                 self._fleet.end(found, "its guest stopped answering, or was restarted")
             self._free(found)
+        key = found
         try:
-            allocation = self._renter.rent(provider, row, key)
+            allocation = self._renter.rent(provider, row, key, machines)
             allocation.grant_id = grant_id
             with self._freed_on_error(allocation):
                 return self._grant(allocation, grant_id)
@@ -303,27 +304,31 @@ class Broker:
     def _provider_of(self, row: RowSpec) -> str:
         return row.provider if self._options.provider == "row" else self._options.provider
 
-    def _claim(self, key: str, grant_id: str) -> FleetMember | None:
-        """Wait until no row uses what `key` names; return an allocation that is ready, or None: the caller creates one."""
+    def _claim(self, keys: Mapping[str, bool], grant_id: str) -> FleetMember | str:
+        """Wait until no row uses what one of `keys` names; return an allocation that is ready, or the key to create one for.
+
+        A key whose value is true stands for one machine, of which a second allocation cannot be had.
+        """
         fleet = self._fleet
         shared = self._options.allocation == "shared"
+        waits = shared and not runs_side_by_side(next(iter(keys)).partition("/")[0])
         with fleet.changed:
             while True:
                 self._refuse_over_budget()
                 if fleet.ending.is_set():
                     raise InfrastructureError("the run is ending; nothing more is granted")
-                mine = [each for each in fleet.allocations if each.key == key and each.usable]
-                busy = key in self._creating or any(each.grant_id for each in mine)
-                waits = key == "this machine" or (shared and not runs_side_by_side(key.partition("/")[0]))
-                if not busy or not waits:
-                    break
+                mine = [each for each in fleet.allocations if each.key in keys and each.usable]
+                busy = {*self._creating, *(each.key for each in mine if each.grant_id)}
+                ready = (each for each in mine if each.ready and not each.grant_id)
+                found = next((each for each in ready if not waits or each.key not in busy), None)
+                if found is not None and shared:
+                    found.grant_id = grant_id
+                    return found
+                free = next((key for key, single in keys.items() if key not in busy or not (waits or single)), None)
+                if free is not None:
+                    self._creating.append(free)
+                    return free
                 fleet.changed.wait(timeout=1.0)
-            found = next((each for each in mine if each.ready and not each.grant_id), None) if shared else None
-            if found is None:
-                self._creating.append(key)
-            else:
-                found.grant_id = grant_id
-            return found
 
     def _free(self, allocation: FleetMember) -> None:
         with self._fleet.changed:
@@ -394,6 +399,13 @@ class Broker:
             remote=not provider.this_machine,
             faults=self._options.faults if provider.name == "mock" else (),
         )
+
+
+def _keys(provider: Provider, row: RowSpec, machines: Sequence[Offer]) -> dict[str, bool]:
+    """What an allocation for `row` can be granted by, and whether that is one machine."""
+    if provider.this_machine:
+        return {"this machine": True}
+    return {key_of(offer): True for offer in machines} or {f"{provider.name}/{row.gpu}": False}
 
 
 def _names(row_ids: Sequence[str]) -> str:

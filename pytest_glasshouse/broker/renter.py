@@ -15,13 +15,18 @@ from pytest_glasshouse.providers.lease import Lease, ParsedName
 from pytest_glasshouse.providers.places import boot_timeout_of, queue_timeout_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from pytest_glasshouse.providers.base import Offer, Provider
     from pytest_glasshouse.rows.spec import RowSpec
 
 #: How many offers are tried for one row.
 CANDIDATES = 5
+
+
+def key_of(offer: Offer) -> str:
+    """What stands for the one machine of an offer."""
+    return f"{offer.provider}/{offer.machine}"
 
 
 class Renter:
@@ -46,14 +51,23 @@ class Renter:
             )
         return affordable[:CANDIDATES]
 
-    def rent(self, provider: Provider, row: RowSpec, key: str) -> FleetMember:
-        """An allocation whose guest has answered. One that failed after its create was ended before the error is raised."""
-        offers = self.offers(provider, row)
+    def machines(self, provider: Provider, row: RowSpec) -> tuple[Offer, ...]:
+        """The offers for `row` at a place whose offers are certain machines; empty at one that makes them to order."""
+        if provider.this_machine or provider.rents:
+            return ()
+        return tuple(offer for offer in self.offers(provider, row) if offer.machine)
+
+    def rent(self, provider: Provider, row: RowSpec, key: str, machines: Sequence[Offer] = ()) -> FleetMember:
+        """An allocation whose guest has answered. One that failed after its create was ended before the error is raised.
+
+        Of `machines`, the one that `key` stands for is tried first.
+        """
+        offers = sorted(machines, key=lambda offer: key_of(offer) != key) or self.offers(provider, row)
         self._before(provider)
         last: GlasshouseError | None = None
         for offer in offers:
             for attempt in range(MOST_RETRIES):
-                allocation = self._new_member(provider, offer, key)
+                allocation = self._new_member(provider, offer, key_of(offer) if offer.machine else key)
                 try:
                     self._create_and_boot(allocation)
                 except NoCapacityError as error:

@@ -22,6 +22,7 @@ _LONGEST_NAME = 253
 _USER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,31}")
 #: Characters without a meaning in `ssh -L`: no colon, no backslash, no dollar sign, no bracket, no quote.
 _SOCKET = re.compile(r"(?:/[A-Za-z0-9 ._@+,=%-]+)+")
+_SSH_NAME = re.compile(r"[A-Za-z0-9_\[][A-Za-z0-9_.@:/%+\[\]-]*")
 #: `sun_path` holds 108 bytes.
 _LONGEST_SOCKET = 107
 _NODE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,252}")
@@ -71,8 +72,20 @@ class UserName(str):
         raise IntegrityError("malformed", f"expected a user name of letters, digits, dots and dashes, saw {_kind(text)}")
 
 
+class SshName(str):
+    """What the user calls a host: an alias of the own configuration, `user@host`, or an `ssh://` URL. Never an option."""
+
+    __slots__ = ()
+
+    def __new__(cls, text: object) -> Self:
+        """Raises `IntegrityError` (`malformed`)."""
+        if isinstance(text, str) and len(text) <= _LONGEST_NAME and _SSH_NAME.fullmatch(text):
+            return super().__new__(cls, text)
+        raise IntegrityError("malformed", f"expected the name of a host as `ssh` takes it, saw {_kind(text)}")
+
+
 class RemoteSocket(str):
-    """The path of the agent's socket as the guest reports it: absolute, of plain characters, without `..`."""
+    """A path as the guest reports it, such as of the agent's socket: absolute, of plain characters, without `..`."""
 
     __slots__ = ()
 
@@ -134,7 +147,20 @@ class JobAccess:
         object.__setattr__(self, "node", NodeName(self.node))
 
 
-Access = UnixAccess | SshAccess | JobAccess
+@dataclass(frozen=True, kw_only=True)
+class HostAccess:
+    """A guest on a host of the user's own: its directory there. Which host that is, its route knows.
+
+    Accepts a plain value and holds a `RemoteSocket`. Raises `IntegrityError` (`malformed`).
+    """
+
+    directory: str = field(repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "directory", RemoteSocket(self.directory))
+
+
+Access = UnixAccess | SshAccess | HostAccess | JobAccess
 
 
 def _address(text: str) -> str | None:

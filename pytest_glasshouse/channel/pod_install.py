@@ -117,14 +117,18 @@ def start(directory: str, allocation: str, site_packages: Sequence[str], contact
     command += ["--directory", directory, "--allocation", allocation, "--contact", contact]
     for path in site_packages:
         command += ["--site-packages", path]
+    # On a host of the user's own: a pipe at whose end the agent ends, and the GPU's lock, which it holds as long as it lives.
+    held = [int(number) for number in os.environ.get("GLASSHOUSE_POD_HELD", "").split(",") if number]
+    command += ["--until-eof"] if held else []
     environment = {"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8"}
     for name in ("CUDA_VISIBLE_DEVICES", "NVIDIA_VISIBLE_DEVICES"):
         if name in os.environ:
             environment[name] = os.environ[name]
     log = open(os.path.join(directory, "agent.log"), "ab")  # noqa: SIM115
     agent = subprocess.Popen(
-        command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=directory, env=environment, start_new_session=True
-    )
+        command, stdin=held[0] if held else subprocess.DEVNULL, stdout=log, stderr=log, cwd=directory, env=environment,
+        pass_fds=held[1:], start_new_session=True,
+    )  # fmt: skip
     until = time.monotonic() + _START_S
     path = os.path.join(directory, "agent.sock")
     while not answers(path):

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Access",
     "Cleanup",
+    "GpuUse",
     "Grant",
     "Instance",
     "InstanceId",
@@ -99,6 +100,14 @@ class Launch:
 
 
 @dataclass(frozen=True, kw_only=True)
+class GpuUse:
+    """What else used the GPU when the allocation was made: how many processes of others, and their memory on it."""
+
+    processes: int = 0
+    memory_mib: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
 class Instance:
     """One instance as the provider shows it. `raw_state` is the provider's own; `access` is None while there is no address.
 
@@ -117,6 +126,7 @@ class Instance:
     unusable: str = ""
     #: Since when it runs, in seconds since 1970, where its place says so: what it did before costs nothing.
     started_at: float | None = None
+    gpu_use: GpuUse = field(default_factory=GpuUse)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "instance_id", InstanceId(self.instance_id))

@@ -51,6 +51,8 @@ PLACES: dict[str, Place] = {
               on_this_machine=True),
         Place(name="local", opener="local:open_local", where="this machine's own GPU; nothing is rented", boot_timeout_s=60.0,
               on_this_machine=True),
+        Place(name="ssh", opener="ssh:open_ssh", where="GPUs of your own hosts; nothing is rented", boot_timeout_s=300.0,
+              end_by_hand="on the host, end the process keeper.py of {instance}", console="the hosts of --glasshouse-host"),
         Place(name="runpod", opener="registry:open_runpod_place", where="rented", boot_timeout_s=1200.0, rents=True,
               end_by_hand='curl -X DELETE https://api.runpod.io/v2/pods/{instance} -H "Authorization: Bearer $RUNPOD_API_KEY"',
               console="the console at console.runpod.io"),
