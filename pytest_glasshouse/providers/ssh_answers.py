@@ -1,4 +1,4 @@
-"""What a host of the user's own answers, read into values that can hold nothing else. The questions: `channel/host_service.py`."""
+"""What a host of the user's own answers, read into values that can hold nothing else. Questions: `channel/host_service.py`."""
 
 from __future__ import annotations
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -10,17 +11,18 @@ from typing import Any
 
 import pytest
 
-from pytest_glasshouse.guest import machine
+from pytest_glasshouse.channel.access import HostAccess, SshAccess, UnixAccess
 from pytest_glasshouse.providers.base import Instance, Launch, Offer, Provider
+from pytest_glasshouse.providers.place_settings import OwnMachines
 from pytest_glasshouse.providers.registry import open_provider
 from pytest_glasshouse.rows.spec import RowSpec
+from tests.limits import until
 from tests.loopback.faults import Fault
 from tests.loopback.http import LoopbackServer
 from tests.loopback.providers import runpod, vastai
+from tests.loopback.ssh_host import SshHost
 
 RENTED = ("runpod-rest", "runpod-sdk", "vastai")
-#: `local` stands only where there is a GPU; everything else runs everywhere.
-OWNED = ("mock", "local") if machine.gpus() else ("mock",)
 IMAGE = "example/guest@sha256:" + "5" * 64
 
 _numbers = count(1)
@@ -34,6 +36,10 @@ class Subject:
     provider: Provider
     server: LoopbackServer | None = None
     made: list[Instance] = field(default_factory=list)
+    #: How its guests are reached.
+    access: type = UnixAccess
+    #: What the account of a loopback server has, where the API shows it.
+    balance_usd: float | None = None
 
     @property
     def cloud(self) -> Any:
@@ -48,7 +54,8 @@ class Subject:
         """A launch with a name of its own."""
         name = f"glasshouse-contract-{next(_numbers)}-{int(time.time()) + 600}"
         if self.server is None:
-            return Launch(name=name)
+            now = time.time()
+            return Launch(name=name, deadline=now + 600, contact_by=now + 600, lease_s=600.0)
         return Launch(name=name, image=IMAGE, start=start or ("sleep", "60"), **fields)
 
     def offer(self) -> Offer:
@@ -59,6 +66,15 @@ class Subject:
         instance = self.provider.create(self.offer(), launch=self.launch(*start, **fields))
         self.made.append(instance)
         return instance
+
+    def until_running(self, instance: Instance) -> None:
+        """Wait until it runs, and has an address."""
+
+        def runs() -> bool:
+            shown = self.provider.get(instance.instance_id)
+            return shown is not None and shown.state == "running" and shown.access is not None
+
+        until(runs, "an allocation that runs")
 
     def end(self) -> None:
         """End whatever there is."""
@@ -74,11 +90,15 @@ def row(gpu: Any = None) -> RowSpec:
 
 
 @pytest.fixture
-def opened(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Subject]]:
+def opened(monkeypatch: pytest.MonkeyPatch, ssh_host: Callable[..., SshHost]) -> Iterator[Callable[..., Subject]]:
     """Open a provider by its kind, over a loopback account of its own where it rents."""
     servers: list[LoopbackServer] = []
 
     def make(kind: str, *, max_price: float | None = None, pods: str | Sequence[str] = "none", **options: Any) -> Subject:
+        if kind == "ssh":
+            # One lock a host: a second allocation is on the other one.
+            machines = OwnMachines(hosts=(ssh_host(name="one").name, ssh_host(name="two").name), remote_python=sys.executable)
+            return Subject(kind=kind, provider=open_provider(kind, allow_simulated=True, machines=machines), access=HostAccess)
         if kind not in RENTED:
             return Subject(kind=kind, provider=open_provider(kind))
         server = (vastai if kind == "vastai" else runpod)(pods=pods, **options)
@@ -88,20 +108,16 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Subject]]:
         monkeypatch.setenv("VAST_API_KEY" if name == "vastai" else "RUNPOD_API_KEY", server.cloud.account_key)
         monkeypatch.setenv("GLASSHOUSE_RUNPOD_API", kind.rsplit("-", maxsplit=1)[-1])
         return Subject(
-            kind=kind, provider=open_provider(name, allow_simulated=True, max_price_usd_per_hour=max_price), server=server
+            kind=kind,
+            provider=open_provider(name, allow_simulated=True, max_price_usd_per_hour=max_price),
+            server=server,
+            access=SshAccess,
+            balance_usd=25.0 if kind in {"runpod-sdk", "vastai"} else None,
         )
 
     yield make
     for server in servers:
         server.close()
-
-
-@pytest.fixture(params=[*OWNED, *RENTED])
-def subject(request: pytest.FixtureRequest, opened: Callable[..., Subject]) -> Iterator[Subject]:
-    """Each provider in turn."""
-    one = opened(request.param)
-    yield one
-    one.end()
 
 
 @pytest.fixture(params=RENTED)

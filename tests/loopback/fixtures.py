@@ -1,4 +1,5 @@
-"""After every test: what it rented on a loopback provider has stopped billing. Before it: no proxy of this machine is asked.
+"""After every test: what it rented on a loopback provider has stopped billing, and nothing is left on a host of its own. Before
+it: no proxy of this machine is asked.
 
 Loaded for the whole suite, so that no test that uses a loopback provider can forget it. A test that means to leave something
 behind says `server.cloud.leave_billing("why")`.
@@ -7,11 +8,12 @@ behind says `server.cloud.leave_billing("why")`.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
 from tests.loopback.cloud import Cloud
+from tests.loopback.ssh_host import SshHost, UserSsh, need_sshd
 
 
 @pytest.fixture(autouse=True)
@@ -35,3 +37,20 @@ def nothing_bills() -> Iterator[None]:
     finally:
         for cloud in opened:
             cloud.close()
+
+
+@pytest.fixture
+def ssh_host(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., SshHost]]:
+    """Start hosts of the user's own, each known to `ssh` by its name. Nothing may be left on them in the end."""
+    started: list[UserSsh] = []
+
+    def make(**options: object) -> SshHost:
+        if not started:
+            need_sshd()
+            started.append(UserSsh())
+            monkeypatch.setenv("PATH", f"{started[0].folder}:{os.environ['PATH']}")
+        return started[0].add(**options)
+
+    yield make
+    left = [user.close() for user in started]
+    assert left in ([], [{}])

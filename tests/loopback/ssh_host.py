@@ -11,9 +11,8 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -53,7 +52,7 @@ Host {name}-other
   Port {port}
   User {other}
   HostKeyAlias {name}
-Host *
+Host {name}*
   IdentityFile {folder}/key
   IdentitiesOnly yes
   UserKnownHostsFile {folder}/known_hosts
@@ -68,6 +67,8 @@ class SshHost:
 
     def __init__(self, *, name: str = "box", path: Sequence[str] = (), two_users: bool = False) -> None:
         self.name = name
+        #: Why a test leaves something behind on purpose.
+        self.may_leave = ""
         self.folder = Path(tempfile.mkdtemp(prefix="ghh-"))
         self.disk, self.locks = self.folder / "d", self.folder / "locks"
         self.disk.mkdir()
@@ -176,26 +177,31 @@ def need_sshd() -> None:
         pytest.skip("needs openssh-server")
 
 
-@pytest.fixture
-def ssh_host(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., SshHost]]:
-    """Start hosts; `ssh` in this process finds the last one."""
-    need_sshd()
-    made: list[SshHost] = []
+class UserSsh:
+    """What a user's `ssh` knows: the hosts that were added. Its folder goes first on PATH."""
 
-    def make(**options: object) -> SshHost:
+    def __init__(self) -> None:
+        self.hosts: list[SshHost] = []
+        self.folder = Path(tempfile.mkdtemp(prefix="ghu-"))
+        ssh = self.folder / "ssh"
+        ssh.write_text(f'#!/bin/sh\nexec {shutil.which("ssh") or "/usr/bin/ssh"} -F {self.folder}/config "$@"\n')
+        ssh.chmod(0o755)
+
+    def add(self, **options: object) -> SshHost:
+        """Start a host that `ssh` finds."""
         host = SshHost(**options)  # type: ignore[arg-type]
-        made.append(host)
-        monkeypatch.setenv("PATH", host.path)
+        self.hosts.append(host)
+        with (self.folder / "config").open("a") as config:
+            config.write(f"Include {host.folder}/config\n")
         return host
 
-    yield make
-    for host in made:
-        host.close()
-
-
-def python() -> str:
-    """The Python that has torch: this one."""
-    return sys.executable
+    def close(self) -> dict[str, list[str]]:
+        """End every host; what was left on each."""
+        left = {host.name: [] if host.may_leave else host.left() for host in self.hosts}
+        for host in self.hosts:
+            host.close()
+        shutil.rmtree(self.folder)
+        return {name: found for name, found in left.items() if found}
 
 
 def _kill(pid: int) -> None:
