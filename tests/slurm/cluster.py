@@ -103,7 +103,7 @@ class Cluster:
     @property
     def environment(self) -> dict[str, str]:
         """What a client needs beside its own environment."""
-        return {**self._environment, "PATH": _PATH}
+        return {**self._environment, "PATH": f"{os.environ.get('PATH', '/usr/bin:/bin')}:/usr/sbin:/sbin"}
 
     def run(self, *command: str, check: bool = True) -> str:
         """Run one of Slurm's clients; its standard output."""
@@ -123,6 +123,11 @@ class Cluster:
     def living(self) -> tuple[str, ...]:
         """The ids of the jobs that wait, run or are being ended."""
         return tuple(self.run("squeue", "-h", "-o", "%i").split())
+
+    def staying(self) -> tuple[str, ...]:
+        """The ids of the jobs that nobody ends: those that are being ended are not among them."""
+        states = self.run("squeue", "-h", "-o", "%i %T").splitlines()
+        return tuple(line.split()[0] for line in states if not line.endswith("COMPLETING"))
 
     def stop_node(self, node: str) -> None:
         """Kill a node's daemon, as a node that loses its power: the controller declares it down."""

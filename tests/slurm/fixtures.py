@@ -1,4 +1,4 @@
-"""One Slurm for all tests here of one process: it starts in half a second, and most tests need an empty queue only."""
+"""One Slurm for all tests of one process that need one: it starts in half a second, and most tests need an empty queue only."""
 
 from __future__ import annotations
 
@@ -24,6 +24,6 @@ def slurm(one_slurm: Cluster, monkeypatch: pytest.MonkeyPatch) -> Iterator[Clust
     for name, value in one_slurm.environment.items():
         monkeypatch.setenv(name, value)
     yield one_slurm
-    left = one_slurm.living()
+    left = one_slurm.staying()
     one_slurm.end_jobs()
     assert left == (), "jobs that the test left in the queue"
