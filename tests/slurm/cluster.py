@@ -124,6 +124,11 @@ class Cluster:
         """The ids of the jobs that wait, run or are being ended."""
         return tuple(self.run("squeue", "-h", "-o", "%i").split())
 
+    def names(self) -> tuple[str, ...]:
+        """The names of this project's jobs, those that ended included."""
+        listed = self.run("squeue", "-h", "-t", "all", "-o", "%j").split()
+        return tuple(name for name in listed if name.startswith("glasshouse-"))
+
     def staying(self) -> tuple[str, ...]:
         """The ids of the jobs that nobody ends: those that are being ended are not among them."""
         states = self.run("squeue", "-h", "-o", "%i %T").splitlines()
