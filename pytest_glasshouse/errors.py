@@ -43,6 +43,10 @@ class ConfigurationError(GlasshouseError):
     """The user can fix it. Raised before anything is rented."""
 
 
+class NotSetUpError(ConfigurationError):
+    """Nothing leads to a place that was asked for: no host is named, or the program that reaches it is not installed."""
+
+
 class CredentialsError(ConfigurationError):
     """There is no key for the provider, or the provider does not accept it. The text never holds the key."""
 

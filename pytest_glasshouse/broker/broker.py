@@ -15,7 +15,7 @@ from pytest_glasshouse.broker.creator import hello
 from pytest_glasshouse.broker.fleet import BrokerOptions, Fleet, FleetMember
 from pytest_glasshouse.broker.limit_watch import LimitWatch
 from pytest_glasshouse.broker.loss import QueueWatch, loss_reason, watch_of
-from pytest_glasshouse.broker.renter import Renter, key_of
+from pytest_glasshouse.broker.renter import Renter, keys_of
 from pytest_glasshouse.broker.timing import Clock
 from pytest_glasshouse.channel.archive import reference_source
 from pytest_glasshouse.errors import (
@@ -87,11 +87,13 @@ class Broker:
     def plan(self, rows: Sequence[RowSpec]) -> None:
         """Set the run's rows, before the first grant: opens every provider they need, and rents nothing.
 
-        Raises `ConfigurationError`, also where the guests of a provider could not be reached from this machine, and `BudgetError`
-        above the cap of GPU-hours.
+        Raises `ConfigurationError`, also where the guests of a provider could not be reached from this machine, `BudgetError` above
+        the cap of GPU-hours, and `InfrastructureError` where machines of the user's own do not answer.
         """
-        for row in rows:
-            self._fleet.connection(self._fleet.provider(self._provider_of(row)))
+        for provider in {name: self._fleet.provider(name) for name in map(self._provider_of, rows)}.values():
+            self._fleet.connection(provider)
+            if not (provider.rents or provider.this_machine):
+                self._fleet.with_retries(provider, provider.account)
         self._planned = {row.row_id: row for row in rows}
         self._fleet.hours.plan((self._fleet.provider(self._provider_of(row)), row) for row in rows)
 
@@ -142,7 +144,7 @@ class Broker:
         self._granted_rows.add(row.row_id)
         machines = self._renter.machines(provider, row)
         grant_id = f"{worker}-{secrets.token_hex(4)}"
-        while isinstance(found := self._claim(_keys(provider, row, machines), grant_id), FleetMember):
+        while isinstance(found := self._claim(keys_of(provider, row, machines), grant_id), FleetMember):
             with self._freed_on_error(found):
                 if self._is_same_guest(found):
                     return self._grant(found, grant_id)
@@ -397,15 +399,10 @@ class Broker:
             simulated=provider.simulated,
             preemptible=isinstance(provider, Queued),
             remote=not provider.this_machine,
+            other_processes=allocation.gpu_use.processes,
+            other_memory_mib=allocation.gpu_use.memory_mib,
             faults=self._options.faults if provider.name == "mock" else (),
         )
-
-
-def _keys(provider: Provider, row: RowSpec, machines: Sequence[Offer]) -> dict[str, bool]:
-    """What an allocation for `row` can be granted by, and whether that is one machine."""
-    if provider.this_machine:
-        return {"this machine": True}
-    return {key_of(offer): True for offer in machines} or {f"{provider.name}/{row.gpu}": False}
 
 
 def _names(row_ids: Sequence[str]) -> str:

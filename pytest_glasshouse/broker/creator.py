@@ -87,6 +87,9 @@ class Creator:
         else:
             lease.ambiguous = False
             lease.instance_ids.add(instance.instance_id)
+            allocation.gpu_use = instance.gpu_use
+            if use := instance.gpu_use.processes:
+                self.emit(lease.name, f"its GPU is used by {use} processes of others, {instance.gpu_use.memory_mib} MiB")
             if instance.price_usd_per_hour:
                 lease.price_usd_per_hour = max(lease.price_usd_per_hour, instance.price_usd_per_hour)
             self.ledger.write("created", name=lease.name, instance=instance.instance_id)

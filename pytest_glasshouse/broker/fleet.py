@@ -18,6 +18,7 @@ from pytest_glasshouse.broker.lease_ledger import LEDGER, LeaseLedger
 from pytest_glasshouse.broker.pricing import disk_gb
 from pytest_glasshouse.broker.timing import Clock, Timing, timing_of
 from pytest_glasshouse.errors import NoCapacityError, ProviderError, RateLimitedError
+from pytest_glasshouse.providers.base import GpuUse
 from pytest_glasshouse.providers.place_settings import OwnMachines
 from pytest_glasshouse.providers.registry import open_provider
 
@@ -85,6 +86,7 @@ class FleetMember:
     access: Access | None = None
     hello: Hello = field(default_factory=lambda: Hello(agentNonce="", device="", gpuModel="", gpuUuid=None))
     gpu_model: str = ""
+    gpu_use: GpuUse = field(default_factory=GpuUse)
     grant_id: str | None = None
     #: Why it was ended before its row was done.
     loss_reason: str = ""

@@ -29,6 +29,13 @@ def key_of(offer: Offer) -> str:
     return f"{offer.provider}/{offer.machine}"
 
 
+def keys_of(provider: Provider, row: RowSpec, machines: Sequence[Offer]) -> dict[str, bool]:
+    """What an allocation for `row` can be granted by, and whether that is one machine."""
+    if provider.this_machine:
+        return {"this machine": True}
+    return {key_of(offer): True for offer in machines} or {f"{provider.name}/{row.gpu}": False}
+
+
 class Renter:
     """Rents for one fleet. `before` is called before each series of create requests."""
 

@@ -23,6 +23,7 @@ from pytest_glasshouse.wire.printable import printable
 if TYPE_CHECKING:
     from pytest_glasshouse.cli.parser import Commands
     from pytest_glasshouse.providers.base import Account, Provider
+    from pytest_glasshouse.providers.place_settings import OwnMachines
 
 #: A clock that is off by more than this makes deadlines in names mean something else at the provider.
 SKEW_S = 30.0
@@ -47,6 +48,7 @@ class DoctorLine:
 
 def declare(commands: Commands) -> None:
     """Add the command."""
+    from pytest_glasshouse.cli.own_machines import declare_machines
     from pytest_glasshouse.providers.registry import NAMES
 
     doctor = commands.add_parser(
@@ -57,23 +59,27 @@ def declare(commands: Commands) -> None:
         "--provider", choices=NAMES, default="mock", metavar="NAME",
         help=f"mock (default), {', '.join(NAMES[1:-1])} or {NAMES[-1]}",
     )  # fmt: skip
-    doctor.add_argument("--allow-simulated", action="store_true", help="accept a base URL that is not the provider's own")
+    doctor.add_argument("--allow-simulated", action="store_true", help="accept a place that is not what it stands for")
+    declare_machines(doctor)
     doctor.set_defaults(run=_doctor, report_error_code=EXIT_USAGE)
 
 
 def _doctor(options: argparse.Namespace) -> int:
+    from pytest_glasshouse.cli.own_machines import machines_of
+    from pytest_glasshouse.providers.registry import PLACES
+
     allowed = options.allow_simulated or os.environ.get("GLASSHOUSE_ALLOW_SIMULATED", "").lower() in ("1", "yes", "true", "on")
-    lines = list(_renting(options.provider, allow_simulated=allowed) if _rents(options.provider) else _here(options.provider))
+    place = PLACES[options.provider]
+    if place.on_this_machine:
+        lines = list(_here(place.name))
+    elif place.rents:
+        lines = list(_renting(place.name, allow_simulated=allowed))
+    else:
+        lines = list(_own(place.name, machines_of(options), allow_simulated=allowed))
     for line in lines:
         fix = f" -> {line.fix}" if line.fix else ""
         write_lines([f"{line.mark:4}  {line.what}: {printable(line.detail, limit=1000)}{fix}"])
     return EXIT_NO if any(line.mark == "FAIL" for line in lines) else EXIT_OK
-
-
-def _rents(name: str) -> bool:
-    from pytest_glasshouse.providers.registry import RENTING
-
-    return name in RENTING
 
 
 def _here(name: str) -> Iterator[DoctorLine]:
@@ -83,6 +89,23 @@ def _here(name: str) -> Iterator[DoctorLine]:
     yield _socket()
     yield _disk()
     yield _locks()
+
+
+def _own(name: str, machines: OwnMachines, *, allow_simulated: bool) -> Iterator[DoctorLine]:
+    """A place that rents nothing and knows the way to its machines: what it says of itself."""
+    from pytest_glasshouse.providers.base import Routed
+    from pytest_glasshouse.providers.registry import open_provider
+
+    try:
+        provider = open_provider(name, allow_simulated=allow_simulated, machines=machines)
+    except ConfigurationError as error:
+        yield DoctorLine(mark="FAIL", what="provider", detail=str(error))
+        return
+    if isinstance(provider, Routed):
+        for check in provider.checks():
+            yield DoctorLine(mark=check.mark, what=check.what, detail=check.detail, fix=check.fix)
+    yield _asked("leftovers", lambda: _leftovers(provider))
+    yield _disk()
 
 
 def _renting(name: str, *, allow_simulated: bool) -> Iterator[DoctorLine]:

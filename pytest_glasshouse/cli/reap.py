@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from pytest_glasshouse.errors import ConfigurationError, CredentialsError, GlasshouseError
+from pytest_glasshouse.errors import ConfigurationError, CredentialsError, GlasshouseError, NotSetUpError
 from pytest_glasshouse.run.exit_codes import EXIT_CLEANUP, EXIT_NO, EXIT_OK, EXIT_USAGE
 from pytest_glasshouse.wire.output import write_lines
 from pytest_glasshouse.wire.printable import printable
@@ -49,6 +49,7 @@ class FoundAllocation:
 
 def declare(commands: Commands) -> None:
     """Add the command."""
+    from pytest_glasshouse.cli.own_machines import declare_machines
     from pytest_glasshouse.providers.registry import REMOTE
 
     reap = commands.add_parser(
@@ -60,13 +61,14 @@ def declare(commands: Commands) -> None:
     )
     reap.add_argument(
         "--provider", action="append", choices=REMOTE, metavar="NAME",
-        help=f"{' or '.join(REMOTE)}; repeatable (default: every one there is a key for)",
+        help=f"{' or '.join(REMOTE)}; repeatable (default: every one there is a key or a host for)",
     )  # fmt: skip
     reap.add_argument("--expired", action="store_true", help="only those whose deadline is over; asks nothing")
     reap.add_argument("--run", dest="run_id", metavar="RUN", help="only those of this run")
     reap.add_argument("--dry-run", action="store_true", help="list them and end nothing")
     reap.add_argument("--yes", action="store_true", help="end them without asking")
-    reap.add_argument("--allow-simulated", action="store_true", help="accept a base URL that is not the provider's own")
+    reap.add_argument("--allow-simulated", action="store_true", help="accept a place that is not what it stands for")
+    declare_machines(reap)
     reap.set_defaults(run=_reap, report_error_code=EXIT_USAGE)
 
 
@@ -95,18 +97,19 @@ def _reap(options: argparse.Namespace) -> int:
 
 
 def _providers(options: argparse.Namespace) -> list[Provider]:
-    from pytest_glasshouse.providers.registry import RENTING, open_provider
+    from pytest_glasshouse.cli.own_machines import machines_of
+    from pytest_glasshouse.providers.registry import REMOTE, open_provider
 
     allowed = options.allow_simulated or os.environ.get("GLASSHOUSE_ALLOW_SIMULATED", "").lower() in ("1", "yes", "true", "on")
     opened = []
-    for name in options.provider or RENTING:
+    for name in options.provider or REMOTE:
         try:
-            opened.append(open_provider(name, allow_simulated=allowed))
-        except CredentialsError:
+            opened.append(open_provider(name, allow_simulated=allowed, machines=machines_of(options)))
+        except (CredentialsError, NotSetUpError):
             if options.provider:
                 raise
     if not opened:
-        raise ConfigurationError("no provider to look at: expected RUNPOD_API_KEY or VAST_API_KEY, saw neither")
+        raise ConfigurationError("no provider to look at: expected RUNPOD_API_KEY, VAST_API_KEY or --host, saw none")
     return opened
 
 

@@ -23,7 +23,7 @@ from pytest_glasshouse.legs.raw import RawRunner
 from pytest_glasshouse.legs.round import Round
 from pytest_glasshouse.legs.row_settings import RowSettings
 from pytest_glasshouse.legs.sealed_model import sealed_of
-from pytest_glasshouse.observation.document import Observation, Plan, RoundNotes
+from pytest_glasshouse.observation.document import AllocationSeen, Observation, Plan, RoundNotes
 from pytest_glasshouse.observation.outcome import AllocationFacts, Ended, Outcome
 from pytest_glasshouse.observation.reading import ROLES
 from pytest_glasshouse.providers.mock_faulty_channel import FaultyChannel, poisoned
@@ -220,16 +220,20 @@ class Allocation:
 
     def _opening(self, row: RowSpec, material: Material, protected: ProtectedRuntime) -> Observation:
         base = material.base
+        allocation: AllocationSeen = {
+            "provider": self.grant.provider,
+            "name": self.grant.allocation_id,
+            "providerInstanceId": self.grant.instance_id,
+            "gpuModel": self.grant.gpu_model,
+            "gpuUuid": self.grant.gpu_uuid,
+            "archiveSha256": self.grant.archive_sha256,
+            "referenceSource": self.grant.reference_source,
+        }
+        if self.grant.other_processes:
+            allocation["otherGpuProcesses"] = self.grant.other_processes
+            allocation["otherGpuMemoryMib"] = self.grant.other_memory_mib
         return {
-            "allocation": {
-                "provider": self.grant.provider,
-                "name": self.grant.allocation_id,
-                "providerInstanceId": self.grant.instance_id,
-                "gpuModel": self.grant.gpu_model,
-                "gpuUuid": self.grant.gpu_uuid,
-                "archiveSha256": self.grant.archive_sha256,
-                "referenceSource": self.grant.reference_source,
-            },
+            "allocation": allocation,
             "keys": protected.keys,
             "plan": self._plan(row),
             "material": {

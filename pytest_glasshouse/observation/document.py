@@ -19,7 +19,10 @@ Facts: TypeAlias = dict[str, Any]
 
 
 class AllocationSeen(TypedDict):
-    """The allocation the row ran on. `referenceSource` says where the expected code digests came from."""
+    """The allocation the row ran on. `referenceSource` says where the expected code digests came from.
+
+    `otherGpuProcesses` used the GPU when it was made, with that much of its memory; absent where there were none.
+    """
 
     provider: str
     name: str
@@ -29,6 +32,8 @@ class AllocationSeen(TypedDict):
     archiveSha256: str
     referenceSource: str
     priceUsdPerHour: NotRequired[str | float | None]
+    otherGpuProcesses: NotRequired[int]
+    otherGpuMemoryMib: NotRequired[int]
 
 
 class Keys(TypedDict):

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from pytest_glasshouse.errors import ConfigurationError
+from pytest_glasshouse.providers.places import PLACES
 from pytest_glasshouse.wire.output import write_lines
 
 if TYPE_CHECKING:
@@ -23,9 +24,15 @@ if TYPE_CHECKING:
 def ask_to_rent(broker: Broker, options: Options, config: pytest.Config, environ: Mapping[str, str]) -> None:
     """Show the price table and return, or raise: `ConfigurationError` without agreement, `BudgetError` above the budget.
 
+    Where nothing is rented, it only says which places are not what they stand for.
     A provider that gives no prices is an `InfrastructureError`; waiting for it is shown.
     """
     with _uncaptured(config):
+        for name in broker.simulated:
+            why = "has a base URL that is not its own" if PLACES[name].rents else "uses hosts without the GPU of the rows"
+            _say(f"SIMULATED: provider {name} {why}; its rows are dry runs, not publishable")
+        if not broker.rents:
+            return
         at_terminal = all(stream is not None and stream.isatty() for stream in (sys.stdin, sys.stdout))
         if options.budget_usd is None and not at_terminal:
             raise ConfigurationError(
@@ -40,8 +47,6 @@ def ask_to_rent(broker: Broker, options: Options, config: pytest.Config, environ
             )
         from pytest_glasshouse.broker.pricing import table
 
-        for name in broker.simulated:
-            _say(f"SIMULATED: provider {name} has a base URL that is not its own; its rows are dry runs, not publishable")
         for line in table(broker.quote(on_retry=_say), budget_usd=options.budget_usd):
             _say(line)
         if options.budget_usd is None and input("glasshouse: rent this? [yes/no] ").strip().lower() not in ("y", "yes"):

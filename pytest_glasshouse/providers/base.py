@@ -15,7 +15,7 @@ from pytest_glasshouse.errors import IntegrityError, ProviderError
 from pytest_glasshouse.wire.cleanup_status import CleanupStatus
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
     from pytest_glasshouse.channel.tunnel import Route
     from pytest_glasshouse.rows.spec import RowSpec
@@ -31,6 +31,7 @@ __all__ = [
     "InstanceState",
     "Launch",
     "Offer",
+    "PlaceCheck",
     "Provider",
     "Queued",
     "Routed",
@@ -232,9 +233,23 @@ class Provider(Protocol):
         ...
 
 
+@dataclass(frozen=True, kw_only=True)
+class PlaceCheck:
+    """One line of `glasshouse doctor`: what was looked at, how it is, and how it is put right. `warn` prevents no row."""
+
+    mark: Literal["ok", "warn", "FAIL"]
+    what: str
+    detail: str
+    fix: str = ""
+
+
 @runtime_checkable
 class Routed(Protocol):
     """A provider that knows the way to its guests, such as one of machines the user can reach; the run makes no keys for it."""
+
+    def checks(self) -> Iterable[PlaceCheck]:
+        """What would keep rows from running there, one line each."""
+        ...
 
     def route(self, name: str) -> Route:
         """The way to the guest of the allocation called `name`, not yet aimed at an address."""
@@ -274,6 +289,9 @@ class Grant:
     remote: bool = False
     #: Whether others may suspend, requeue or end it: then a row that ended well may have stood still meanwhile.
     preemptible: bool = False
+    #: What else used the GPU when the allocation was made, in processes and MiB of its memory.
+    other_processes: int = 0
+    other_memory_mib: int = 0
     faults: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Json]:

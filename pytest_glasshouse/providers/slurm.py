@@ -27,7 +27,7 @@ from pytest_glasshouse.errors import (
     ProviderError,
     TerminateError,
 )
-from pytest_glasshouse.providers.base import Account, Instance, InstanceId, Launch, Offer, checked_id
+from pytest_glasshouse.providers.base import Account, Instance, InstanceId, Launch, Offer, PlaceCheck, checked_id
 from pytest_glasshouse.providers.lease import NAME_PREFIX, parse_name
 from pytest_glasshouse.providers.listing import Listing
 from pytest_glasshouse.providers.places import queue_timeout_of
@@ -38,6 +38,8 @@ from pytest_glasshouse.wire.canonical import sha256_hex
 from pytest_glasshouse.wire.printable import printable
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from pytest_glasshouse.channel.job_init import JobSettings
     from pytest_glasshouse.providers.place_settings import PlaceSettings
     from pytest_glasshouse.rows.spec import RowSpec
@@ -198,6 +200,28 @@ class SlurmProvider:
     def inject_fault(self, instance_id: str, action: str) -> None:
         """Raises `ConfigurationError`: only the mock provider plays faults."""
         raise ConfigurationError(f"provider slurm plays no faults; {action} on {instance_id} was asked for")
+
+    def checks(self) -> Iterator[PlaceCheck]:
+        """See `Routed`: whether the controller answers, and whether it would take a job for each line of the map."""
+        where = "the login node" if self._commands.login else "this machine"
+        try:
+            self._jobs()
+        except ProviderError as error:
+            yield PlaceCheck(mark="FAIL", what="Slurm", detail=str(error), fix="run doctor again in a minute, or ask the site")
+            return
+        yield PlaceCheck(mark="ok", what="Slurm", detail=f"its controller answers on {where}")
+        if not self._options.gres:
+            fix = 'set it to lines such as h100 = "gpu:h100:1"; `sinfo -o %G` shows what the site has'
+            yield PlaceCheck(mark="FAIL", what="GPUs", detail="glasshouse_slurm_gres is empty", fix=fix)
+        for gpu, gres in self._options.gres.items():
+            try:
+                self._check(gres, self._options.time_minutes or 1)
+            except NoCapacityError as error:
+                yield PlaceCheck(mark="warn", what=gpu, detail=str(error))
+            except GlasshouseError as error:
+                yield PlaceCheck(mark="FAIL", what=gpu, detail=str(error))
+            else:
+                yield PlaceCheck(mark="ok", what=gpu, detail=f"a job with {gres} would be accepted")
 
     def route(self, name: str) -> SlurmRoute:
         """See `Routed`."""

@@ -18,16 +18,17 @@ from pytest_glasshouse.errors import (
     ConfigurationError,
     GlasshouseError,
     NoCapacityError,
+    NotSetUpError,
     ProviderError,
     TerminateError,
 )
 from pytest_glasshouse.providers import ssh_answers as answers
-from pytest_glasshouse.providers.base import Account, Instance, Launch, Offer, checked_id
+from pytest_glasshouse.providers.base import Account, Instance, Launch, Offer, PlaceCheck, checked_id
 from pytest_glasshouse.providers.listing import Listing
 from pytest_glasshouse.wire.canonical import sha256_hex
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from pytest_glasshouse.channel.tunnel import Route
     from pytest_glasshouse.providers.place_settings import PlaceSettings
@@ -49,7 +50,7 @@ def open_ssh(settings: PlaceSettings) -> SshProvider:
 
 
 class SshProvider:
-    """GPUs of hosts that the user can reach. Raises `ConfigurationError` for hosts that are not named, or named wrongly."""
+    """GPUs of hosts that the user can reach. Raises `ConfigurationError` for a host that is named wrongly, or where none is."""
 
     name = "ssh"
     base_url = ""
@@ -61,7 +62,7 @@ class SshProvider:
     def __init__(self, settings: PlaceSettings) -> None:
         machines = settings.machines
         if not machines.hosts:
-            raise ConfigurationError(
+            raise NotSetUpError(
                 "provider ssh: expected the name of a host, as `ssh NAME` takes it, in --glasshouse-host, GLASSHOUSE_HOST or the "
                 "ini glasshouse_host; saw none"
             )
@@ -198,12 +199,16 @@ class SshProvider:
         """By the user's own `ssh`, to the host where that allocation is."""
         return HostRoute(self._hosts[self._of_instance[name]])
 
-    def hosts(self) -> dict[str, answers.Host | str]:
-        """What each host is now, by its label; or why it cannot be used."""
+    def checks(self) -> Iterator[PlaceCheck]:
+        """One line a host."""
         problems: Problems = []
         found = self._each(lambda _key, shell: answers.host(shell.ask({"op": "probe"})), problems)
-        why = {shell.label: line for shell in self._hosts.values() for line in problems if line.startswith(f"{shell.label} ")}
-        return {shell.label: found.get(key) or why.get(shell.label, "does not answer") for key, shell in self._hosts.items()}
+        for key, shell in self._hosts.items():
+            if key in found:
+                yield answers.check(found[key], shell.label, allow_simulated=self._allow_simulated)
+            else:
+                why = next((line for line in problems if line.startswith(f"{shell.label} ")), f"{shell.label} does not answer")
+                yield PlaceCheck(mark="FAIL", what=shell.label, detail=why, fix="run `ssh` to it by hand, and see what it asks")
 
     # -- inside
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from pytest_glasshouse.channel.access import HostAccess
 from pytest_glasshouse.channel.wheels import OLDEST_PYTHON
 from pytest_glasshouse.errors import IntegrityError, ProtocolError
-from pytest_glasshouse.providers.base import GpuUse, Instance, InstanceState
+from pytest_glasshouse.providers.base import GpuUse, Instance, InstanceState, PlaceCheck
 from pytest_glasshouse.providers.lease import NAME_PREFIX, parse_name
 from pytest_glasshouse.wire.printable import printable
 from pytest_glasshouse.wire.shapes import Fields, Flag, Items, Maybe, NamedMembers, OneOf, Text, Whole
@@ -31,10 +32,13 @@ _PROBE = Fields({
 })  # fmt: skip
 _ALLOCATION = Fields({
     "id": Text(most=40, pattern=r"[A-Za-z0-9_]{1,40}"), "name": Text(most=100), "directory": Text(most=100),
-    "model": Text(most=100), "state": OneOf(("running", "queued", "left")), "holder": Maybe(_HOLDER), "others": Items(of=_OTHER, most=1000),
+    "model": Text(most=100), "state": OneOf(("running", "queued", "left")), "holder": Maybe(_HOLDER),
+    "others": Items(of=_OTHER, most=1000),
 })  # fmt: skip
 _STATES: dict[str, InstanceState] = {"running": "running", "queued": "queued", "left": "stopped"}
 _ROOM_MB = 1024
+#: An answer takes some seconds to come.
+_SKEW_S = 60.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,6 +95,22 @@ def host(answer: dict[str, Any]) -> Host:
     )  # fmt: skip
 
 
+def check(host: Host, label: str, *, allow_simulated: bool) -> PlaceCheck:
+    """What `glasshouse doctor` says of a host."""
+    if wrong := host.unusable():
+        return PlaceCheck(mark="FAIL", what=label, detail=wrong)
+    seen = [f"Python {host.python}, torch {host.torch}, user {host.user}"]
+    seen += [f"{gpu.model} {host.held.get(gpu.uuid, 'free')}{_shared(gpu.use)}" for gpu in host.gpus]
+    skew_s = abs(time.time() - host.clock_s)
+    if skew_s > _SKEW_S:
+        fix = "set its clock (NTP): deadlines of allocations are absolute"
+        return PlaceCheck(mark="FAIL", what=label, detail=f"its clock is {skew_s:.0f} s away from this machine's", fix=fix)
+    if not host.gpus:
+        mark: Literal["warn", "FAIL"] = "warn" if allow_simulated else "FAIL"
+        return PlaceCheck(mark=mark, what=label, detail="; ".join([*seen, "no NVIDIA GPU that nvidia-smi shows"]))
+    return PlaceCheck(mark="warn" if host.held else "ok", what=label, detail="; ".join(seen))
+
+
 def created(answer: dict[str, Any], key: str) -> Instance:
     """The answer to `create` where it was. Raises one of `WRONG`."""
     Fields({"created": Text(most=40), "state": _ALLOCATION}).check(answer, "create")
@@ -144,6 +164,10 @@ def _instance(shown: dict[str, Any], key: str) -> Instance:
         detail=described(shown["holder"]) if shown["holder"] is not None else "",
         gpu_use=_counted(shown["others"]),
     )
+
+
+def _shared(use: GpuUse) -> str:
+    return f", used by {use.processes} processes of others ({use.memory_mib} MiB)" if use.processes else ""
 
 
 def _counted(others: list[dict[str, int]]) -> GpuUse:

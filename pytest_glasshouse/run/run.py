@@ -115,6 +115,7 @@ class Run:
         broker.plan(rows)
         if broker.rents:
             self._check_material(rehearsed=True)
+        if broker.rents or broker.simulated:
             self._inputs.ask_to_rent(broker)
         try:
             self.store.open(self.report.path)
