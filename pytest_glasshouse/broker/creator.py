@@ -18,6 +18,7 @@ from pytest_glasshouse.errors import (
     GlasshouseError,
     GuestGoneError,
     InfrastructureError,
+    LaunchRefusedError,
     NoCapacityError,
     ProviderError,
     RateLimitedError,
@@ -234,7 +235,12 @@ class Creator:
             allocation_id=allocation.lease.name,
         )
 
-    def _boot_failed(self, allocation: FleetMember, instance: Instance | None) -> InfrastructureError:
+    def _boot_failed(self, allocation: FleetMember, instance: Instance | None) -> GlasshouseError:
+        if instance is not None and instance.refused:
+            return LaunchRefusedError(
+                f"allocation {allocation.lease.name} would never run: {instance.refused}. It was ended",
+                allocation_id=allocation.lease.name,
+            )
         state = "is gone" if instance is None else f"is {instance.raw_state or instance.state}"
         detail = f" ({instance.detail})" if instance is not None and instance.detail else ""
         return InfrastructureError(

@@ -125,6 +125,8 @@ class Instance:
     price_usd_per_hour: float | None = None
     detail: str = ""
     unusable: str = ""
+    #: Why it will never run as it was asked for: asking again would change nothing.
+    refused: str = ""
     #: Since when it runs, in seconds since 1970, where its place says so: what it did before costs nothing.
     started_at: float | None = None
     gpu_use: GpuUse = field(default_factory=GpuUse)

@@ -23,6 +23,7 @@ from pytest_glasshouse.errors import (
     CredentialsError,
     GlasshouseError,
     IntegrityError,
+    LaunchRefusedError,
     NoCapacityError,
     ProviderError,
     TerminateError,
@@ -32,7 +33,7 @@ from pytest_glasshouse.providers.lease import NAME_PREFIX, parse_name
 from pytest_glasshouse.providers.listing import Listing
 from pytest_glasshouse.providers.places import queue_timeout_of
 from pytest_glasshouse.providers.slurm_models import LISTING_BYTES, SlurmJob, jobs_from
-from pytest_glasshouse.providers.slurm_options import SlurmOptions
+from pytest_glasshouse.providers.slurm_options import SlurmOptions, longest_minutes
 from pytest_glasshouse.rows.spec import GPU_MODELS
 from pytest_glasshouse.wire.canonical import sha256_hex
 from pytest_glasshouse.wire.printable import printable
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
     from pytest_glasshouse.rows.spec import RowSpec
 
 _CLIENT_S = 60.0
+_LEAST_MINUTES = 15
 #: `sbatch` waits for its controller, and sleeps and tries again where the queue is full.
 _SUBMIT_S = 90.0
 _FULL = "sleeping and retrying"
@@ -103,6 +105,7 @@ class SlurmProvider:
         self.poll_s = poll_s
         self._queue_s = queue_s
         self._user = ""
+        self._longest: int | None = None
         self.archive_sha256 = sha256_hex(guest_archive())
 
     def offers(self, row: RowSpec) -> tuple[Offer, ...]:
@@ -119,8 +122,8 @@ class SlurmProvider:
         )
 
     def lifetime_s(self, work_s: float) -> float:
-        """See `Queued`: twice the work, at least a quarter of an hour and at most a day, unless the user named a limit."""
-        minutes = self._options.time_minutes or min(max(math.ceil(work_s * 2 / 60), 15), 24 * 60)
+        """See `Queued`: the user's limit, or twice the work, a quarter of an hour at least, and what the partition allows at most."""
+        minutes = self._options.time_minutes or min(max(math.ceil(work_s * 2 / 60), _LEAST_MINUTES), self._longest_minutes())
         return self._queue_s + minutes * 60.0
 
     def create(self, offer: Offer, *, launch: Launch) -> Instance:
@@ -180,6 +183,11 @@ class SlurmProvider:
     def check_offer(self, offer: Offer, *, lifetime_s: float) -> None:
         """See `Queued`: by `sbatch --test-only`. What may pass, such as a queue that is full, is no error now."""
         minutes = max(math.floor((lifetime_s - self._queue_s) / 60), 1)
+        if minutes > self._longest_minutes():
+            raise LaunchRefusedError(
+                f"slurm: a job of {minutes} minutes is longer than the {self._longest_minutes()} that its partition allows; lower "
+                "--glasshouse-slurm-time, or set glasshouse_slurm_partition. Nothing was submitted"
+            )
         try:
             self._check(offer.offer_id, minutes)
         except NoCapacityError:
@@ -227,6 +235,13 @@ class SlurmProvider:
         """See `Routed`."""
         return SlurmRoute(name, commands=self._commands, python=self._options.python, node_ssh=self._options.stream == "ssh")
 
+    def _longest_minutes(self) -> int:
+        """What the partition allows; a day where that is more, or is not said."""
+        if self._longest is None:
+            ran = self._commands.run(["sinfo", "--noheader", "--format=%P|%l"], timeout_s=_CLIENT_S)
+            self._longest = longest_minutes(ran.stdout.decode("utf-8", errors="replace"), self._options.partition)
+        return self._longest
+
     def _jobs(self) -> tuple[SlurmJob, ...]:
         if not self._user:
             self._user = self._whoami()
@@ -254,7 +269,7 @@ class SlurmProvider:
     def _refusal(self, ran: Ran, name: str) -> GlasshouseError:
         """What came of an `sbatch` that gave no job's number."""
         said = _said(ran)
-        for table, kind in ((_WRONG, ConfigurationError), (_BUSY, NoCapacityError)):
+        for table, kind in ((_WRONG, LaunchRefusedError), (_BUSY, NoCapacityError)):
             means = next((means for mark, means in table.items() if mark.lower() in ran.stderr.lower()), None)
             if means is not None:
                 return kind(f"slurm: sbatch refused the job: {means} ({said}). Nothing was submitted")

@@ -47,25 +47,27 @@ _MEANS = {
     "COMPLETED": "its script ended", "BOOT_FAIL": "its node did not boot", "DEADLINE": "it could not end before its deadline",
     "SUSPENDED": "it was suspended", "STOPPED": "it was stopped", "COMPLETING": "it is ending",
 }  # fmt: skip
-#: Reasons to wait that no waiting ends: somebody has to do something (`man squeue`, JOB REASON CODES).
-_HOPELESS = {
-    "JobHeldUser": "it is held; release it with scontrol release, or cancel what holds it",
-    "JobHeldAdmin": "an administrator holds it; ask them",
+#: Reasons to wait that no waiting ends (`man squeue`, JOB REASON CODES), because of what was asked for, ...
+_REFUSED = {
     "BadConstraints": "no node of the site has what it asks for; check glasshouse_slurm_gres",
-    "PartitionDown": "the partition is down; choose another",
-    "PartitionInactive": "the partition is inactive; choose another",
     "PartitionTimeLimit": "it asks for more time than the partition allows; lower --glasshouse-slurm-time",
-    "PartitionNodeLimit": "it asks for more nodes than the partition allows; choose another",
-    "PartitionConfig": "it asks for more than the partition allows; lower --glasshouse-slurm-time or choose another partition",
+    "PartitionNodeLimit": "it asks for more nodes than the partition allows; set glasshouse_slurm_partition",
+    "PartitionConfig": "it asks for more than the partition allows; lower --glasshouse-slurm-time or set glasshouse_slurm_partition",
     "AccountNotAllowed": "the partition does not accept the account; set glasshouse_slurm_account",
     "InvalidAccount": "the account is not valid; set glasshouse_slurm_account",
     "QOSNotAllowed": "the QOS may not be used there; set glasshouse_slurm_qos",
     "InvalidQOS": "the QOS is not valid; set glasshouse_slurm_qos",
-    "JobHoldMaxRequeue": "it was requeued too often",
-    "launch_failed_requeued_held": "its launch failed",
-    "DependencyNeverSatisfied": "it depends on a job that failed",
     "AssocMaxWallDurationPerJobLimit": "it asks for more time than the account allows; lower --glasshouse-slurm-time",
     "QOSMaxWallDurationPerJobLimit": "it asks for more time than the QOS allows; lower --glasshouse-slurm-time",
+}
+#: ... or because of what somebody did.
+_HELD = {
+    "JobHeldUser": "it is held; scontrol release lets it go",
+    "JobHeldAdmin": "an administrator holds it; ask them",
+    "PartitionDown": "the partition is down; choose another",
+    "PartitionInactive": "the partition is inactive; choose another",
+    "JobHoldMaxRequeue": "it was requeued too often",
+    "DependencyNeverSatisfied": "it depends on a job that failed",
 }
 
 
@@ -78,6 +80,7 @@ class SlurmJob:
     user: str
     states: tuple[str, ...]
     reason: str
+    description: str
     start_s: float | None
     node: str
     restarts: int
@@ -103,22 +106,29 @@ class SlurmJob:
     def instance(self, access: Access | None, *, unusable: str = "") -> Instance:
         """As an instance; `access` is where its streams lead once it runs, or `unusable` says why it leads nowhere."""
         state = self.state
-        hopeless = _HOPELESS.get(self.reason) if state == "queued" else None
+        waits = self.reason if state == "queued" else ""
+        refused = _REFUSED.get(waits, "")
         return Instance(
             instance_id=self.job_id,
             name=self.name,
-            state="failed" if hopeless else state,
+            state="failed" if refused or waits in _HELD else state,
             raw_state=self.what,
             access=access if state == "running" else None,
-            detail=self._detail(hopeless),
+            detail=self._detail(),
             unusable=unusable,
+            refused=f"{refused} ({self._words()})" if refused else "",
             started_at=self.start_s if state not in ("queued", "unknown") and self.node else None,
         )
 
-    def _detail(self, hopeless: str | None) -> str:
-        reason = "" if self.reason in ("", "None") else printable(self.reason, limit=80)
-        if hopeless is not None:
-            return f"{reason}: {hopeless}"
+    def _words(self) -> str:
+        """Slurm's reason, and what it adds to that."""
+        said = (self.reason, self.description.replace("_", " "))
+        return ": ".join(printable(each, limit=120) for each in said if each not in ("", "None"))
+
+    def _detail(self) -> str:
+        reason = self._words()
+        if self.state == "queued" and self.reason in _HELD:
+            return f"{reason}: {_HELD[self.reason]}"
         if self.state == "queued":
             start = (
                 "" if self.start_s is None else f"estimated start {time.strftime('%Y-%m-%d %H:%M', time.localtime(self.start_s))}"
@@ -171,6 +181,7 @@ def _job(job: Mapping[str, Json]) -> SlurmJob:
         user=printable(job.get("user_name"), limit=80),
         states=states,
         reason=str(job.get("state_reason") or ""),
+        description=str(job.get("state_description") or ""),
         start_s=float(start) if start else None,
         node=node if isinstance(node, str) else "",
         restarts=_number(job.get("restart_cnt")) or 0,

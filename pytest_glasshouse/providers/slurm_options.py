@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -22,6 +23,7 @@ _SHAPES = {
 _TIME = re.compile(r"(?:(?P<days>\d{1,3})-)?(?P<parts>\d{1,6}(?::\d{1,2}){0,2})")
 _LINE = re.compile(r"""\s*(?P<gpu>[a-z0-9]+)\s*=\s*["']?(?P<gres>gpu(?::[A-Za-z0-9_.-]{1,64}){0,2})["']?\s*""")
 _PYTHON = re.compile(r"[A-Za-z0-9_/.+-][A-Za-z0-9_/. +-]{0,511}")
+_A_DAY = 24 * 60
 _SEPARATORS = re.compile(r"[\n;,]+")
 
 
@@ -99,3 +101,17 @@ def minutes_from(text: str) -> int | None:
     if total < 1:
         raise ConfigurationError("--glasshouse-slurm-time: expected at least one minute")
     return total
+
+
+def longest_minutes(listed: str, partition: str) -> int:
+    """The time limit of a partition, or of the default one where none is named, in `sinfo`'s lines `name*|limit`: a day at most.
+
+    Of several partitions in one list the shortest limit counts.
+    """
+    wanted, found = partition.split(","), [_A_DAY]
+    for line in listed.splitlines():
+        name, _, limit = line.strip().partition("|")
+        if name.rstrip("*") in wanted or (not partition and name.endswith("*")):
+            with contextlib.suppress(ConfigurationError):
+                found.append(minutes_from(limit) or _A_DAY)
+    return min(found)

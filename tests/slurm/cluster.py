@@ -69,6 +69,8 @@ NodeName={nodes} NodeHostname={host} NodeAddr=127.0.0.1 Port={ports} CPUs=8 Real
 PartitionName=gpu Nodes=ALL Default=YES MaxTime=02:00:00 State=UP PriorityTier=1
 PartitionName=urgent Nodes=ALL MaxTime=02:00:00 State=UP PriorityTier=9
 PartitionName=closed Nodes=ALL MaxTime=02:00:00 State=DOWN
+PartitionName=lab Nodes=ALL MaxTime=02:00:00 State=UP AllowAccounts=physics
+PartitionName=short Nodes=ALL MaxTime=00:10:00 State=UP
 """
 
 
