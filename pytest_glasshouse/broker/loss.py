@@ -6,6 +6,7 @@ A job that was suspended and goes on is lost too: its guest answers, and its leg
 from __future__ import annotations
 
 import threading
+import time
 from typing import TYPE_CHECKING
 
 from pytest_glasshouse.errors import GlasshouseError
@@ -16,12 +17,14 @@ if TYPE_CHECKING:
     from pytest_glasshouse.providers.base import Instance, Provider
 
 _SHORTEST_PAUSE_S = 0.5
+#: How long an engine may take from the first signal to a job until its processes are gone; Slurm's KillWait is 30 by default.
+_SETTLE_S = 10.0
 
 
 def loss_reason(allocation: FleetMember) -> tuple[str, str]:
     """See `Broker.loss_reason`, for an allocation on another machine that this run did not end."""
     try:
-        seen = allocation.provider.get(allocation.instance_id)
+        seen = _settled(allocation)
     except (GlasshouseError, OSError) as error:
         return "unknown", f"the provider does not say what became of the allocation: {error}"
     if why := _lost(seen):
@@ -30,6 +33,16 @@ def loss_reason(allocation: FleetMember) -> tuple[str, str]:
     if seen.access != allocation.access:
         return "lost", "the provider shows the allocation at another address than before: it was restarted"
     return "unreachable", "the provider says that the allocation runs, and its guest cannot be reached"
+
+
+def _settled(allocation: FleetMember) -> Instance | None:
+    """What its place shows of it; one that is on its way to its end is looked at again, since only the end has a reason."""
+    until = time.monotonic() + _SETTLE_S
+    while True:
+        seen = allocation.provider.get(allocation.instance_id)
+        if seen is None or not (isinstance(allocation.provider, Queued) and seen.state == "stopped") or time.monotonic() >= until:
+            return seen
+        time.sleep(min(allocation.provider.poll_s, _SHORTEST_PAUSE_S))
 
 
 def _lost(seen: Instance | None) -> str:
@@ -66,9 +79,11 @@ class QueueWatch:
         except (GlasshouseError, OSError):
             return
         for each in mine:
-            if each.usable and (why := _lost(shown.get(each.instance_id))):
-                each.lost = why
-                self._fleet.end(each, why)
+            if each.usable and _lost(shown.get(each.instance_id)):
+                kind, why = loss_reason(each)
+                if kind == "lost":
+                    each.lost = why
+                    self._fleet.end(each, why)
 
     def _run(self) -> None:
         pause_s = max(self._provider.poll_s, _SHORTEST_PAUSE_S)

@@ -128,7 +128,7 @@ class SlurmProvider:
 
     def create(self, offer: Offer, *, launch: Launch) -> Instance:
         """Submit one job."""
-        minutes = max(math.floor((launch.deadline - time.time() - launch.queue_s) / 60), 1)
+        minutes = max(math.ceil((launch.deadline - time.time() - launch.queue_s) / 60), 1)
         settings: JobSettings = {
             "name": launch.name, "prefix": NAME_PREFIX, "deadline": launch.deadline, "contact_by": launch.contact_by,
             "lease_s": launch.lease_s,

@@ -52,7 +52,7 @@ _REFUSED = {
     "BadConstraints": "no node of the site has what it asks for; check glasshouse_slurm_gres",
     "PartitionTimeLimit": "it asks for more time than the partition allows; lower --glasshouse-slurm-time",
     "PartitionNodeLimit": "it asks for more nodes than the partition allows; set glasshouse_slurm_partition",
-    "PartitionConfig": "it asks for more than the partition allows; lower --glasshouse-slurm-time or set glasshouse_slurm_partition",
+    "PartitionConfig": "the partition does not allow it; check glasshouse_slurm_account, _partition and --glasshouse-slurm-time",
     "AccountNotAllowed": "the partition does not accept the account; set glasshouse_slurm_account",
     "InvalidAccount": "the account is not valid; set glasshouse_slurm_account",
     "QOSNotAllowed": "the QOS may not be used there; set glasshouse_slurm_qos",

@@ -1,4 +1,4 @@
-"""The connection to a chaos pod: the real launch (first process, sshd, watchdog), the real SSH tunnel, and a tiny agent at its end.
+"""The connection to a chaos guest: the real launch (first process, watchdog), the real route and tunnel, and a tiny agent at its end.
 
 Only the installation of the real agent is left out, because that brings torch.
 """
@@ -7,52 +7,58 @@ from __future__ import annotations
 
 import shlex
 import subprocess
+import sys
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pytest_glasshouse.broker.rented_connection import RentedConnection
-from pytest_glasshouse.channel.access import SshAccess
+from pytest_glasshouse.broker.tunnel_connection import RoutedConnection, TunnelConnection
 from pytest_glasshouse.channel.guest_channel import GuestChannel
-from pytest_glasshouse.channel.ssh import ALIAS, SshFiles
-from pytest_glasshouse.channel.tunnel import Tunnel
+from pytest_glasshouse.channel.tunnel import Route, Tunnel
 from pytest_glasshouse.errors import BootTimeoutError, GlasshouseError, GuestGoneError
 from pytest_glasshouse.providers.base import Access
 from pytest_glasshouse.providers.lease import Lease
 
-#: The pod's disk has no file of the tests: the command that starts this has its code.
+if TYPE_CHECKING:
+    from pytest_glasshouse.providers.base import Routed
+
+#: The guest's disk has no file of the tests: the command that starts this has its code.
 _AGENT = Path(__file__).with_name("agent.py").read_text(encoding="utf-8")
 _TRY_S = 3.0
 #: Where a pod writes what the run's judge reads when the pod is gone: a volume, and a file there.
 TOLD, DONE = "/mnt/judge", "done"
 
 
-class ChaosConnection(RentedConnection):
-    """See `broker.connection.Connection`."""
+class _TinyAgents(TunnelConnection):
+    """See the module, and `broker.connection.Connection`."""
 
-    def __init__(self, *, train_s: float, boot_s: float) -> None:
-        super().__init__(image=None, boot_timeout_s=boot_s)
-        self._train_s = train_s
-        self._ways: dict[str, tuple[SshFiles, Tunnel]] = {}
+    train_s: float
+    done: str
+    python = "python3"
+
+    def _begin(self, *, train_s: float, done: str) -> None:
+        self.train_s, self.done = train_s, done
+        self._ways: dict[str, tuple[Route, Tunnel]] = {}
 
     def connect(self, lease: Lease, access: Access, *, timeout_s: float) -> str:
-        assert isinstance(access, SshAccess)
         until = time.monotonic() + timeout_s
-        ssh_files = SshFiles(self._keys[lease.name])
-        ssh_files.write_config(access)
-        remote = self._started(ssh_files, until, lease.name)
-        tunnel = Tunnel(ssh_files, remote)
-        self._ways[lease.name] = (ssh_files, tunnel)
+        route = self.route(lease)
+        route.aim(access)
+        remote = self._started(route, until, lease.name)
+        tunnel = Tunnel(route, remote)
+        self._ways[lease.name] = (route, tunnel)
         if not tunnel.wait_until_up(max(until - time.monotonic(), 0.1)):
             raise BootTimeoutError(f"allocation {lease.name}: no tunnel", allocation_id=lease.name)
-        return str(ssh_files.socket)
+        return str(route.socket)
 
-    def _started(self, ssh_files: SshFiles, until: float, name: str) -> str:
-        arguments = ["python3", "-I", "-S", "-c", _AGENT, str(self._train_s), f"{TOLD}/{DONE}"]
+    def _started(self, route: Route, until: float, name: str) -> str:
+        arguments = [self.python, "-I", "-S", "-c", _AGENT, str(self.train_s), self.done]
         while True:
             try:
                 done = subprocess.run(
-                    ssh_files.command(ALIAS, shlex.join(arguments)), stdin=subprocess.DEVNULL, capture_output=True, text=True,
-                    timeout=_TRY_S, check=True,
+                    route.run_command(shlex.join(arguments)), stdin=subprocess.DEVNULL, capture_output=True, text=True,
+                    timeout=_TRY_S, check=True, env=route.environment(),
                 )  # fmt: skip
                 return done.stdout.strip()
             except (subprocess.SubprocessError, OSError):
@@ -77,3 +83,21 @@ class ChaosConnection(RentedConnection):
         if way is not None:
             way[1].close()
             way[0].remove()
+
+
+class ChaosConnection(_TinyAgents, RentedConnection):
+    """To rented pods."""
+
+    def __init__(self, *, train_s: float, boot_s: float) -> None:
+        RentedConnection.__init__(self, image=None, boot_timeout_s=boot_s)
+        self._begin(train_s=train_s, done=f"{TOLD}/{DONE}")
+
+
+class RoutedChaosConnection(_TinyAgents, RoutedConnection):
+    """To guests of a place that knows the way to them. `done` is a file of this machine."""
+
+    python = sys.executable
+
+    def __init__(self, provider: Routed, *, train_s: float, boot_s: float, done: Path, queue_s: float | None = None) -> None:
+        RoutedConnection.__init__(self, provider, boot_timeout_s=boot_s, queue_timeout_s=queue_s)
+        self._begin(train_s=train_s, done=str(done))

@@ -62,7 +62,9 @@ ReturnToService=2
 KillWait=2
 SlurmdTimeout=5
 InactiveLimit=0
+MessageTimeout=2
 MinJobAge=300
+{extra}
 GresTypes=gpu
 SlurmdParameters=config_overrides
 NodeName={nodes} NodeHostname={host} NodeAddr=127.0.0.1 Port={ports} CPUs=8 RealMemory=8000 Gres=gpu:h100:1 State=UNKNOWN
@@ -82,11 +84,13 @@ def missing() -> tuple[str, ...]:
 class Cluster:
     """A controller and its nodes; `environment` lets a client of Slurm find it."""
 
-    def __init__(self, nodes: int = 2) -> None:
-        """Starts it and waits until every node is idle. `SystemExit` and all that comes in between ends what was started."""
+    def __init__(self, nodes: int = 2, *, extra: str = "") -> None:
+        """`extra`: lines of its configuration. Starts it and waits until every node is idle. `SystemExit` and all that comes in between ends what was started."""
         # munged refuses a folder that others may write to, and a path of a unix socket is short.
         self.folder = Path(tempfile.mkdtemp(prefix="gsl-"))
         self.nodes = tuple(f"n{number}" for number in range(1, nodes + 1))
+        self._extra = extra
+        self.down: set[str] = set()
         self._daemons: dict[str, subprocess.Popen[bytes]] = {}
         self._environment: dict[str, str] = {"SLURM_CONF": str(self.folder / "slurm.conf")}
         try:
@@ -141,12 +145,14 @@ class Cluster:
         self._daemons[node].kill()
         self._daemons[node].wait()
         self.run("scontrol", "update", f"NodeName={node}", "State=DOWN", "Reason=test")
+        self.down.add(node)
 
     def start_node(self, node: str) -> None:
         """Start a node again and wait until it is idle."""
         self._start_daemon(node, "slurmd", "-D", "-N", node, "-f", f"{self.folder}/slurm.conf")
         self.run("scontrol", "update", f"NodeName={node}", "State=RESUME", check=False)
         until(lambda: self._idle([node]), f"an idle node {node}")
+        self.down.discard(node)
 
     def stop_controller(self) -> None:
         """End the controller; its state stays."""
@@ -165,6 +171,7 @@ class Cluster:
             yield
         finally:
             self.start_controller()
+            until(lambda: "unk" not in self.run("sinfo", "-h", "-N", "-o", "%T", check=False), "nodes that the controller knows")
 
     def end_jobs(self) -> None:
         """Cancel every job and wait until none is left."""
@@ -188,7 +195,7 @@ class Cluster:
         (self.folder / "slurm.conf").write_text(
             _CONFIG.format(
                 host=socket.gethostname().partition(".")[0], user=getpass.getuser(), folder=self.folder, controller=ports[0],
-                nodes=f"n[1-{len(self.nodes)}]" if len(self.nodes) > 1 else "n1", ports=_range(ports[1:]),
+                extra=self._extra, nodes=f"n[1-{len(self.nodes)}]" if len(self.nodes) > 1 else "n1", ports=_range(ports[1:]),
             )
         )  # fmt: skip
         (self.folder / "gres.conf").write_text(
