@@ -11,6 +11,7 @@ import os
 import subprocess
 import sys
 import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,11 @@ from pytest_glasshouse.broker.broker import Broker, BrokerOptions
 from pytest_glasshouse.broker.broker_socket import BrokerClient, BrokerServer
 from pytest_glasshouse.broker.timing import Timing
 from pytest_glasshouse.errors import GlasshouseError
+from pytest_glasshouse.providers.base import Routed
+from pytest_glasshouse.providers.place_settings import OwnMachines
+from pytest_glasshouse.providers.registry import open_provider
 from pytest_glasshouse.run.signals import Signals
-from tests.chaos.connection import ChaosConnection
+from tests.chaos.connection import DONE, ChaosConnection, RoutedChaosConnection
 from tests.chaos.leg import ROWS, run_row, write
 
 
@@ -35,6 +39,17 @@ def _worker(folder: Path, settings: dict[str, Any], address: str, number: int) -
     return 0
 
 
+def _broker(options: BrokerOptions, folder: Path, settings: dict[str, Any]) -> Broker:
+    limits = {"train_s": settings["train_s"], "boot_s": settings["boot_s"]}
+    if options.provider != "slurm":
+        return Broker(options, connection=ChaosConnection(**limits))
+    machines = OwnMachines.from_environment(os.environ)
+    provider = open_provider("slurm", allow_simulated=True, machines=machines)
+    assert isinstance(provider, Routed)
+    connection = RoutedChaosConnection(provider, **limits, done=folder / "told" / DONE, queue_s=machines.queue_timeout_s)
+    return Broker(replace(options, machines=machines), providers={"slurm": provider}, connection=connection)
+
+
 def _host(folder: Path, settings: dict[str, Any]) -> int:
     options = BrokerOptions(
         provider=settings["provider"],
@@ -45,7 +60,7 @@ def _host(folder: Path, settings: dict[str, Any]) -> int:
         timing=Timing.from_json(settings["timing"]),
         boot_timeout_s=settings["boot_s"],
     )
-    broker = Broker(options, connection=ChaosConnection(train_s=settings["train_s"], boot_s=settings["boot_s"]))
+    broker = _broker(options, folder, settings)
     signals = Signals(lambda _name: broker.signal_end())
     signals.install()
     workers: list[subprocess.Popen[bytes]] = []

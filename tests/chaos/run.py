@@ -17,13 +17,11 @@ from typing import Any
 
 from pytest_glasshouse.broker.lease_ledger import LEDGER, read
 from pytest_glasshouse.broker.timing import Timing
-from tests.chaos.connection import DONE, TOLD
+from tests.chaos.connection import DONE
+from tests.chaos.places import ChaosPlace, place_of
 from tests.chaos.scenario import Scenario
 from tests.limits import HANG_S
-from tests.loopback.cloud import Cloud
-from tests.loopback.http import LoopbackServer
-from tests.loopback.pod_disk import Volume
-from tests.loopback.providers import runpod, vastai
+from tests.slurm.cluster import Cluster
 
 #: Deadlines of seconds. An allocation exists at most 8 s, its watchdog ends it then.
 TIMING = Timing(
@@ -56,20 +54,18 @@ class Judged:
 class Running:
     """One run's processes."""
 
-    def __init__(self, scenario: Scenario, server: LoopbackServer, folder: Path) -> None:
+    def __init__(self, scenario: Scenario, place: ChaosPlace, folder: Path, *, run_id: str) -> None:
         self.scenario = scenario
-        self.server = server
+        self.place = place
         self.folder = folder
-        self.run_id = f"chaos-{scenario.seed}"
-        provider, _, api = scenario.provider.partition("-")
-        url, key = ("VAST_URL", "VAST_API_KEY") if provider == "vastai" else ("RUNPOD_API_BASE_URL", "RUNPOD_API_KEY")
-        self.provider = provider
+        self.run_id = run_id
+        self.provider = place.provider
         self.environment = {
             **{name: value for name, value in os.environ.items() if not name.startswith(("RUNPOD_", "VAST_", "GLASSHOUSE_"))},
-            url: server.url, key: server.cloud.account_key, "GLASSHOUSE_RUNPOD_API": api, "HOME": "/nonexistent",
+            **place.environment, "HOME": "/nonexistent",
         }  # fmt: skip
         settings = {
-            "provider": provider, "run_id": self.run_id, "timing": TIMING.to_json(), "boot_s": BOOT_S, "train_s": TRAIN_S,
+            "provider": self.provider, "run_id": run_id, "timing": TIMING.to_json(), "boot_s": BOOT_S, "train_s": TRAIN_S,
             "rows": scenario.rows, "workers": scenario.workers, "dishonest": sorted(scenario.dishonest),
         }  # fmt: skip
         self.log = (self.folder / "log").open("wb")
@@ -90,8 +86,9 @@ class Running:
         return [int(text) for text in pids if text]
 
     def links(self) -> list[int]:
-        """The ssh clients that hold the tunnels: children of the harness."""
-        return [pid for pid in _children(self.process.pid) if b"ssh\0-F" in _command(pid)]
+        """The clients that hold the tunnels: children of the harness."""
+        marks = (b"ssh\0-F", b"agent.sock\0srun")
+        return [pid for pid in _children(self.process.pid) if any(mark in _command(pid) for mark in marks)]
 
     def close(self) -> None:
         self.log.close()
@@ -100,16 +97,15 @@ class Running:
         self.process.wait()
 
 
-def play(scenario: Scenario) -> Judged:
+def play(scenario: Scenario, *, slurm: Cluster | None = None) -> Judged:
     """Run it, kill what the plan kills, wait for the remaining processes to end the allocations, and judge."""
     began = time.monotonic()
     folder = Path(tempfile.mkdtemp(prefix="ghc-"))
     told = folder / "told"
     told.mkdir()
-    volume = Volume(host=told, inside=TOLD, why="whether a leg ended is judged when its pod is long gone", writable=True)
-    with (vastai if scenario.provider == "vastai" else runpod)(pods="start", volumes=[volume]) as server:
-        server.cloud.faults.add(*scenario.faults)
-        running = Running(scenario, server, folder)
+    run_id = f"chaos-{scenario.seed}"
+    with place_of(scenario, folder, told, run_id=run_id, slurm=slurm) as place:
+        running = Running(scenario, place, folder, run_id=run_id)
         judged = Judged(scenario)
         try:
             _kills(running)
@@ -126,10 +122,7 @@ def _kills(running: Running) -> None:
     scenario, process = running.scenario, running.process
     _until(lambda: (running.folder / LEDGER).exists() or process.poll() is not None, HANG_S)
     _until(lambda: process.poll() is not None, scenario.at_s)
-    cloud = running.server.cloud
-    of_the_cloud = {"pod": cloud.kill, "machine": cloud.vanish, "restart": cloud.restart}
-    if scenario.victim in of_the_cloud:
-        _each(cloud, of_the_cloud[scenario.victim])
+    running.place.strike(scenario.victim)
     match scenario.victim:
         case "harness":
             _kill(process.pid)
@@ -147,9 +140,9 @@ def _kills(running: Running) -> None:
 
 
 def _wait_and_judge(running: Running, judged: Judged) -> None:
-    scenario, process, cloud = running.scenario, running.process, running.server.cloud
+    scenario, process, place = running.scenario, running.process, running.place
     if scenario.victim == "frozen":
-        _until(lambda: not cloud.billing() and not cloud.waiting(), TIMING.lifetime_s + TIMING.overdue_s + _REAPER_S)
+        _until(lambda: not place.living(), TIMING.lifetime_s + TIMING.overdue_s + _REAPER_S)
         _kill(process.pid, signal.SIGCONT)
         _kill(process.pid)
     elif not _until(lambda: process.poll() is not None, HANG_S):
@@ -157,9 +150,9 @@ def _wait_and_judge(running: Running, judged: Judged) -> None:
         _kill(process.pid)
     process.wait()
     end = running.lines("end")
-    if end and end[-1]["status"] in ("proven", "nothing-rented") and cloud.billing():
-        judged.wrong.append(f"the run said {end[-1]['status']} and {len(cloud.billing())} were billing")
-    judged.instances = len(cloud.rented)
+    if end and end[-1]["status"] in ("proven", "nothing-rented") and place.living():
+        judged.wrong.append(f"the run said {end[-1]['status']} and something was there")
+    judged.instances = place.made()
     _who_ended_it(running, judged, reported=bool(end))
     _judge_rows(running, judged)
     if not _until(lambda: not running.reaper(), HANG_S):
@@ -167,13 +160,13 @@ def _wait_and_judge(running: Running, judged: Judged) -> None:
 
 
 def _who_ended_it(running: Running, judged: Judged, *, reported: bool) -> None:
-    cloud = running.server.cloud
+    place = running.place
 
     def over() -> bool:
-        return not cloud.billing() and not cloud.waiting()
+        return not place.living()
 
     deadline = max((lease.deadline for lease in read(running.folder / LEDGER)[0].values()), default=time.time())
-    if not cloud.rented and over():
+    if not place.made() and over():
         return
     if over():
         judged.ended_by = "the run" if reported else "reaper"
@@ -185,7 +178,7 @@ def _who_ended_it(running: Running, judged: Judged, *, reported: bool) -> None:
         judged.ended_by = "watchdog"
     else:
         judged.ended_by = "sweep"
-    judged.instances = len(cloud.rented)
+    judged.instances = place.made()
     if judged.ended_by == "sweep":
         swept = subprocess.run(
             [sys.executable, "-m", "pytest_glasshouse", "reap", "--expired", "--provider", running.provider, "--allow-simulated"],
@@ -208,11 +201,6 @@ def _judge_rows(running: Running, judged: Judged) -> None:
         judged.refused += key["dishonest"]
         if key["dishonest"] and key["released"]:
             judged.wrong.append("a key was released for evidence that is wrong")
-
-
-def _each(cloud: Cloud, act: Callable[[str], None]) -> None:
-    for one in cloud.billing():
-        act(one.instance_id)
 
 
 def _pids(text: str) -> list[int]:

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -59,7 +59,7 @@ class Job:
     def folders(self) -> list[Path]:
         return list(Path(tempfile.gettempdir()).glob(f"{self.name}.*"))
 
-    def command(self, request: dict[str, object]) -> list[str]:
+    def command(self, request: Mapping[str, object]) -> list[str]:
         step = ["srun", "--jobid", self.id, "--overlap", "-N1", "-n1", "--quiet", "--unbuffered", "--mpi=none", "--chdir=/"]
         return [*step, *bridge_command(self.name, request, python=sys.executable)]
 
@@ -120,9 +120,9 @@ def test_a_socket_here_leads_to_one_in_the_job_for_several_connections_at_once(j
     folder = Path(tempfile.mkdtemp(prefix="gst-"))
     here = folder / "agent.sock"
     code = Path(stream_forwarder.__file__).read_text()
-    path = job.listens()
+    there = job.listens()
     before = job.processes()
-    command = job.command({"connect": path})
+    command = job.command({"connect": there})
     forwarder = subprocess.Popen([sys.executable, "-I", "-S", "-c", code, str(here), *command])
     try:
         until(here.exists, "a forwarder that listens")
