@@ -20,7 +20,7 @@ _SHAPES = {
     "container_image": r"[A-Za-z0-9_/.][A-Za-z0-9_/.:#@+~-]{0,511}",
 }  # fmt: skip
 #: `sbatch --time` takes minutes, `minutes:seconds`, `hours:minutes:seconds` and days before a dash.
-_TIME = re.compile(r"(?:(?P<days>\d{1,3})-)?(?P<parts>\d{1,6}(?::\d{1,2}){0,2})")
+_TIME = re.compile(r"(?:(?P<days>[0-9]{1,3})-)?(?P<parts>[0-9]{1,6}(?::[0-9]{1,2}){0,2})")
 _LINE = re.compile(r"""\s*(?P<gpu>[a-z0-9]+)\s*=\s*["']?(?P<gres>gpu(?::[A-Za-z0-9_.-]{1,64}){0,2})["']?\s*""")
 _PYTHON = re.compile(r"[A-Za-z0-9_/.+-][A-Za-z0-9_/. +-]{0,511}")
 _A_DAY = 24 * 60
