@@ -42,7 +42,8 @@ class Keeper:
         self._queue_until = time.time() + lease["queue_s"]
         #: Its other end is the agent's standard input: it closes when this process is gone, however it went.
         self._life, self._kept = os.pipe()
-        self._running: dict[int, socket.socket] = {}
+        #: The object of each process is kept: one that is dropped would wait for the process itself.
+        self._running: dict[int, tuple[subprocess.Popen[bytes], socket.socket]] = {}
 
     def take_lock(self) -> bool:
         """Take the lock, if it is free now."""
@@ -82,7 +83,7 @@ class Keeper:
                 return False
             if request["op"] == "run" and not queued and len(files) == 3:  # noqa: PLR2004
                 process = self._start(request["command"], files)
-                self._running[process.pid] = client
+                self._running[process.pid] = (process, client)
                 return True
             holder = self._lock.holder() if queued else None
             client.sendall(json.dumps({"queued": queued, "holder": holder}).encode())
@@ -108,10 +109,11 @@ class Keeper:
                 pid, status = os.waitpid(-1, os.WNOHANG)
                 if pid == 0:
                     return
-                client = self._running.pop(pid, None)
-                if client is not None:
+                if pid in self._running:
+                    process, client = self._running.pop(pid)
+                    process.returncode = os.WEXITSTATUS(status) if os.WIFEXITED(status) else 1
                     with contextlib.suppress(OSError):
-                        client.sendall(b"%d" % (os.WEXITSTATUS(status) if os.WIFEXITED(status) else 1))
+                        client.sendall(b"%d" % process.returncode)
                     client.close()
 
 

@@ -125,6 +125,9 @@ def look(root: str) -> dict[str, Any] | None:
 
 def end(root: str) -> dict[str, Any]:
     """End one allocation, and whatever is left of it. Returns when nothing is, or after a while."""
+    lease: dict[str, Any] = {}
+    with contextlib.suppress(OSError, ValueError), open(os.path.join(root, LEASE), encoding="utf-8") as file:
+        lease = json.load(file)
     with contextlib.suppress(OSError):
         _ask(root, {"op": "end"})
     until = time.monotonic() + _END_S
@@ -141,6 +144,10 @@ def end(root: str) -> dict[str, Any]:
     with contextlib.suppress(OSError):
         if os.stat(root).st_uid == os.getuid():
             shutil.rmtree(root, ignore_errors=True)
+    lock = GpuLock(str(lease.get("gpu", _CPU)))
+    if lock.holder() is None and os.path.exists(lock.path) and lock.take(""):
+        # Of a keeper that was killed.
+        lock.release()
     return {"ended": not os.path.lexists(root) and not _pids(root)}
 
 

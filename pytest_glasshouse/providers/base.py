@@ -176,8 +176,6 @@ class Provider(Protocol):
     name: str
     #: Where its API answers; empty for a provider that is this machine.
     base_url: str
-    #: Whether its API is not the provider's own, so that nothing here is rented for real.
-    simulated: bool
     #: How long to leave between two reads of the same kind. A provider that refuses faster ones throttles them itself.
     poll_s: float
     #: Whether an allocation costs money, and whether its rows can be published.
@@ -187,6 +185,11 @@ class Provider(Protocol):
     archive_sha256: str
     #: Whether every allocation is this machine, so that only one may be in use at a time and nothing of it outlives the run.
     this_machine: bool
+
+    @property
+    def simulated(self) -> bool:
+        """Whether something stands in for the place: an API that is not the provider's own, a host without a GPU."""
+        ...
 
     def offers(self, row: RowSpec) -> tuple[Offer, ...]:
         """The offers for `row`, cheapest first. Raises `NoCapacityError` where there is none."""

@@ -1,4 +1,4 @@
-"""The connection to a chaos guest: the real launch (first process, watchdog), the real route and tunnel, and a tiny agent at its end.
+"""The connection to a chaos pod: the real launch (first process, sshd, watchdog), the real SSH tunnel, and a tiny agent at its end.
 
 Only the installation of the real agent is left out, because that brings torch.
 """
@@ -7,38 +7,29 @@ from __future__ import annotations
 
 import shlex
 import subprocess
-import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from pytest_glasshouse.broker.rented_connection import RentedConnection
 from pytest_glasshouse.broker.tunnel_connection import RoutedConnection, TunnelConnection
 from pytest_glasshouse.channel.guest_channel import GuestChannel
 from pytest_glasshouse.channel.tunnel import Route, Tunnel
 from pytest_glasshouse.errors import BootTimeoutError, GlasshouseError, GuestGoneError
-from pytest_glasshouse.providers.base import Access
+from pytest_glasshouse.providers.base import Access, Routed
 from pytest_glasshouse.providers.lease import Lease
 
-if TYPE_CHECKING:
-    from pytest_glasshouse.providers.base import Routed
-
-#: The guest's disk has no file of the tests: the command that starts this has its code.
+#: The pod's disk has no file of the tests: the command that starts this has its code.
 _AGENT = Path(__file__).with_name("agent.py").read_text(encoding="utf-8")
-_TRY_S = 3.0
+_TRY_S = 5.0
 #: Where a pod writes what the run's judge reads when the pod is gone: a volume, and a file there.
 TOLD, DONE = "/mnt/judge", "done"
 
 
 class _TinyAgents(TunnelConnection):
-    """See the module, and `broker.connection.Connection`."""
+    """Starts the tiny agent over whatever route there is."""
 
-    train_s: float
-    done: str
-    python = "python3"
-
-    def _begin(self, *, train_s: float, done: str) -> None:
-        self.train_s, self.done = train_s, done
+    def prepare(self, *, train_s: float, told: str = TOLD) -> None:
+        self.train_s, self.told = train_s, told
         self._ways: dict[str, tuple[Route, Tunnel]] = {}
 
     def connect(self, lease: Lease, access: Access, *, timeout_s: float) -> str:
@@ -53,12 +44,12 @@ class _TinyAgents(TunnelConnection):
         return str(route.socket)
 
     def _started(self, route: Route, until: float, name: str) -> str:
-        arguments = [self.python, "-I", "-S", "-c", _AGENT, str(self.train_s), self.done]
+        arguments = ["python3", "-I", "-S", "-c", _AGENT, str(self.train_s), f"{self.told}/{DONE}"]
         while True:
             try:
                 done = subprocess.run(
-                    route.run_command(shlex.join(arguments)), stdin=subprocess.DEVNULL, capture_output=True, text=True,
-                    timeout=_TRY_S, check=True, env=route.environment(),
+                    route.run_command(shlex.join(arguments)), env=route.environment(), stdin=subprocess.DEVNULL,
+                    capture_output=True, text=True, timeout=_TRY_S, check=True,
                 )  # fmt: skip
                 return done.stdout.strip()
             except (subprocess.SubprocessError, OSError):
@@ -86,18 +77,16 @@ class _TinyAgents(TunnelConnection):
 
 
 class ChaosConnection(_TinyAgents, RentedConnection):
-    """To rented pods."""
+    """To a rented pod."""
 
     def __init__(self, *, train_s: float, boot_s: float) -> None:
-        RentedConnection.__init__(self, image=None, boot_timeout_s=boot_s)
-        self._begin(train_s=train_s, done=f"{TOLD}/{DONE}")
+        super().__init__(image=None, boot_timeout_s=boot_s)
+        self.prepare(train_s=train_s)
 
 
-class RoutedChaosConnection(_TinyAgents, RoutedConnection):
-    """To guests of a place that knows the way to them. `done` is a file of this machine."""
+class ChaosHostConnection(_TinyAgents, RoutedConnection):
+    """To a host of the user's own, or a job. `told` is the folder where its agents write: there is no other disk."""
 
-    python = sys.executable
-
-    def __init__(self, provider: Routed, *, train_s: float, boot_s: float, done: Path, queue_s: float | None = None) -> None:
-        RoutedConnection.__init__(self, provider, boot_timeout_s=boot_s, queue_timeout_s=queue_s)
-        self._begin(train_s=train_s, done=str(done))
+    def __init__(self, provider: Routed, *, train_s: float, boot_s: float, told: str, queue_s: float | None = None) -> None:
+        super().__init__(provider, boot_timeout_s=boot_s, queue_timeout_s=queue_s)
+        self.prepare(train_s=train_s, told=told)

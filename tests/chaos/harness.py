@@ -11,19 +11,19 @@ import os
 import subprocess
 import sys
 import threading
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from pytest_glasshouse.broker.broker import Broker, BrokerOptions
 from pytest_glasshouse.broker.broker_socket import BrokerClient, BrokerServer
+from pytest_glasshouse.broker.connection import Connection
 from pytest_glasshouse.broker.timing import Timing
 from pytest_glasshouse.errors import GlasshouseError
-from pytest_glasshouse.providers.base import Routed
+from pytest_glasshouse.providers.base import Provider, Routed
 from pytest_glasshouse.providers.place_settings import OwnMachines
 from pytest_glasshouse.providers.registry import open_provider
 from pytest_glasshouse.run.signals import Signals
-from tests.chaos.connection import DONE, ChaosConnection, RoutedChaosConnection
+from tests.chaos.connection import ChaosConnection, ChaosHostConnection
 from tests.chaos.leg import ROWS, run_row, write
 
 
@@ -39,17 +39,6 @@ def _worker(folder: Path, settings: dict[str, Any], address: str, number: int) -
     return 0
 
 
-def _broker(options: BrokerOptions, folder: Path, settings: dict[str, Any]) -> Broker:
-    limits = {"train_s": settings["train_s"], "boot_s": settings["boot_s"]}
-    if options.provider != "slurm":
-        return Broker(options, connection=ChaosConnection(**limits))
-    machines = OwnMachines.from_environment(os.environ)
-    provider = open_provider("slurm", allow_simulated=True, machines=machines)
-    assert isinstance(provider, Routed)
-    connection = RoutedChaosConnection(provider, **limits, done=folder / "told" / DONE, queue_s=machines.queue_timeout_s)
-    return Broker(replace(options, machines=machines), providers={"slurm": provider}, connection=connection)
-
-
 def _host(folder: Path, settings: dict[str, Any]) -> int:
     options = BrokerOptions(
         provider=settings["provider"],
@@ -59,8 +48,21 @@ def _host(folder: Path, settings: dict[str, Any]) -> int:
         allow_simulated=True,
         timing=Timing.from_json(settings["timing"]),
         boot_timeout_s=settings["boot_s"],
+        machines=OwnMachines.from_environment(os.environ),
     )
-    broker = _broker(options, folder, settings)
+    connection: Connection = ChaosConnection(train_s=settings["train_s"], boot_s=settings["boot_s"])
+    providers: dict[str, Provider] = {}
+    if settings["provider"] in ("ssh", "slurm"):
+        provider = open_provider(settings["provider"], allow_simulated=True, machines=options.machines)
+        providers[provider.name] = provider
+        connection = ChaosHostConnection(
+            cast("Routed", provider),
+            train_s=settings["train_s"],
+            boot_s=settings["boot_s"],
+            told=settings["told"],
+            queue_s=options.machines.queue_timeout_s,
+        )
+    broker = Broker(options, providers=providers, connection=connection)
     signals = Signals(lambda _name: broker.signal_end())
     signals.install()
     workers: list[subprocess.Popen[bytes]] = []

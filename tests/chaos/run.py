@@ -11,16 +11,21 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from pytest_glasshouse.broker.lease_ledger import LEDGER, read
 from pytest_glasshouse.broker.timing import Timing
-from tests.chaos.connection import DONE
-from tests.chaos.places import ChaosPlace, place_of
-from tests.chaos.scenario import Scenario
+from tests.chaos.connection import DONE, TOLD
+from tests.chaos.on_slurm import OnSlurm
+from tests.chaos.own_host import OwnHost
+from tests.chaos.scenario import OWN_HOST, Scenario
 from tests.limits import HANG_S
+from tests.loopback.cloud import Cloud
+from tests.loopback.http import LoopbackServer
+from tests.loopback.pod_disk import Volume
+from tests.loopback.providers import runpod, vastai
 from tests.slurm.cluster import Cluster
 
 #: Deadlines of seconds. An allocation exists at most 8 s, its watchdog ends it then.
@@ -29,11 +34,16 @@ TIMING = Timing(
     grace_s=30.0,
 )  # fmt: skip
 BOOT_S = 3.0
+#: Of a host of the user's own and of a job, where each request is a connection of its own.
+OWN_TIMING = replace(TIMING, search_s=6.0, give_up_s=20.0, bootstrap_s=15.0, lifetime_s=30.0)
+OWN_BOOT_S = 15.0
 TRAIN_S = 0.3
 #: How long the reaper and the guests' watchdogs have, from the last deadline on, before the sweep does their work: no judgement
 #: depends on which of them did it.
 _REAPER_S, _WATCHDOG_S = HANG_S / 15, HANG_S / 100
 _LOOK_S = 0.02
+#: What the clients that keep a tunnel have in their command lines.
+_LINKS = (b"-L\0", b"agent.sock\0srun\0")
 
 
 @dataclass
@@ -54,18 +64,26 @@ class Judged:
 class Running:
     """One run's processes."""
 
-    def __init__(self, scenario: Scenario, place: ChaosPlace, folder: Path, *, run_id: str) -> None:
+    def __init__(self, scenario: Scenario, server: LoopbackServer | OwnHost | OnSlurm, folder: Path) -> None:
         self.scenario = scenario
-        self.place = place
+        self.cloud: Cloud | OwnHost | OnSlurm = server if isinstance(server, OwnHost | OnSlurm) else server.cloud
+        self.timing = OWN_TIMING if isinstance(server, OwnHost | OnSlurm) else TIMING
         self.folder = folder
-        self.run_id = run_id
-        self.provider = place.provider
+        self.run_id = f"chaos-{scenario.seed}"
+        provider, _, api = scenario.provider.partition("-")
+        url, key = ("VAST_URL", "VAST_API_KEY") if provider == "vastai" else ("RUNPOD_API_BASE_URL", "RUNPOD_API_KEY")
+        self.provider = provider
         self.environment = {
             **{name: value for name, value in os.environ.items() if not name.startswith(("RUNPOD_", "VAST_", "GLASSHOUSE_"))},
-            **place.environment, "HOME": "/nonexistent",
+            "HOME": "/nonexistent",
         }  # fmt: skip
+        if isinstance(server, OwnHost | OnSlurm):
+            self.environment |= server.environment
+        else:
+            self.environment |= {url: server.url, key: server.cloud.account_key, "GLASSHOUSE_RUNPOD_API": api}
         settings = {
-            "provider": self.provider, "run_id": run_id, "timing": TIMING.to_json(), "boot_s": BOOT_S, "train_s": TRAIN_S,
+            "provider": provider, "run_id": self.run_id, "timing": self.timing.to_json(),
+            "boot_s": OWN_BOOT_S if isinstance(server, OwnHost | OnSlurm) else BOOT_S, "told": str(folder / "told"), "train_s": TRAIN_S,
             "rows": scenario.rows, "workers": scenario.workers, "dishonest": sorted(scenario.dishonest),
         }  # fmt: skip
         self.log = (self.folder / "log").open("wb")
@@ -86,9 +104,8 @@ class Running:
         return [int(text) for text in pids if text]
 
     def links(self) -> list[int]:
-        """The clients that hold the tunnels: children of the harness."""
-        marks = (b"ssh\0-F", b"agent.sock\0srun")
-        return [pid for pid in _children(self.process.pid) if any(mark in _command(pid) for mark in marks)]
+        """The ssh clients that hold the tunnels: children of the harness."""
+        return [pid for pid in _children(self.process.pid) if any(mark in _command(pid) for mark in _LINKS)]
 
     def close(self) -> None:
         self.log.close()
@@ -103,17 +120,30 @@ def play(scenario: Scenario, *, slurm: Cluster | None = None) -> Judged:
     folder = Path(tempfile.mkdtemp(prefix="ghc-"))
     told = folder / "told"
     told.mkdir()
-    run_id = f"chaos-{scenario.seed}"
-    with place_of(scenario, folder, told, run_id=run_id, slurm=slurm) as place:
-        running = Running(scenario, place, folder, run_id=run_id)
-        judged = Judged(scenario)
+    if scenario.provider in (OWN_HOST, "slurm"):
+        own = OwnHost() if slurm is None else OnSlurm(scenario, slurm, folder)
         try:
-            _kills(running)
-            _wait_and_judge(running, judged)
+            return _played(scenario, own, folder, began)
         finally:
-            running.close()
+            own.close()
+            shutil.rmtree(folder, ignore_errors=True)
+    volume = Volume(host=told, inside=TOLD, why="whether a leg ended is judged when its pod is long gone", writable=True)
+    with (vastai if scenario.provider == "vastai" else runpod)(pods="start", volumes=[volume]) as server:
+        server.cloud.faults.add(*scenario.faults)
+        judged = _played(scenario, server, folder, began)
     # After the pods, which may write there until they end.
     shutil.rmtree(folder, ignore_errors=True)
+    return judged
+
+
+def _played(scenario: Scenario, server: LoopbackServer | OwnHost | OnSlurm, folder: Path, began: float) -> Judged:
+    running = Running(scenario, server, folder)
+    judged = Judged(scenario)
+    try:
+        _kills(running)
+        _wait_and_judge(running, judged)
+    finally:
+        running.close()
     judged.seconds = time.monotonic() - began
     return judged
 
@@ -122,7 +152,10 @@ def _kills(running: Running) -> None:
     scenario, process = running.scenario, running.process
     _until(lambda: (running.folder / LEDGER).exists() or process.poll() is not None, HANG_S)
     _until(lambda: process.poll() is not None, scenario.at_s)
-    running.place.strike(scenario.victim)
+    cloud = running.cloud
+    of_the_cloud = {"pod": cloud.kill, "machine": cloud.vanish, "restart": cloud.restart}
+    if scenario.victim in of_the_cloud:
+        _each(cloud, of_the_cloud[scenario.victim])
     match scenario.victim:
         case "harness":
             _kill(process.pid)
@@ -140,9 +173,11 @@ def _kills(running: Running) -> None:
 
 
 def _wait_and_judge(running: Running, judged: Judged) -> None:
-    scenario, process, place = running.scenario, running.process, running.place
+    scenario, process, cloud = running.scenario, running.process, running.cloud
     if scenario.victim == "frozen":
-        _until(lambda: not place.living(), TIMING.lifetime_s + TIMING.overdue_s + _REAPER_S)
+        _until(
+            lambda: not cloud.billing() and not cloud.waiting(), running.timing.lifetime_s + running.timing.overdue_s + _REAPER_S
+        )
         _kill(process.pid, signal.SIGCONT)
         _kill(process.pid)
     elif not _until(lambda: process.poll() is not None, HANG_S):
@@ -150,9 +185,9 @@ def _wait_and_judge(running: Running, judged: Judged) -> None:
         _kill(process.pid)
     process.wait()
     end = running.lines("end")
-    if end and end[-1]["status"] in ("proven", "nothing-rented") and place.living():
-        judged.wrong.append(f"the run said {end[-1]['status']} and something was there")
-    judged.instances = place.made()
+    if end and end[-1]["status"] in ("proven", "nothing-rented") and cloud.billing():
+        judged.wrong.append(f"the run said {end[-1]['status']} and {len(cloud.billing())} were billing")
+    judged.instances = len(cloud.rented)
     _who_ended_it(running, judged, reported=bool(end))
     _judge_rows(running, judged)
     if not _until(lambda: not running.reaper(), HANG_S):
@@ -160,13 +195,13 @@ def _wait_and_judge(running: Running, judged: Judged) -> None:
 
 
 def _who_ended_it(running: Running, judged: Judged, *, reported: bool) -> None:
-    place = running.place
+    cloud = running.cloud
 
     def over() -> bool:
-        return not place.living()
+        return not cloud.billing() and not cloud.waiting()
 
     deadline = max((lease.deadline for lease in read(running.folder / LEDGER)[0].values()), default=time.time())
-    if not place.made() and over():
+    if not cloud.rented and over():
         return
     if over():
         judged.ended_by = "the run" if reported else "reaper"
@@ -178,7 +213,7 @@ def _who_ended_it(running: Running, judged: Judged, *, reported: bool) -> None:
         judged.ended_by = "watchdog"
     else:
         judged.ended_by = "sweep"
-    judged.instances = place.made()
+    judged.instances = len(cloud.rented)
     if judged.ended_by == "sweep":
         swept = subprocess.run(
             [sys.executable, "-m", "pytest_glasshouse", "reap", "--expired", "--provider", running.provider, "--allow-simulated"],
@@ -201,6 +236,11 @@ def _judge_rows(running: Running, judged: Judged) -> None:
         judged.refused += key["dishonest"]
         if key["dishonest"] and key["released"]:
             judged.wrong.append("a key was released for evidence that is wrong")
+
+
+def _each(cloud: Cloud | OwnHost | OnSlurm, act: Callable[[str], None]) -> None:
+    for one in cloud.billing():
+        act(one.instance_id)
 
 
 def _pids(text: str) -> list[int]:

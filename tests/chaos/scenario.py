@@ -13,6 +13,10 @@ from tests.loopback.faults import Fault
 
 Victim = Literal["nobody", "harness", "sigterm", "sigint", "worker", "link", "pod", "machine", "restart", "host", "frozen"]
 PROVIDERS = ("runpod-rest", "vastai", "runpod-sdk")
+#: The host of a user's own has no API that could play faults; one seed in so many is its.
+OWN_HOST, OWN_HOST_EVERY = "ssh", 8
+#: Each of its requests is a connection of its own.
+OWN_HOST_SLOWER = 4.0
 
 #: Faults of every provider; those of one provider only are added to them.
 _FAULTS = (
@@ -45,7 +49,7 @@ class Scenario:
     workers: int
     #: Rows whose evidence is wrong: no key may be released for them.
     dishonest: frozenset[int]
-    #: Of Slurm's clients (`places.SLURM_FAULTS`).
+    #: Of Slurm's clients (`on_slurm.FAULTS`).
     slurm_faults: tuple[str, ...] = ()
 
     def __str__(self) -> str:
@@ -75,15 +79,16 @@ def draw(seed: int) -> Scenario:
     """The plan of one seed."""
     drawn = random.Random(seed)
     provider = drawn.choices(PROVIDERS, weights=(45, 45, 10))[0]
+    own = seed % OWN_HOST_EVERY == OWN_HOST_EVERY - 1
     pool = _FAULTS + (_OF_VAST if provider == "vastai" else ())
     rows = drawn.choice((1, 2, 2))
     victims: tuple[Victim, ...] = get_args(Victim)
     return Scenario(
         seed=seed,
-        provider=provider,
-        faults=tuple(drawn.sample(pool, k=drawn.choice((0, 1, 1, 2, 3)))),
+        provider=OWN_HOST if own else provider,
+        faults=() if own else tuple(drawn.sample(pool, k=drawn.choice((0, 1, 1, 2, 3)))),
         victim=drawn.choices(victims, weights=(1, 3, 2, 1, 2, 2, 2, 2, 2, 4, 2))[0],
-        at_s=drawn.uniform(0.0, 2.5),
+        at_s=drawn.uniform(0.0, 2.5) * (OWN_HOST_SLOWER if own else 1.0),
         rows=rows,
         workers=drawn.choice((0, 0, 1, 2)),
         dishonest=frozenset(row for row in range(rows) if drawn.random() < 0.2),

@@ -58,7 +58,7 @@ Host {name}*
   UserKnownHostsFile {folder}/known_hosts
 """
 #: A second user in password files that only this sshd's mount namespace has.
-_OTHER, _OTHER_ID = "glasshouse-other", 61017
+OTHER_USER, _OTHER_ID = "glasshouse-other", 61017
 _NAMESPACE = "mount --bind {folder}/passwd /etc/passwd && mount --bind {folder}/shadow /etc/shadow && exec {sshd} -D -e -f {folder}/sshd_config"
 
 
@@ -90,14 +90,17 @@ class SshHost:
             port=self.port, folder=self.folder, disk=self.disk, locks=self.locks, environment=environment,
         ))  # fmt: skip
         self._write("config", _SSH_CONFIG.format(
-            name=name, port=self.port, user=getpass.getuser(), other=_OTHER, folder=self.folder,
+            name=name, port=self.port, user=getpass.getuser(), other=OTHER_USER, folder=self.folder,
         ))  # fmt: skip
         (self.folder / "bin").mkdir()
         ssh = shutil.which("ssh") or "/usr/bin/ssh"
         self._write("bin/ssh", f'#!/bin/sh\nexec {ssh} -F {self.folder}/config "$@"\n', 0o755)
         command = [str(SSHD), "-D", "-e", "-f", str(self.folder / "sshd_config")]
         if two_users:
-            for table, line in (("passwd", f"{_OTHER}:x:{_OTHER_ID}:{_OTHER_ID}::/:/bin/sh"), ("shadow", f"{_OTHER}:*:1::::::")):
+            for table, line in (
+                ("passwd", f"{OTHER_USER}:x:{_OTHER_ID}:{_OTHER_ID}::/:/bin/sh"),
+                ("shadow", f"{OTHER_USER}:*:1::::::"),
+            ):
                 self._write(table, Path(f"/etc/{table}").read_text() + line + "\n", 0o644)
             script = _NAMESPACE.format(folder=self.folder, sshd=SSHD)
             command = ["unshare", "--mount", "--propagation", "private", "sh", "-c", script]

@@ -43,7 +43,9 @@ def site(
 ) -> Iterator[Site]:
     """A project whose rows run there; in the end nothing of them is in the queue, on the disk or in the process table."""
     compiled = compiled_files(request.config, tmp_path_factory)
-    inherited = {n: v for n, v in os.environ.items() if not n.startswith(("GLASSHOUSE_", "PYTEST_", "RUNPOD_", "VAST_", "SLURM_J"))}
+    inherited = {
+        n: v for n, v in os.environ.items() if not n.startswith(("GLASSHOUSE_", "PYTEST_", "RUNPOD_", "VAST_", "SLURM_J"))
+    }
     environment = {**inherited, "HOME": "/nonexistent", "PYTHONPATH": str(REPOSITORY), **compiled.environment()}
     del environment["PYTHONDONTWRITEBYTECODE"]
     yield Site(slurm, pytester, environment)

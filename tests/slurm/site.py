@@ -124,7 +124,10 @@ class Site:
         return next(iter(self.jobs()), "")
 
     def _training(self) -> bool:
-        return any(path.exists() and "train_progress" in path.read_text() for path in left_on_disk(self.slurm.names(), "agent/spool.jsonl"))
+        return any(
+            path.exists() and "train_progress" in path.read_text()
+            for path in left_on_disk(self.slurm.names(), "agent/spool.jsonl")
+        )
 
     def occupy(self, *options: str) -> tuple[str, ...]:
         """Take every GPU; the ids of the jobs that have them."""

@@ -30,7 +30,7 @@ from pytest_glasshouse.providers.base import Launch
 from pytest_glasshouse.providers.place_settings import OwnMachines, SlurmSite
 from pytest_glasshouse.providers.registry import open_provider
 from pytest_glasshouse.rows.spec import RowSpec
-from tests.chaos.connection import RoutedChaosConnection
+from tests.chaos.connection import ChaosHostConnection
 from tests.limits import HANG_S, until
 from tests.slurm.cluster import Cluster
 from tests.slurm.engine import QUICK
@@ -61,8 +61,8 @@ class Queue:
             ),
             providers={"slurm": provider},
             clock=Clock(wall=lambda: time.time() + ahead_s()),
-            connection=RoutedChaosConnection(
-                provider, train_s=0.1, boot_s=HANG_S, done=self.folder / "done", queue_s=queue_s
+            connection=ChaosHostConnection(
+                provider, train_s=0.1, boot_s=HANG_S, told=str(self.folder), queue_s=queue_s
             ),
             emit=lambda _name, step: self.steps.append(step),
             start_reaper=NoReaper,
@@ -132,7 +132,9 @@ def test_waiting_is_shown_with_slurms_reason_and_costs_nothing(queue: Queue) -> 
 def test_a_queue_that_takes_longer_than_its_limit_is_no_capacity(queue: Queue) -> None:
     others = occupied(queue.slurm)
     broker = queue.broker(queue_s=0.5)
-    with pytest.raises(NoCapacityError, match=r"waited 0\.5 s for a GPU that others use \(state PENDING.*raise --glasshouse-queue-timeout"):
+    with pytest.raises(
+        NoCapacityError, match=r"waited 0\.5 s for a GPU that others use \(state PENDING.*raise --glasshouse-queue-timeout"
+    ):
         broker.acquire(ROWS[0])
     assert broker.end_all().status == "proven"
     assert set(queue.slurm.staying()) == set(others)
@@ -173,7 +175,9 @@ def test_a_job_that_its_account_may_not_run_is_refused_though_slurm_lets_it_wait
     """Where accounts are not enforced Slurm accepts the job, which then waits for ever."""
     broker = queue.broker(partition="lab", account="chemistry")
     broker.plan(ROWS[:1])
-    with pytest.raises(LaunchRefusedError, match="would never run: the partition does not (accept|allow).*account not known") as caught:
+    with pytest.raises(
+        LaunchRefusedError, match=r"would never run: the partition does not (accept|allow).*account not known"
+    ) as caught:
         broker.acquire(ROWS[0])
     assert str(caught.value).isprintable()
 
@@ -289,7 +293,7 @@ def _lying_sbatch(folder: Path, text: str) -> str:
 
 def test_a_job_whose_answer_was_lost_is_found_by_its_name(queue: Queue, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     broker = queue.broker()
-    lost = "case $* in *--test-only*) exec /usr/bin/sbatch \"$@\";; esac\n/usr/bin/sbatch \"$@\" >/dev/null\n"
+    lost = 'case $* in *--test-only*) exec /usr/bin/sbatch "$@";; esac\n/usr/bin/sbatch "$@" >/dev/null\n'
     lost += "echo 'sbatch: error: Batch job submission failed: Socket timed out on send/recv operation' >&2\nexit 1"
     monkeypatch.setenv("PATH", _lying_sbatch(tmp_path, lost))
     grant = broker.acquire(ROWS[0])
@@ -302,7 +306,7 @@ def test_an_answer_that_was_lost_without_a_job_is_searched_for_and_never_existed
 ) -> None:
     broker = queue.broker()
     monkeypatch.setenv("PATH", _lying_sbatch(tmp_path, "echo 'sbatch: error: something new' >&2; exit 1"))
-    with pytest.raises(AmbiguousCreateError, match="the answer to submitting job .* was lost: something new"):
+    with pytest.raises(AmbiguousCreateError, match=r"the answer to submitting job .* was lost: something new"):
         broker.acquire(ROWS[0])
     assert broker.end_all().status == "proven"
 
@@ -319,7 +323,7 @@ def test_a_controller_that_is_gone_neither_proves_nor_loses_anything(queue: Queu
                 ask()
         with pytest.raises(TerminateError, match="scancel did not end job"):
             provider.terminate(made.instance_id)
-        with pytest.raises(ProviderError, match="did not reach its controller: .* Nothing was submitted"):
+        with pytest.raises(ProviderError, match=r"did not reach its controller: .* Nothing was submitted"):
             provider.create(provider.offers(ROWS[0])[0], launch=launch)
     assert provider.get(made.instance_id) is not None
     provider.terminate(made.instance_id)

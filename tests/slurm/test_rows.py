@@ -116,7 +116,11 @@ def test_a_time_limit_that_is_reached_is_infrastructure(site: Site) -> None:
 @pytest.mark.skipif(not os.environ.get("SOAK"), reason="six rows with torch take minutes")
 def test_the_smoke_rows_run_in_jobs(site: Site) -> None:
     """As a user runs them: nothing in it is the test's."""
-    environment = {**site.environment, "GLASSHOUSE_SLURM_GRES": "h100=gpu:h100:1\na4000=gpu:h100:1", "GLASSHOUSE_LEG_SECONDS": "2"}
+    environment = {
+        **site.environment,
+        "GLASSHOUSE_SLURM_GRES": "h100=gpu:h100:1\na4000=gpu:h100:1",
+        "GLASSHOUSE_LEG_SECONDS": "2",
+    }
     done = subprocess.run(
         [
             sys.executable, "-m", "pytest", "benchmarks", "-m", "smoke", "-p", "no:cacheprovider", "--provider=slurm",
