@@ -87,8 +87,8 @@ class Broker:
     def plan(self, rows: Sequence[RowSpec]) -> None:
         """Set the run's rows, before the first grant: opens every provider they need, and rents nothing.
 
-        Raises `ConfigurationError`, also where the guests of a provider could not be reached from this machine, `BudgetError` above
-        the cap of GPU-hours, and `InfrastructureError` where machines of the user's own do not answer.
+        Raises `ConfigurationError`, also where the guests of a provider could not be reached from this machine, `BudgetError`
+        above the cap of GPU-hours, and `InfrastructureError` where machines of the user's own do not answer.
         """
         for provider in {name: self._fleet.provider(name) for name in map(self._provider_of, rows)}.values():
             self._fleet.connection(provider)

@@ -44,8 +44,8 @@ class GpuHours:
         hours = sum(line.seconds / 3600 * gpus[line.provider, line.gpu_model] for line in quoted.lines)
         if self._limit is not None and hours > self._limit:
             raise BudgetError(
-                f"the estimate is {hours:.2f} GPU-hours and the cap {self._limit:g}: nothing was started. Select fewer rows, shorten "
-                "them with --glasshouse-leg-seconds, or raise --glasshouse-max-gpu-hours"
+                f"the estimate is {hours:.2f} GPU-hours and the cap {self._limit:g}: nothing was started. Select fewer rows, "
+                "shorten them with --glasshouse-leg-seconds, or raise --glasshouse-max-gpu-hours"
             )
         self._work_s = {line.provider: max(self._work_s.get(line.provider, 0.0), line.seconds) for line in quoted.lines}
         checked: set[Offer] = set()

@@ -55,7 +55,7 @@ def _lost(seen: Instance | None) -> str:
 
 
 class QueueWatch:
-    """Looks at the ready allocations of one provider with a queue, and ends what is lost: its legs would go on, or wait for long."""
+    """Looks at the ready allocations of one provider with a queue, and ends what is lost: its legs would go on, or wait."""
 
     def __init__(self, fleet: Fleet, provider: Provider) -> None:
         self._fleet = fleet

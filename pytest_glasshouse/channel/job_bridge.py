@@ -1,7 +1,7 @@
 """Joins standard input and output to a job: the far end of one stream, as `srun` or `ssh` runs it on the job's node.
 
-It is sent as text and imports the standard library only. `job_init`, which it finds by the job's name, gives it the descriptor to join:
-of a program that it starts in the job, or of a connection to the agent there.
+It is sent as text and imports the standard library only. `job_init`, which it finds by the job's name, gives it the descriptor
+to join: of a program that it starts in the job, or of a connection to the agent there.
 
 python3 -I -S -c CODE NAME REQUEST
 """

@@ -1,9 +1,9 @@
 """The first process of a job of a batch system: it ends the job at its deadline, and lets the host's streams reach the agent.
 
 It is sent as text in the job's script, runs on any Python 3.8 or newer before anything is installed, and imports the standard
-library and `pod_init`, which the script brings too. What the host starts here are its children, in the job's own step: they outlive
-the streams that started them and end with the job. A stream arrives from `job_bridge`, at a socket in the abstract name space, which
-a container with a file system of its own shares with its node.
+library and `pod_init`, which the script brings too. What the host starts here are its children, in the job's own step: they
+outlive the streams that started them and end with the job. A stream arrives from `job_bridge`, at a socket in the abstract name
+space, which a container with a file system of its own shares with its node.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from typing import TypedDict
 
     class JobSettings(TypedDict):
-        """`deadline` and `contact_by` are in seconds since the epoch; `prefix` is how the names of all jobs of this project begin."""
+        """`deadline` and `contact_by` are in seconds since the epoch; names of all jobs of this project begin with `prefix`."""
 
         name: str
         prefix: str
@@ -98,7 +98,8 @@ def started(command: list[str], root: str) -> socket.socket:
     near, far = socket.socketpair()
     with far:
         environment = {**os.environ, ROOT: root, PYTHON: sys.executable}
-        subprocess.Popen([str(word) for word in command], stdin=far.fileno(), stdout=far.fileno(), env=environment, start_new_session=True)
+        words = [str(word) for word in command]
+        subprocess.Popen(words, stdin=far.fileno(), stdout=far.fileno(), env=environment, start_new_session=True)
     return near
 
 

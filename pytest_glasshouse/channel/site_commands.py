@@ -12,16 +12,21 @@ import shutil
 import subprocess
 import threading
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from pytest_glasshouse.errors import ConfigurationError, CredentialsError
+from pytest_glasshouse.channel.ssh import ssh_client
+from pytest_glasshouse.errors import CredentialsError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 #: What clients need of the environment here. Every other variable may be a secret, and a job inherits what its client has.
 _PASSED = ("PATH", "HOME", "USER", "LOGNAME", "SLURM_CONF", "SLURM_CLUSTERS", "TZ")
 _STDERR_BYTES = 64 * 1024
 _SSH = (
     "-T", "-o", "BatchMode=yes", "-o", "ConnectTimeout=20", "-o", "ServerAliveInterval=5", "-o", "ServerAliveCountMax=3",
-    "-o", "ControlMaster=no", "-o", "RequestTTY=no", "-o", "ForwardAgent=no", "-o", "ForwardX11=no", "-o", "PermitLocalCommand=no",
-    "-o", "LogLevel=ERROR",
+    "-o", "ControlMaster=no", "-o", "RequestTTY=no", "-o", "ForwardAgent=no", "-o", "ForwardX11=no",
+    "-o", "PermitLocalCommand=no", "-o", "LogLevel=ERROR",
 )  # fmt: skip
 #: The exit statuses of `ssh` for a connection that failed, and of a shell for a program that is not there.
 SSH_FAILED, NO_PROGRAM = 255, 127
@@ -57,12 +62,7 @@ class SiteCommands:
         """The command line, on this machine, that runs `command`."""
         if not self.login:
             return command
-        client = shutil.which("ssh")
-        if client is None:
-            raise ConfigurationError(
-                "expected OpenSSH's client to reach the login node; saw no ssh on PATH. Install openssh-client"
-            )
-        return [client, *_SSH, "--", self.login, shlex.join(command)]
+        return [ssh_client(), *_SSH, "--", self.login, shlex.join(command)]
 
     def environment(self) -> dict[str, str]:
         """The environment of `argv`: for `ssh` the user's own, with the agent in it, which stays here."""
@@ -73,7 +73,7 @@ class SiteCommands:
     def run(self, command: list[str], *, stdin: bytes = b"", timeout_s: float, limit: int = 1 << 20, give_up_on: str = "") -> Ran:
         """Run `command` to its end, within `timeout_s` seconds; read at most `limit` bytes of its output.
 
-        `give_up_on` is a text on its standard error after which it is killed. Raises `CredentialsError` where it is not installed.
+        `give_up_on` is a text on its standard error after which it is killed. Raises `CredentialsError` where it is missing.
         """
         try:
             client = subprocess.Popen(  # noqa: S603
@@ -122,9 +122,8 @@ def _feed(client: subprocess.Popen[bytes], content: bytes) -> None:
         client.stdin.close()
 
 
-def _read_stderr(client: subprocess.Popen[bytes], said: list[str], give_up_on: str, kill: object) -> None:
+def _read_stderr(client: subprocess.Popen[bytes], said: list[str], give_up_on: str, kill: Callable[[], None]) -> None:
     assert client.stderr is not None  # noqa: S101
-    assert callable(kill)  # noqa: S101
     kept = 0
     with client.stderr as lines:
         while line := lines.readline(_STDERR_BYTES):

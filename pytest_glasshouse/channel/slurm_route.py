@@ -1,7 +1,7 @@
 """The way to a guest in a job of Slurm: streams through `srun`, from this machine or from a login node.
 
-Every stream is a step of the job that shares its resources (`--overlap`) and runs `job_bridge` on its node. Where a site lets users
-log in to the nodes of their jobs, `ssh` to the node takes the place of `srun`.
+Every stream is a step of the job that shares its resources (`--overlap`) and runs `job_bridge` on its node. Where a site lets
+users log in to the nodes of their jobs, `ssh` to the node takes the place of `srun`.
 """
 
 from __future__ import annotations

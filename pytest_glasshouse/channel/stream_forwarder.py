@@ -1,7 +1,7 @@
 """Listens at a socket here and starts one client program for each connection, joined to its standard input and output.
 
-For ways to a guest that give a single stream, such as `srun`, where `ssh` forwards a socket by itself. It runs as a process of its own
-until it is killed, and its clients end with it.
+For ways to a guest that give a single stream, such as `srun`, where `ssh` forwards a socket by itself. It runs as a process of
+its own until it is killed, and its clients end with it.
 
 python -I -S -c CODE SOCKET COMMAND...
 """

@@ -13,6 +13,25 @@ from typing import Self
 
 
 @dataclass(frozen=True, kw_only=True)
+class SlurmSite:
+    """What a site's Slurm is asked for. Empty: nothing is said of it, and the site's own default counts."""
+
+    #: A login node that `ssh` accepts; empty: Slurm's clients are on this machine.
+    login: str = ""
+    #: By a row's GPU, what to ask for: lines of `h100 = "gpu:h100:1"`.
+    gres: str = ""
+    partition: str = ""
+    account: str = ""
+    qos: str = ""
+    #: A job's time limit in minutes; empty: from the plan.
+    time: str = ""
+    #: The image for the site's `--container-image`.
+    container_image: str = ""
+    #: `srun`, or `ssh` where users may log in to their jobs' nodes.
+    stream: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
 class OwnMachines:
     """Where the user's own machines are, and which part of them to use. Texts as the user wrote them; their place parses them."""
 
@@ -25,7 +44,7 @@ class OwnMachines:
     #: How long to wait for a GPU that others use; None: the place's own.
     queue_timeout_s: float | None = None
     #: The site's Slurm.
-    slurm: SlurmSite = field(default_factory=lambda: SlurmSite())
+    slurm: SlurmSite = field(default_factory=SlurmSite)
 
     def to_environment(self) -> dict[str, str]:
         """As variables of a process that is started; the names are those of the plugin's options."""
@@ -52,25 +71,6 @@ class OwnMachines:
                 **{each.name: environ.get(f"GLASSHOUSE_SLURM_{each.name.upper()}", "") for each in fields(SlurmSite)}
             ),
         )
-
-
-@dataclass(frozen=True, kw_only=True)
-class SlurmSite:
-    """What a site's Slurm is asked for. Empty: nothing is said of it, and the site's own default counts."""
-
-    #: A login node that `ssh` accepts; empty: Slurm's clients are on this machine.
-    login: str = ""
-    #: By a row's GPU, what to ask for: lines of `h100 = "gpu:h100:1"`.
-    gres: str = ""
-    partition: str = ""
-    account: str = ""
-    qos: str = ""
-    #: A job's time limit in minutes; empty: from the plan.
-    time: str = ""
-    #: The image for the site's `--container-image`.
-    container_image: str = ""
-    #: `srun`, or `ssh` where users may log in to their jobs' nodes.
-    stream: str = ""
 
 
 #: The names of a site's settings.

@@ -58,8 +58,9 @@ PLACES: dict[str, Place] = {
               console="the console at console.runpod.io"),
         Place(name="vastai", opener="vastai:open_vastai_place", where="rented", boot_timeout_s=900.0, rents=True,
               end_by_hand="vastai destroy instance {instance}", console="the console at cloud.vast.ai"),
-        Place(name="slurm", opener="slurm:open_slurm", where="jobs of a Slurm cluster", boot_timeout_s=300.0, queue_timeout_s=3600.0,
-              side_by_side=True, end_by_hand="scancel {instance}", console="squeue --me, and end what is called glasshouse-..."),
+        Place(name="slurm", opener="slurm:open_slurm", where="jobs of a Slurm cluster", boot_timeout_s=300.0,
+              queue_timeout_s=3600.0, side_by_side=True, end_by_hand="scancel {instance}",
+              console="squeue --me: every job called glasshouse-..."),
     )
 }  # fmt: skip
 

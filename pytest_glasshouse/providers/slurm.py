@@ -1,7 +1,7 @@
 """Slurm: an allocation is a batch job of the site's own engine, whose queue, limits and end are Slurm's.
 
-`sbatch` creates, `squeue --json` lists, `scancel` ends. A job's name holds run and deadline, so a lost answer is found again by it. It
-is never requeued, and its own time limit is the last watchdog. Streams into it: `channel.slurm_route`.
+`sbatch` creates, `squeue --json` lists, `scancel` ends. A job's name holds run and deadline, so a lost answer is found again by
+it. It is never requeued, and its own time limit is the last watchdog. Streams into it: `channel.slurm_route`.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ _WRONG = {
     "Invalid Trackable RESource": "the site has no such GPU; check glasshouse_slurm_gres",
     "time limit is invalid": "the partition does not allow that much time; lower --glasshouse-slurm-time",
     "Invalid --time": "the time limit is not one; set --glasshouse-slurm-time",
-    "unrecognized option '--container-image": "the site's sbatch has no --container-image; unset --glasshouse-slurm-container-image",
+    "unrecognized option '--container-image": "the site's sbatch has none; unset glasshouse_slurm_container_image",
     "User's group not permitted": "your group may not use the partition; set glasshouse_slurm_partition",
     "Access/permission denied": "you may not use it; ask the site",
 }
@@ -114,7 +114,8 @@ class SlurmProvider:
         wanted = {gpu: gres for gpu, gres in usable.items() if row.gpu_model in (None, GPU_MODELS[gpu])}
         if not wanted:
             raise ConfigurationError(
-                f'row {row.name} names {row.gpu}: expected a line such as {row.gpu} = "gpu:{row.gpu}:1" in glasshouse_slurm_gres, '
+                f"row {row.name} names {row.gpu}: expected a line such as "
+                f'{row.gpu} = "gpu:{row.gpu}:1" in glasshouse_slurm_gres, '
                 f"saw {', '.join(self._options.gres) or 'none'}; `sinfo -o %G` shows what the site has. Nothing was submitted"
             )
         return tuple(
@@ -122,7 +123,7 @@ class SlurmProvider:
         )
 
     def lifetime_s(self, work_s: float) -> float:
-        """See `Queued`: the user's limit, or twice the work, a quarter of an hour at least, and what the partition allows at most."""
+        """See `Queued`: the user's limit, or twice the work, 15 minutes at least, and what the partition allows at most."""
         minutes = self._options.time_minutes or min(max(math.ceil(work_s * 2 / 60), _LEAST_MINUTES), self._longest_minutes())
         return self._queue_s + minutes * 60.0
 
@@ -185,8 +186,8 @@ class SlurmProvider:
         minutes = max(math.floor((lifetime_s - self._queue_s) / 60), 1)
         if minutes > self._longest_minutes():
             raise LaunchRefusedError(
-                f"slurm: a job of {minutes} minutes is longer than the {self._longest_minutes()} that its partition allows; lower "
-                "--glasshouse-slurm-time, or set glasshouse_slurm_partition. Nothing was submitted"
+                f"slurm: a job of {minutes} minutes is longer than the {self._longest_minutes()} that its partition allows; "
+                "lower --glasshouse-slurm-time, or set glasshouse_slurm_partition. Nothing was submitted"
             )
         try:
             self._check(offer.offer_id, minutes)

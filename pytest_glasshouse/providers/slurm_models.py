@@ -1,8 +1,8 @@
 """What Slurm's `squeue --json` says of a job, as an instance.
 
-The shape differs between releases: a state is a text or a list of texts, and a number is itself or an object that says whether it is
-set. Listings of 22.05 hold every job of the cluster, whatever was asked for, and an empty list with an error beside it where the
-controller did not answer.
+The shape differs between releases: a state is a text or a list of texts, and a number is itself or an object that says whether
+it is set. Listings of 22.05 hold every job of the cluster, whatever was asked for, and an empty list with an error beside it
+where the controller did not answer.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ _HELD = {
 
 @dataclass(frozen=True, kw_only=True)
 class SlurmJob:
-    """One job, as far as this project reads it. Times in seconds since 1970; `start_s` of a job that waits is Slurm's estimate."""
+    """One job, as far as this project reads it. `start_s` is in seconds since 1970, and an estimate while it waits."""
 
     job_id: str
     name: str
@@ -89,10 +89,10 @@ class SlurmJob:
 
     @property
     def state(self) -> InstanceState:
-        """A job that ran before and runs or waits again is lost, and so is one that was suspended meanwhile: its legs stood still."""
+        """A job that ran before and runs or waits again is lost, and so is one that was suspended: its legs stood still."""
         found = {STATES.get(each, "unknown") for each in self.states} or {"unknown"}
         worst = next(each for each in _ORDER if each in found)
-        return "lost" if worst != "ended" and worst != "stopped" and (self.restarts or self.suspended) else worst
+        return "lost" if worst not in {"ended", "stopped"} and (self.restarts or self.suspended) else worst
 
     @property
     def what(self) -> str:
@@ -166,7 +166,7 @@ def _is_ours(job: Mapping[str, Json], user: str) -> bool:
 def _job(job: Mapping[str, Json]) -> SlurmJob:
     """Raises `ProviderError` for a job without a readable id: it would be neither shown nor ended."""
     number = _number(job.get("job_id"))
-    if number is None or not 0 < number or len(str(number)) > _LONGEST_ID:
+    if number is None or number < 1 or len(str(number)) > _LONGEST_ID:
         raise ProviderError("slurm: squeue --json: expected a job's number in job_id")
     raw = job.get("job_state")
     states = tuple(str(each) for each in raw) if isinstance(raw, list) else (str(raw),)

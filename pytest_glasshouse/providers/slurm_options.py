@@ -48,8 +48,8 @@ class SlurmOptions:
         for name, value in plain.items():
             if value and not re.fullmatch(_SHAPES[name], value):
                 raise ConfigurationError(
-                    f"--glasshouse-slurm-{name.replace('_', '-')}: {printable(value, limit=60)!r} cannot be one; expected letters, "
-                    f"digits and - _ . : without spaces{', or srun or ssh' if name == 'stream' else ''}"
+                    f"--glasshouse-slurm-{name.replace('_', '-')}: {printable(value, limit=60)!r} cannot be one; expected "
+                    f"letters, digits and - _ . : without spaces{', or srun or ssh' if name == 'stream' else ''}"
                 )
         if python and not _PYTHON.fullmatch(python):
             raise ConfigurationError(f"--glasshouse-remote-python: {printable(python, limit=60)!r} is no path of a program")
@@ -61,9 +61,9 @@ class SlurmOptions:
     def arguments(self, name: str, *, gres: str, minutes: int) -> list[str]:
         """The options of `sbatch` for one job: on one node, never requeued, and without a file for its output."""
         chosen = {
-            "--job-name": name, "--gres": gres, "--time": str(minutes), "--partition": self.partition, "--account": self.account,
-            "--qos": self.qos, "--container-image": self.container_image, "--nodes": "1", "--ntasks": "1", "--output": "/dev/null",
-            "--error": "/dev/null", "--chdir": "/",
+            "--job-name": name, "--gres": gres, "--time": str(minutes), "--partition": self.partition,
+            "--account": self.account, "--qos": self.qos, "--container-image": self.container_image, "--nodes": "1",
+            "--ntasks": "1", "--output": "/dev/null", "--error": "/dev/null", "--chdir": "/",
         }  # fmt: skip
         return [f"{option}={value}" for option, value in chosen.items() if value] + ["--no-requeue"]
 

@@ -65,9 +65,7 @@ _NAMESPACE = "mount --bind {folder}/passwd /etc/passwd && mount --bind {folder}/
 class SshHost:
     """See the module. `name` is the alias; `disk` is where its allocations are."""
 
-    def __init__(
-        self, *, name: str = "box", path: Sequence[str] = (), two_users: bool = False, variables: str = ""
-    ) -> None:
+    def __init__(self, *, name: str = "box", path: Sequence[str] = (), two_users: bool = False, variables: str = "") -> None:
         """`variables` as `SetEnv` of sshd takes them, for commands there."""
         self.name = name
         #: Why a test leaves something behind on purpose.

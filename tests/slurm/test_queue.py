@@ -158,7 +158,7 @@ def test_a_held_job_is_not_waited_for(queue: Queue) -> None:
         ({"partition": "nowhere"}, "the partition is unknown; set glasshouse_slurm_partition"),
         ({"gres": "h100=gpu:a100:1"}, "no node of the partition has that GPU; check glasshouse_slurm_gres"),
         ({"partition": "short", "time": "60"}, "60 minutes is longer than the 10 that its partition allows"),
-        ({"container_image": "site/image:1"}, "the site's sbatch has no --container-image"),
+        ({"container_image": "site/image:1"}, "the site's sbatch has none; unset glasshouse_slurm_container_image"),
         ({"gres": "a4000=gpu:a4000:1"}, "expected a line such as h100"),
     ],
 )

@@ -47,7 +47,13 @@ def only(text: bytes) -> SlurmJob:
 def test_a_running_job_has_an_address_and_counts_since_its_start(made: Any) -> None:
     access = JobAccess(job_id="7", node="n1")
     shown = only(listing(made())).instance(access)
-    assert (shown.instance_id, shown.name, shown.state, shown.access, shown.started_at) == ("7", NAME, "running", access, 1795880000)
+    assert (shown.instance_id, shown.name, shown.state, shown.access, shown.started_at) == (
+        "7",
+        NAME,
+        "running",
+        access,
+        1795880000,
+    )
 
 
 @pytest.mark.parametrize(
@@ -63,7 +69,9 @@ def test_states_of_slurm_are_mapped_and_an_unknown_one_is_unknown(state: Any, is
     assert only(listing(job(job_state=state))).state == is_
 
 
-@pytest.mark.parametrize("fields", [{"restart_cnt": 1}, {"suspend_time": 1795880100}, {"restart_cnt": {"set": True, "number": 2}}])
+@pytest.mark.parametrize(
+    "fields", [{"restart_cnt": 1}, {"suspend_time": 1795880100}, {"restart_cnt": {"set": True, "number": 2}}]
+)
 @pytest.mark.parametrize("state", ["RUNNING", "PENDING", "CONFIGURING"])
 def test_a_job_that_was_requeued_or_suspended_is_lost_though_it_runs(fields: dict[str, Any], state: str) -> None:
     assert only(listing(job(job_state=state, **fields))).state == "lost"

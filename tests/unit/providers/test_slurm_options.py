@@ -14,14 +14,17 @@ def test_a_map_is_read_line_by_line_as_an_ini_file_has_it() -> None:
     assert gres_from("") == {}
 
 
-@pytest.mark.parametrize("text", ["h100", "h100 = ", "h100 = tmp:1", "h100 = gpu:1 --uid=0", "h100 = 'gpu:h100:1' x", "=gpu", "H 100 = gpu"])
+@pytest.mark.parametrize(
+    "text", ["h100", "h100 = ", "h100 = tmp:1", "h100 = gpu:1 --uid=0", "h100 = 'gpu:h100:1' x", "=gpu", "H 100 = gpu"]
+)
 def test_a_line_that_is_no_map_is_refused(text: str) -> None:
     with pytest.raises(ConfigurationError, match="expected a line such as h100"):
         gres_from(text)
 
 
 @pytest.mark.parametrize(
-    ("text", "minutes"), [("30", 30), ("1:30", 2), ("2:00:00", 120), ("0:10:01", 11), ("1-12", 36 * 60), ("2-00:30:00", 48 * 60 + 30), ("", None)]
+    ("text", "minutes"),
+    [("30", 30), ("1:30", 2), ("2:00:00", 120), ("0:10:01", 11), ("1-12", 36 * 60), ("2-00:30:00", 48 * 60 + 30), ("", None)],
 )
 def test_time_limits_are_read_as_sbatch_reads_them(text: str, minutes: int | None) -> None:
     assert minutes_from(text) == minutes
@@ -63,7 +66,16 @@ def test_a_partitions_limit_is_found_in_sinfos_lines() -> None:
 
 def test_what_the_user_says_of_a_site_reaches_other_processes_by_the_environment() -> None:
     """The reaper and the commands: a process list shows none of it."""
-    site = SlurmSite(login="me@login", gres="h100=gpu:h100:1", partition="gpu", account="a", qos="q", time="30", container_image="i", stream="ssh")
+    site = SlurmSite(
+        login="me@login",
+        gres="h100=gpu:h100:1",
+        partition="gpu",
+        account="a",
+        qos="q",
+        time="30",
+        container_image="i",
+        stream="ssh",
+    )
     written = OwnMachines(slurm=site, remote_python="/p").to_environment()
     assert OwnMachines.from_environment(written).slurm == site
     assert "" not in written.values()
