@@ -11,13 +11,13 @@ import secrets
 from typing import TYPE_CHECKING, Protocol
 
 from pytest_glasshouse.broker import pricing
+from pytest_glasshouse.broker.cleanup_proof import cleanup_of
 from pytest_glasshouse.broker.creator import hello
 from pytest_glasshouse.broker.fleet import BrokerOptions, Fleet, FleetMember
 from pytest_glasshouse.broker.limit_watch import LimitWatch
 from pytest_glasshouse.broker.loss import QueueWatch, loss_reason, watch_of
 from pytest_glasshouse.broker.renter import Renter, keys_of
 from pytest_glasshouse.broker.timing import Clock
-from pytest_glasshouse.channel.archive import reference_source
 from pytest_glasshouse.errors import (
     BudgetError,
     ConfigurationError,
@@ -26,16 +26,15 @@ from pytest_glasshouse.errors import (
     NoCapacityError,
     ProtocolError,
 )
-from pytest_glasshouse.providers.base import Cleanup, Grant, Queued
+from pytest_glasshouse.providers.base import Queued
 from pytest_glasshouse.providers.listing import Listing, doubt_in
 from pytest_glasshouse.providers.places import runs_side_by_side
-from pytest_glasshouse.wire.cleanup_status import worst_cleanup
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from pytest_glasshouse.broker.connection import Connection
-    from pytest_glasshouse.providers.base import Offer, Provider
+    from pytest_glasshouse.providers.base import Cleanup, Grant, Offer, Provider
     from pytest_glasshouse.rows.spec import RowSpec
     from pytest_glasshouse.wire.canonical import Json
 
@@ -147,7 +146,7 @@ class Broker:
         while isinstance(found := self._claim(keys_of(provider, row, machines), grant_id), FleetMember):
             with self._freed_on_error(found):
                 if self._is_same_guest(found):
-                    return self._grant(found, grant_id)
+                    return found.grant(grant_id, self._options.faults)
                 # A guest that is gone, or was restarted, is not granted to another row.
                 self._fleet.end(found, "its guest stopped answering, or was restarted")
             self._free(found)
@@ -156,7 +155,7 @@ class Broker:
             allocation = self._renter.rent(provider, row, key, machines)
             allocation.grant_id = grant_id
             with self._freed_on_error(allocation):
-                return self._grant(allocation, grant_id)
+                return allocation.grant(grant_id, self._options.faults)
         except BudgetError as error:
             self._stopped = self._stopped or str(error)
             raise
@@ -289,7 +288,7 @@ class Broker:
                 "status": "proven" if verdict is None else verdict.status,
                 "detail": "proven before" if verdict is None else verdict.reason,
             })  # fmt: skip
-        cleanup = _cleanup(allocations)
+        cleanup = cleanup_of(allocations)
         if self._reaper is not None:
             self._reaper.dismiss(wait=cleanup.status in ("proven", "nothing-rented"))
         return cleanup
@@ -382,36 +381,6 @@ class Broker:
             environment=options.machines.to_environment(),
         )
 
-    def _grant(self, allocation: FleetMember, grant_id: str) -> Grant:
-        provider, hello = allocation.provider, allocation.hello
-        return Grant(
-            grant_id=grant_id,
-            allocation_id=allocation.lease.name,
-            provider=provider.name,
-            instance_id=allocation.instance_id,
-            address=allocation.address,
-            gpu_model=allocation.gpu_model,
-            gpu_uuid=hello["gpuUuid"],
-            device=hello["device"],
-            archive_sha256=provider.archive_sha256,
-            reference_source=reference_source(),
-            dry_run=provider.dry_run or provider.simulated,
-            simulated=provider.simulated,
-            preemptible=isinstance(provider, Queued),
-            remote=not provider.this_machine,
-            other_processes=allocation.gpu_use.processes,
-            other_memory_mib=allocation.gpu_use.memory_mib,
-            faults=self._options.faults if provider.name == "mock" else (),
-        )
-
 
 def _names(row_ids: Sequence[str]) -> str:
     return ", ".join(row_ids[:5]) + (", ..." if len(row_ids) > 5 else "")  # noqa: PLR2004
-
-
-def _cleanup(allocations: list[dict[str, Json]]) -> Cleanup:
-    if not allocations:
-        return Cleanup(status="nothing-rented")
-    status = worst_cleanup([str(each["status"]) for each in allocations])
-    those = ", ".join(f"{each['name']} ({each['detail']})" for each in allocations if each["status"] == status)
-    return Cleanup(status=status, allocations=tuple(allocations), detail="" if status == "proven" else f"{status}: {those}")

@@ -17,8 +17,9 @@ from pytest_glasshouse.broker.gpu_hours import GpuHours
 from pytest_glasshouse.broker.lease_ledger import LEDGER, LeaseLedger
 from pytest_glasshouse.broker.pricing import disk_gb
 from pytest_glasshouse.broker.timing import Clock, Timing, timing_of
+from pytest_glasshouse.channel.archive import reference_source
 from pytest_glasshouse.errors import NoCapacityError, ProviderError, RateLimitedError
-from pytest_glasshouse.providers.base import GpuUse
+from pytest_glasshouse.providers.base import GpuUse, Grant, Queued
 from pytest_glasshouse.providers.place_settings import OwnMachines
 from pytest_glasshouse.providers.registry import open_provider
 
@@ -97,6 +98,29 @@ class FleetMember:
     def instance_id(self) -> str:
         """The instance its rows run on."""
         return next(iter(self.lease.instance_ids), "")
+
+    def grant(self, grant_id: str, faults: tuple[str, ...] = ()) -> Grant:
+        """The right to use it for one row; `faults` are the mock provider's."""
+        provider, hello = self.provider, self.hello
+        return Grant(
+            grant_id=grant_id,
+            allocation_id=self.lease.name,
+            provider=provider.name,
+            instance_id=self.instance_id,
+            address=self.address,
+            gpu_model=self.gpu_model,
+            gpu_uuid=hello["gpuUuid"],
+            device=hello["device"],
+            archive_sha256=provider.archive_sha256,
+            reference_source=reference_source(),
+            dry_run=provider.dry_run or provider.simulated,
+            simulated=provider.simulated,
+            preemptible=isinstance(provider, Queued),
+            remote=not provider.this_machine,
+            other_processes=self.gpu_use.processes,
+            other_memory_mib=self.gpu_use.memory_mib,
+            faults=faults if provider.name == "mock" else (),
+        )
 
     @property
     def usable(self) -> bool:
