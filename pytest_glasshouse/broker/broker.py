@@ -152,6 +152,7 @@ class Broker:
             self._free(found)
         key = found
         try:
+            self._make_room(provider, key)
             allocation = self._renter.rent(provider, row, key, machines)
             allocation.grant_id = grant_id
             with self._freed_on_error(allocation):
@@ -175,8 +176,8 @@ class Broker:
             try:
                 if self._options.allocation == "row":
                     self._fleet.end(allocation, "its row is done")
-                elif isinstance(allocation.provider, Queued) and self._granted_rows >= self._planned.keys():
-                    # Others may wait for its GPU.
+                elif isinstance(allocation.provider, Queued) and not self._is_awaited(allocation):
+                    # Others may wait for its GPU, and the next row of this run.
                     self._fleet.end(allocation, "no row is left for it")
             finally:
                 self._free(allocation)
@@ -330,6 +331,21 @@ class Broker:
                     self._creating.append(free)
                     return free
                 fleet.changed.wait(timeout=1.0)
+
+    def _is_awaited(self, allocation: FleetMember) -> bool:
+        """Whether a row of the plan that was not granted yet could use it."""
+        left = [row for row_id, row in self._planned.items() if row_id not in self._granted_rows]
+        return any(allocation.key in keys_of(self._fleet.provider(self._provider_of(row)), row, ()) for row in left)
+
+    def _make_room(self, provider: Provider, key: str) -> None:
+        """End what is idle in an engine's queue: the next allocation would wait for the GPUs that this run itself holds."""
+        if isinstance(provider, Queued):
+            idle = [
+                each for each in list(self._fleet.allocations)
+                if each.provider is provider and each.key != key and each.ready and each.usable and not each.grant_id
+            ]  # fmt: skip
+            for each in idle:
+                self._fleet.end(each, "another row waits for its GPU")
 
     def _free(self, allocation: FleetMember) -> None:
         with self._fleet.changed:

@@ -264,6 +264,17 @@ def test_a_job_is_ended_when_no_row_is_left_for_it(queue: Queue) -> None:
     until(lambda: not queue.slurm.living(), "an empty queue before the end of the run")
 
 
+def test_a_run_does_not_wait_for_gpus_that_its_own_idle_jobs_hold(queue: Queue) -> None:
+    """Rows of another GPU type are jobs of another kind; with as many kinds as GPUs the last one waited for the first."""
+    kinds: list[Any] = ["h100", "a4000", "rtx4090", "h100"]
+    rows = [replace(row, gpu=gpu) for row, gpu in zip(ROWS, kinds, strict=True)]
+    broker = queue.broker(gres="\n".join(f"{gpu}=gpu:h100:1" for gpu in kinds))
+    broker.plan(rows)
+    for row in rows:
+        broker.release(broker.acquire(row))
+    until(lambda: not queue.slurm.living(), "an empty queue")
+
+
 def test_more_gpu_hours_than_the_cap_are_not_begun(queue: Queue) -> None:
     broker = queue.broker(max_gpu_hours=0.01)
     with pytest.raises(BudgetError, match=r"the estimate is 0\.\d\d GPU-hours and the cap 0\.01: nothing was started"):
