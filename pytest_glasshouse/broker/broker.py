@@ -177,7 +177,6 @@ class Broker:
                 if self._options.allocation == "row":
                     self._fleet.end(allocation, "its row is done")
                 elif isinstance(allocation.provider, Queued) and not self._is_awaited(allocation):
-                    # Others may wait for its GPU, and the next row of this run.
                     self._fleet.end(allocation, "no row is left for it")
             finally:
                 self._free(allocation)
@@ -333,7 +332,9 @@ class Broker:
                 fleet.changed.wait(timeout=1.0)
 
     def _is_awaited(self, allocation: FleetMember) -> bool:
-        """Whether a row of the plan that was not granted yet could use it."""
+        """Whether a row of the plan that was not granted yet could use it, and no row waits for another one meanwhile."""
+        if any(key != allocation.key for key in self._creating):
+            return False
         left = [row for row_id, row in self._planned.items() if row_id not in self._granted_rows]
         return any(allocation.key in keys_of(self._fleet.provider(self._provider_of(row)), row, ()) for row in left)
 
