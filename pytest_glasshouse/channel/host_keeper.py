@@ -63,7 +63,7 @@ class Keeper:
                     return reason
                 self._reap()
                 if selector.select(_TICK_S):
-                    with contextlib.suppress(OSError, ValueError, KeyError):
+                    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
                         if not self._answer(listener.accept()[0], queued=queued):
                             return "its host ended it"
 

@@ -60,7 +60,7 @@ class GpuLock:
     def take(self, name: str) -> bool:
         """Take it for the allocation `name`; False where somebody holds it."""
         while True:
-            file = _open(self.path)
+            file = self.open_file()
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError as error:
@@ -95,13 +95,26 @@ class GpuLock:
         try:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except OSError:
-            with contextlib.suppress(ValueError):
+            # Any user may have written it: also what is nested too deep to be read.
+            with contextlib.suppress(ValueError, RecursionError):
                 return _cleaned(json.loads(os.pread(file, _MOST_BYTES, 0)))
             return _cleaned({})
         else:
             return None
         finally:
             os.close(file)
+
+    def open_file(self) -> int:
+        """Open the file, or make it. One that another user made must not be opened to be made (`fs.protected_regular`)."""
+        flags = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
+        while True:
+            with contextlib.suppress(FileNotFoundError):
+                return os.open(self.path, flags)
+            with contextlib.suppress(FileExistsError):
+                file = os.open(self.path, flags | os.O_CREAT | os.O_EXCL, 0o666)
+                # Whatever the umask: another user has to be able to take it over when this one is gone.
+                os.fchmod(file, 0o666)
+                return file
 
     def _is_current(self, file: int) -> bool:
         try:
@@ -116,16 +129,3 @@ def _cleaned(found: object) -> dict[str, Any]:
     texts = {key: "".join(c for c in str(given.get(key, "")) if c.isprintable())[:80] for key in ("user", "name")}
     since = given.get("since")
     return {**texts, "since": since if isinstance(since, int) and 0 <= since < 1 << 40 else 0}
-
-
-def _open(path: str) -> int:
-    """Open the file, or make it. One that another user made must not be opened to be made (`fs.protected_regular`)."""
-    flags = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
-    while True:
-        with contextlib.suppress(FileNotFoundError):
-            return os.open(path, flags)
-        with contextlib.suppress(FileExistsError):
-            file = os.open(path, flags | os.O_CREAT | os.O_EXCL, 0o666)
-            # Whatever the umask: another user has to be able to take it over when this one is gone.
-            os.fchmod(file, 0o666)
-            return file

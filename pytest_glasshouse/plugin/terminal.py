@@ -126,6 +126,7 @@ def summary(records: Sequence[Record], tamper: Sequence[TamperRecord]) -> Iterat
         yield from table([("raw against raw", "rounds", "difference", "90 % interval", "inside its margin", "findings")] + [
             (row_title(row), *_null(row)) for row in nulls
         ])  # fmt: skip
+    yield from shared_gpus([*measured, *sealed, *nulls])
     if excluded:
         yield ""
         yield "not measured:"
@@ -146,6 +147,17 @@ def summary(records: Sequence[Record], tamper: Sequence[TamperRecord]) -> Iterat
             f"tamper: {sum(case['passed'] for case in refused)} of {len(refused)} refused as expected, "
             f"{sum(case['passed'] for case in control)} of {len(control)} controls released"
         )
+
+
+def shared_gpus(rows: Sequence[MeasuredRow | SealedRow | NullRow]) -> Iterator[str]:
+    """A line for each row whose GPU was used by others when its allocation was made."""
+    from pytest_glasshouse.report.attempts import row_title
+
+    for row in rows:
+        seen = row["observation"].get("allocation")
+        if seen is not None and (others := seen.get("otherGpuProcesses")):
+            memory = f"{seen.get('otherGpuMemoryMib', 0)} MiB of its memory"
+            yield f"{row_title(row)}: {others} processes of others used its GPU when it began, {memory}"
 
 
 def _measured(row: MeasuredRow) -> tuple[str, ...]:

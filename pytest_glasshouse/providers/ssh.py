@@ -71,7 +71,7 @@ class SshProvider:
         shells = [HostShell(name, number=place, python=machines.remote_python) for place, name in enumerate(machines.hosts, 1)]
         #: By the first part of an instance's id, which says where it is without saying what the host is called.
         self._hosts = {sha256_hex(shell.name.encode())[:12]: shell for shell in shells}
-        self._probed: dict[str, answers.Host] = {}
+        self._probed: dict[str, answers.ProbedHost] = {}
         self._of_instance: dict[str, str] = {}
         self.archive_sha256 = sha256_hex(guest_archive())
 
@@ -212,13 +212,13 @@ class SshProvider:
 
     # -- inside
 
-    def _inventory(self) -> dict[str, answers.Host]:
+    def _inventory(self) -> dict[str, answers.ProbedHost]:
         """As the hosts were when they were asked first: what they have does not change."""
         if not self._probed:
             self._probed = self._probe_all([])
         return self._probed
 
-    def _probe_all(self, problems: Problems) -> dict[str, answers.Host]:
+    def _probe_all(self, problems: Problems) -> dict[str, answers.ProbedHost]:
         found = self._each(lambda _key, shell: answers.host(shell.ask({"op": "probe"})), problems)
         if not found:
             raise ProviderError(f"ssh: no host answered: {'; '.join(problems)}")

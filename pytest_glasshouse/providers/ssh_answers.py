@@ -56,7 +56,7 @@ class HostGpu:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Host:
+class ProbedHost:
     """One host: its interpreter, its GPUs, and who holds which; `clock_s` in seconds since 1970."""
 
     user: str
@@ -82,20 +82,20 @@ class Host:
         return ""
 
 
-def host(answer: dict[str, Any]) -> Host:
+def host(answer: dict[str, Any]) -> ProbedHost:
     """The answer to `probe`. Raises one of `WRONG`."""
     _PROBE.check(answer, "probe")
     gpus = tuple(
         HostGpu(index=gpu["index"], uuid=gpu["uuid"], model=gpu["model"], use=_counted(gpu["others"])) for gpu in answer["gpus"]
     )
     held = {name: described(holder) for name, holder in answer["held"].items()}
-    return Host(
+    return ProbedHost(
         user=answer["user"], python=answer["python"], torch=answer["torch"], gpus=gpus, held=held, free_mb=answer["free_mb"],
         locks=answer["locks"], clock_s=answer["at"],
     )  # fmt: skip
 
 
-def check(host: Host, label: str, *, allow_simulated: bool) -> PlaceCheck:
+def check(host: ProbedHost, label: str, *, allow_simulated: bool) -> PlaceCheck:
     """What `glasshouse doctor` says of a host."""
     if wrong := host.unusable():
         return PlaceCheck(mark="FAIL", what=label, detail=wrong)

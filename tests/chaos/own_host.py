@@ -27,6 +27,7 @@ class OwnHost:
     def __init__(self) -> None:
         self.user = UserSsh()
         self.host: SshHost = self.user.add(name=HOST)
+        #: Ids of everything that the run's ledger has.
         self.rented: set[str] = set()
 
     @property
@@ -40,9 +41,7 @@ class OwnHost:
 
     def billing(self) -> tuple[Left, ...]:
         """Whatever is left, by its path or command line."""
-        left = self.host.left()
-        self.rented |= {name for name in left if name.startswith(f"{self.host.disk}/")}
-        return tuple(map(Left, left))
+        return tuple(map(Left, self.host.left()))
 
     def waiting(self) -> tuple[Any, ...]:
         """Nothing is made later than it is asked for."""

@@ -187,6 +187,8 @@ def _wait_and_judge(running: Running, judged: Judged) -> None:
     end = running.lines("end")
     if end and end[-1]["status"] in ("proven", "nothing-rented") and cloud.billing():
         judged.wrong.append(f"the run said {end[-1]['status']} and {len(cloud.billing())} were billing")
+    if isinstance(cloud, OwnHost):
+        cloud.rented |= {each for lease in read(running.folder / LEDGER)[0].values() for each in lease.instance_ids}
     judged.instances = len(cloud.rented)
     _who_ended_it(running, judged, reported=bool(end))
     _judge_rows(running, judged)

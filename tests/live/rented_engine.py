@@ -15,6 +15,8 @@ from pytest_glasshouse.broker.broker import Broker
 from pytest_glasshouse.broker.pricing import disk_gb
 from pytest_glasshouse.broker.rented_connection import RentedConnection
 from pytest_glasshouse.broker.timing import Clock, Timing
+from pytest_glasshouse.broker.tunnel_connection import RoutedConnection, TunnelConnection
+from pytest_glasshouse.providers.base import Routed
 from pytest_glasshouse.run.engine import Engine
 from pytest_glasshouse.wire.canonical import sha256_hex
 from tests.numpy_guest.resting import resting_archive
@@ -57,17 +59,25 @@ class RentedEngine(Engine):
         made = super().broker(options, rows, **named)
         provider: Any = made._fleet.provider(options.provider)
         provider.archive_sha256 = sha256_hex(resting_archive())
-        return Broker(
-            replace(made._options, timing=self._timing),
-            providers={provider.name: provider},
-            clock=Clock(wall=self._wall),
-            connection=RentedConnection(
+        connection: TunnelConnection
+        if isinstance(provider, Routed):
+            connection = RoutedConnection(
+                provider, boot_timeout_s=options.boot_timeout_s, queue_timeout_s=options.machines.queue_timeout_s,
+                emit=named["tell"], archive=resting_archive,
+            )  # fmt: skip
+        else:
+            connection = RentedConnection(
                 image=options.image,
                 boot_timeout_s=options.boot_timeout_s,
                 disk_gb=disk_gb(made._options.model_bytes, shared=True),
                 emit=named["tell"],
                 archive=resting_archive,
-            ),
+            )
+        return Broker(
+            replace(made._options, timing=self._timing),
+            providers={provider.name: provider},
+            clock=Clock(wall=self._wall),
+            connection=connection,
             emit=named["tell"],
         )
 

@@ -30,12 +30,12 @@ def cpu_of(host: str) -> Offer:
     return Offer(provider="ssh", gpu_model="CPU", machine=f"{sha256_hex(host.encode())[:12]}/cpu")
 
 
-def launch(run: str = "first", **limits: float) -> Launch:
-    """A launch of a name of its own; `deadline_s`, `contact_s`, `lease_s` and `queue_s` from now."""
+def launch(run: str = "first", *, name: str = "", **limits: float) -> Launch:
+    """A launch of that name, or of one of its own; `deadline_s`, `contact_s`, `lease_s` and `queue_s` from now."""
     now = time.time()
     deadline, contact = now + limits.get("deadline_s", 2 * HANG_S), now + limits.get("contact_s", 2 * HANG_S)
     return Launch(
-        name=f"glasshouse-{run}-{next(_numbers)}-{int(deadline)}", deadline=deadline, contact_by=contact,
+        name=name or f"glasshouse-{run}-{next(_numbers)}-{int(deadline)}", deadline=deadline, contact_by=contact,
         lease_s=limits.get("lease_s", 2 * HANG_S), queue_s=limits.get("queue_s", 0.0),
     )  # fmt: skip
 

@@ -105,8 +105,8 @@ def test_lock_is_held_until_the_agent_is_gone_too(host: SshHost) -> None:
     os.kill(stand_in, signal.SIGKILL)
     subprocess.run(["flock", str(held[0]), "true"], check=True, timeout=HANG_S)
     ssh.terminate(made.instance_id)
-    held[0].unlink()
     route.remove()
+    assert host.left() == []
 
 
 def test_connection_that_breaks_is_made_again_and_the_agent_is_the_same(host: SshHost) -> None:

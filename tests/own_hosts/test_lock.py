@@ -94,18 +94,10 @@ def test_holder_that_wrote_nonsense_is_somebody(host: SshHost) -> None:
     ssh = provider("box")
     first = ssh.create(cpu_of("box"), launch=launch("theirs"))
     (lock,) = host.locks.iterdir()
-    for text in (
-        "",
-        "[]",
-        '{"user": "\\u001b[31mroot\\n", "since": -1}',
-        '{"user": 7, "name": {}, "since": 1e99}',
-        "\xff" * 9000,
-    ):
+    for text in ('{"user": "\\u001b[31mroot\\n", "name": {}, "since": 1e99}', "\xff" * 9000, "[" * 4000):
         lock.write_text(text)
         with pytest.raises(NoCapacityError, match="held by ") as caught:
             ssh.create(cpu_of("box"), launch=launch("mine"))
         assert str(caught.value).isprintable()
-        (shown,) = ssh.list()
-        assert shown.name == first.name
     ssh.terminate(first.instance_id)
     assert host.left() == []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,14 +12,15 @@ import pytest
 
 from pytest_glasshouse.broker.broker import Broker, BrokerOptions
 from pytest_glasshouse.errors import AmbiguousCreateError, ConfigurationError, NoCapacityError, ProviderError, TerminateError
-from pytest_glasshouse.providers.base import GpuUse
+from pytest_glasshouse.providers.base import GpuUse, Grant, Launch, Provider
+from pytest_glasshouse.providers.lease import Lease
 from pytest_glasshouse.providers.listing import doubt_in
 from pytest_glasshouse.providers.place_settings import OwnMachines
 from tests.contract.conftest import row
 from tests.limits import HANG_S
 from tests.loopback.ssh_host import SshHost
 from tests.own_hosts.conftest import cpu_of, launch, provider
-from tests.unit.broker.scripted import NoReaper
+from tests.unit.broker.scripted import Agents, NoReaper
 
 H100, A4000 = "NVIDIA H100 80GB HBM3", "NVIDIA RTX A4000"
 GPUS = f"0, GPU-aaaa-1, {H100}\n1, GPU-bbbb-2, {A4000}\n2, GPU-cccc-3, {A4000}\n"
@@ -119,6 +121,7 @@ def test_host_without_that_python_or_without_torch_says_so(host: SshHost) -> Non
 _LIAR = """#!/bin/sh
 exec {python} -I -c '
 import sys
+import threading
 b = sys.stdin.buffer
 b.read(int(b.readline()))
 print("{{\\"there\\": true}}", flush=True)
@@ -168,31 +171,6 @@ def _liar(folder: Path, monkeypatch: pytest.MonkeyPatch, act: str) -> None:
     monkeypatch.setenv("PATH", f"{folder}:/usr/bin:/bin")
 
 
-def test_broker_goes_on_to_the_next_host_where_the_first_is_held(ssh_host: Callable[..., SshHost], tmp_path: Path) -> None:
-    """Two runs, two hosts: the second run uses the other one, without being told to."""
-    ssh_host(name="one")
-    ssh_host(name="two")
-    ssh = provider("one", "two")
-    first = ssh.create(cpu_of("one"), launch=launch("theirs"))
-    broker = Broker(
-        BrokerOptions(
-            provider="ssh", run_id="mine", run_dir=tmp_path, allow_simulated=True, boot_timeout_s=HANG_S,
-            machines=OwnMachines(hosts=("one", "two")),
-        ),
-        providers={"ssh": ssh}, start_reaper=NoReaper,
-    )  # fmt: skip
-    broker.plan([row(), row("h100")])
-    grant = broker.acquire(row())
-    assert grant.instance_id.partition("-")[0] == cpu_of("two").machine.partition("/")[0]
-    assert (grant.remote, grant.simulated) == (True, True)
-    broker.release(grant)
-    # Another row for any GPU of the same run takes the allocation there is.
-    again = broker.acquire(row("h100"))
-    assert again.allocation_id == grant.allocation_id
-    assert broker.end_all().status == "proven"
-    ssh.terminate(first.instance_id)
-
-
 def test_all_hosts_held_is_no_capacity_and_names_each_holder(host: SshHost, tmp_path: Path) -> None:
     ssh = provider("box")
     first = ssh.create(cpu_of("box"), launch=launch("theirs"))
@@ -204,3 +182,66 @@ def test_all_hosts_held_is_no_capacity_and_names_each_holder(host: SshHost, tmp_
         broker.acquire(row())
     assert broker.end_all().status == "nothing-rented"
     ssh.terminate(first.instance_id)
+
+
+class OnHosts(Agents):
+    """Guests that only answer hello, on allocations that a host keeps."""
+
+    def launch(self, lease: Lease, provider: Provider) -> Launch:
+        del provider
+        return launch(lease.name.split("-")[1], name=lease.name)
+
+
+def test_broker_goes_on_to_the_next_host_where_the_first_is_held(ssh_host: Callable[..., SshHost], tmp_path: Path) -> None:
+    """Two runs, two hosts: the second run uses the other one, without being told to."""
+    ssh_host(name="one")
+    ssh_host(name="two")
+    ssh, agents = provider("one", "two"), OnHosts()
+    agents.hello["device"] = "cpu"
+    first = ssh.create(cpu_of("one"), launch=launch("theirs"))
+    broker = Broker(
+        BrokerOptions(
+            provider="ssh", run_id="mine", run_dir=tmp_path, allow_simulated=True, boot_timeout_s=HANG_S,
+            machines=OwnMachines(hosts=("one", "two")),
+        ),
+        providers={"ssh": ssh}, connection=agents, start_reaper=NoReaper,
+    )  # fmt: skip
+    broker.plan([row(), row("h100")])
+    grant = broker.acquire(row())
+    assert grant.instance_id.partition("-")[0] == cpu_of("two").machine.partition("/")[0]
+    assert (grant.remote, grant.simulated) == (True, True)
+    broker.release(grant)
+    # Another row for any GPU of the same run takes the allocation there is.
+    again = broker.acquire(row("h100"))
+    assert again.allocation_id == grant.allocation_id
+    assert broker.end_all().status == "proven"
+    agents.close()
+    ssh.terminate(first.instance_id)
+
+
+def test_rows_of_several_workers_get_a_gpu_each_and_idle_ones_are_used_again(
+    ssh_host: Callable[..., SshHost], tmp_path: Path
+) -> None:
+    """One allocation for each GPU of a host, whatever the rows are called that fit it."""
+    host = with_gpus(ssh_host, tmp_path / "smi", used="GPU-bbbb-2, 4711, 2048\n")
+    ssh, agents = provider("box", allow_simulated=False), OnHosts(A4000)
+    broker = Broker(
+        BrokerOptions(provider="ssh", run_id="mine", run_dir=tmp_path / "run", boot_timeout_s=HANG_S),
+        providers={"ssh": ssh}, connection=agents, start_reaper=NoReaper,
+    )  # fmt: skip
+    first, second = broker.acquire(row("a4000"), worker="gw0"), broker.acquire(row("a4000"), worker="gw1")
+    assert first.allocation_id != second.allocation_id
+    assert len(host.keepers()) == 2
+    assert {(each.other_processes, each.other_memory_mib) for each in (first, second)} == {(1, 2048), (0, 0)}
+    third: list[Grant] = []
+    waiting = threading.Thread(target=lambda: third.append(broker.acquire(row("a4000"), worker="gw2")))
+    waiting.start()
+    broker.release(second)
+    waiting.join(HANG_S)
+    assert [grant.allocation_id for grant in third] == [second.allocation_id]
+    broker.release(first)
+    # A row for any GPU takes the allocation there is, although another GPU is free.
+    assert broker.acquire(row()).allocation_id == first.allocation_id
+    assert broker.end_all().status == "proven"
+    agents.close()
+    assert host.left() == []

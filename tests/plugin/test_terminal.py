@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_glasshouse.plugin.terminal import findings, table
+from pytest_glasshouse.plugin.terminal import findings, shared_gpus, table
 from pytest_glasshouse.run.live_line import Live, progress_line
 
 if TYPE_CHECKING:
@@ -46,6 +46,12 @@ def test_row_that_names_a_gpu_is_a_dry_run_and_never_passed(project: Project) ->
 def test_last_line_shows_that_a_dry_run_is_no_gate(project: Project) -> None:
     result = project.rows("good", ("free", "anygpu", "raw-first")).run()
     assert result.outlines[-1] == "0 of 2 rows measured on the GPU they name; not a gate"
+
+
+def test_row_whose_gpu_others_used_says_so() -> None:
+    seen: Any = {"otherGpuProcesses": 2, "otherGpuMemoryMib": 3072}
+    rows: Any = [{"name": "shared", "observation": {"allocation": seen}}, {"name": "alone", "observation": {"allocation": {}}}]
+    assert list(shared_gpus(rows)) == ["shared: 2 processes of others used its GPU when it began, 3072 MiB of its memory"]
 
 
 def test_summary_shows_measured_rows_and_why_others_were_not(project: Project) -> None:

@@ -43,6 +43,7 @@ SAME_NAME = {
     "raw": "the raw leg: guest/ has the process, legs/ the host's side",
     "registry": "which provider or workload a name means",
     "segments": "segments of an interleaved round: workloads/ times them, analysis/ and overhead/ compute with them",
+    "ssh": "channel/ has OpenSSH to a rented guest, providers/ the place that is hosts of the user's own",
     "tokens": "tamper/ changes what wire/tokens.py signs",
     "turns": "turns of an interleaved round: observation/ reads them, invariants/ judges them, tamper/ changes them",
 }

@@ -100,7 +100,7 @@ def test_without_any_key_no_provider_is_asked(
     monkeypatch.delenv("RUNPOD_API_KEY", raising=False)
     monkeypatch.delenv("VAST_API_KEY", raising=False)
     assert main(["reap", "--expired", "--allow-simulated"]) == 4
-    assert "expected RUNPOD_API_KEY or VAST_API_KEY" in capsys.readouterr().err
+    assert "expected RUNPOD_API_KEY, VAST_API_KEY or --host" in capsys.readouterr().err
 
 
 def test_doctor_shows_everything_in_one_line_each(server: LoopbackServer, capsys: pytest.CaptureFixture[str]) -> None:

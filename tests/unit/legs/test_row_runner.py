@@ -120,6 +120,17 @@ def test_only_rounds_that_count_each_are_kept(tmp_path: Path, order: Any, asked:
     assert outcome.ended.reason == "the guest is gone" + missing
 
 
+def test_other_processes_on_the_gpu_are_recorded_where_there_were_any(tmp_path: Path) -> None:
+    """Whoever reads the report can tell a GPU that was shared from one that was not."""
+    for name in ("shared", "alone"):
+        (tmp_path / name).mkdir()
+    shared = carried_out(tmp_path / "shared", ALTERNATING, Leg(), replace(MOCK, other_processes=2, other_memory_mib=3072))
+    alone = carried_out(tmp_path / "alone", ALTERNATING, Leg(), MOCK)
+    seen = shared.observation["allocation"]
+    assert (seen["otherGpuProcesses"], seen["otherGpuMemoryMib"]) == (2, 3072)
+    assert "otherGpuProcesses" not in alone.observation["allocation"]
+
+
 def test_reason_stays_as_the_host_saw_it_where_the_provider_knows_none(tmp_path: Path) -> None:
     ended = Ended(outcome="excluded", reason="the guest is gone", decision="run it again")
     allocation = Allocation(replace(MOCK, remote=True), Grants(), RowSettings(declared=ALTERNATING, run_id="r", seed=7), print)

@@ -52,7 +52,13 @@ def test_all_output_is_written_by_one_of_two_modules() -> None:
         for node in ast.walk(ast.parse(path.read_text("utf-8"))):
             if isinstance(node, ast.Call) and _writes(ast.unparse(node.func)):
                 found.add(name)
-    assert {name for name in found if not name.startswith(("agent/", "guest/", "channel/pod_", "channel/job_"))} <= SINKS
+    assert {
+        name
+        for name in found
+        if not name.startswith(
+            ("agent/", "guest/", "channel/pod_", "channel/job_", "channel/host_keeper", "channel/host_service")
+        )
+    } <= SINKS
 
 
 def test_markup_of_the_page_is_made_in_one_module() -> None:
