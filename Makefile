@@ -85,7 +85,7 @@ coverage: $(STAMP) ## branch coverage of the rooms that pyproject.toml names, by
 soak: $(STAMP) ## every loop of 100 repetitions or more; the same code runs at small n in `make test`
 	SOAK=1 $(BIN)/python -m pytest -m soak tests
 
-chaos: $(STAMP) ## 300 runs with faults and kills at random points; three of them run in `make test`
+chaos: $(STAMP) ## 300 runs with faults and kills at random points, and 100 on a Slurm of the tests; a few of them run in `make test`
 	CHAOS=1 $(BIN)/python -m pytest -m chaos tests/chaos -s
 
 calibrate: $(STAMP) ## an hour: rows of known truth on this machine, and simulated traces in full; every figure is printed

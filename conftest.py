@@ -2,4 +2,4 @@
 
 from __future__ import annotations
 
-pytest_plugins = ["pytester", "tests.loopback.fixtures"]
+pytest_plugins = ["pytester", "tests.loopback.fixtures", "tests.slurm.fixtures"]

@@ -11,30 +11,30 @@ import secrets
 from typing import TYPE_CHECKING, Protocol
 
 from pytest_glasshouse.broker import pricing
+from pytest_glasshouse.broker.cleanup_proof import cleanup_of
 from pytest_glasshouse.broker.creator import hello
 from pytest_glasshouse.broker.fleet import BrokerOptions, Fleet, FleetMember
 from pytest_glasshouse.broker.limit_watch import LimitWatch
+from pytest_glasshouse.broker.loss import QueueWatch, loss_reason, watch_of
 from pytest_glasshouse.broker.renter import Renter, keys_of
 from pytest_glasshouse.broker.timing import Clock
-from pytest_glasshouse.channel.archive import reference_source
 from pytest_glasshouse.errors import (
     BudgetError,
     ConfigurationError,
-    GlasshouseError,
     GuestGoneError,
     InfrastructureError,
     NoCapacityError,
     ProtocolError,
 )
-from pytest_glasshouse.providers.base import Cleanup, Grant
+from pytest_glasshouse.providers.base import Queued
 from pytest_glasshouse.providers.listing import Listing, doubt_in
-from pytest_glasshouse.wire.cleanup_status import worst_cleanup
+from pytest_glasshouse.providers.places import runs_side_by_side
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from pytest_glasshouse.broker.connection import Connection
-    from pytest_glasshouse.providers.base import Offer, Provider
+    from pytest_glasshouse.providers.base import Cleanup, Grant, Offer, Provider
     from pytest_glasshouse.rows.spec import RowSpec
     from pytest_glasshouse.wire.canonical import Json
 
@@ -73,6 +73,8 @@ class Broker:
         self._stopped = ""
         #: The run's rows by row id; empty where none were planned.
         self._planned: dict[str, RowSpec] = {}
+        self._granted_rows: set[str] = set()
+        self._queue_watches: dict[str, QueueWatch | None] = {}
         self._watch: LimitWatch | None = None
         self._start_reaper = start_reaper or self._default_reaper
         self._reaper: ReaperLike | None = None
@@ -84,14 +86,15 @@ class Broker:
     def plan(self, rows: Sequence[RowSpec]) -> None:
         """Set the run's rows, before the first grant: opens every provider they need, and rents nothing.
 
-        Raises `ConfigurationError`, also where the guests of a provider could not be reached from this machine, and
-        `InfrastructureError` where machines of the user's own do not answer.
+        Raises `ConfigurationError`, also where the guests of a provider could not be reached from this machine, `BudgetError`
+        above the cap of GPU-hours, and `InfrastructureError` where machines of the user's own do not answer.
         """
         for provider in {name: self._fleet.provider(name) for name in map(self._provider_of, rows)}.values():
             self._fleet.connection(provider)
             if not (provider.rents or provider.this_machine):
                 self._fleet.with_retries(provider, provider.account)
         self._planned = {row.row_id: row for row in rows}
+        self._fleet.hours.plan((self._fleet.provider(self._provider_of(row)), row) for row in rows)
 
     @property
     def rents(self) -> bool:
@@ -138,21 +141,23 @@ class Broker:
                 f"row {row.name!r} was not priced: the run planned {_names(list(self._planned))}. Nothing else is granted"
             )
         provider = self._fleet.provider(self._provider_of(row))
+        self._granted_rows.add(row.row_id)
         machines = self._renter.machines(provider, row)
         grant_id = f"{worker}-{secrets.token_hex(4)}"
         while isinstance(found := self._claim(keys_of(provider, row, machines), grant_id), FleetMember):
             with self._freed_on_error(found):
                 if self._is_same_guest(found):
-                    return self._grant(found, grant_id)
+                    return found.grant(grant_id, self._options.faults)
                 # A guest that is gone, or was restarted, is not granted to another row.
                 self._fleet.end(found, "its guest stopped answering, or was restarted")
             self._free(found)
         key = found
         try:
+            self._make_room(provider, key)
             allocation = self._renter.rent(provider, row, key, machines)
             allocation.grant_id = grant_id
             with self._freed_on_error(allocation):
-                return self._grant(allocation, grant_id)
+                return allocation.grant(grant_id, self._options.faults)
         except BudgetError as error:
             self._stopped = self._stopped or str(error)
             raise
@@ -172,6 +177,8 @@ class Broker:
             try:
                 if self._options.allocation == "row":
                     self._fleet.end(allocation, "its row is done")
+                elif isinstance(allocation.provider, Queued) and not self._is_awaited(allocation):
+                    self._fleet.end(allocation, "no row is left for it")
             finally:
                 self._free(allocation)
 
@@ -201,7 +208,7 @@ class Broker:
         shown = [self._fleet.with_retries(each, each.list) for each in asked]
         return Listing((one for each in shown for one in each), doubt="; ".join(filter(None, map(doubt_in, shown))))
 
-    def loss_reason(self, grant: Grant) -> tuple[str, str]:  # noqa: PLR0911  (one return a reason)
+    def loss_reason(self, grant: Grant) -> tuple[str, str]:
         """Why the guest of an allocation does not answer: a kind and a sentence.
 
         `ended` by this broker; `lost`, by the provider's account; `unreachable`, though the provider says that it runs; `unknown`
@@ -210,21 +217,13 @@ class Broker:
         allocation = self._member(grant)
         if allocation is None:
             return "", ""
+        if allocation.lost:
+            return "lost", allocation.lost
         if self._stopped or allocation.loss_reason:
             return "ended", self._stopped or allocation.loss_reason
         if allocation.provider.this_machine:
             return "", ""
-        try:
-            seen = allocation.provider.get(grant.instance_id)
-        except (GlasshouseError, OSError) as error:
-            return "unknown", f"the provider does not say what became of the allocation: {error}"
-        if seen is None:
-            return "lost", "the provider says that the allocation is gone"
-        if seen.state != "running":
-            return "lost", f"the provider says that the allocation is {seen.raw_state or seen.state}"
-        if seen.access != allocation.access:
-            return "lost", "the provider shows the allocation at another address than before: it was restarted"
-        return "unreachable", "the provider says that the allocation runs, and its guest cannot be reached"
+        return loss_reason(allocation)
 
     # -- the end
 
@@ -243,6 +242,10 @@ class Broker:
         leases = [lease for lease in self._fleet.leases() if lease.intent_at and self._fleet.provider(lease.provider).rents]
         return pricing.spent_usd(leases, self._fleet.clock.wall()) if leases else None
 
+    def gpu_hours(self) -> float | None:
+        """The GPU-hours of the run's allocations that have no price; None where there is none."""
+        return self._fleet.hours.shown()
+
     def check_limits(self) -> None:
         """End what exceeds the budget or its deadline. Called twice a second while anything exists."""
         fleet, now, budget = self._fleet, self._fleet.clock.wall(), self._options.budget_usd
@@ -255,6 +258,9 @@ class Broker:
                     "Every allocation was ended at once"
                 )
                 fleet.end_now(self._stopped)
+        if not self._stopped and (over := fleet.hours.over()):
+            self._stopped = over
+            fleet.end_now(over)
         for each in list(fleet.allocations):
             if not each.lease.over and not each.loss_reason and now >= each.lease.deadline:
                 fleet.end(each, "its total deadline is over; it was ended")
@@ -270,8 +276,9 @@ class Broker:
         fleet.ending.set()
         with fleet.changed:
             fleet.changed.notify_all()
-        if self._watch is not None:
-            self._watch.close()
+        for watch in (self._watch, *self._queue_watches.values()):
+            if watch is not None:
+                watch.close()
         for lease in (open_ones := [lease for lease in fleet.leases() if not lease.over and lease.intent_at]):
             lease.ambiguous = lease.ambiguous or not lease.instance_ids
         verdicts = {verdict.lease.name: verdict for verdict in fleet.termination(open_ones).prove()}
@@ -287,7 +294,7 @@ class Broker:
                 "status": "proven" if verdict is None else verdict.status,
                 "detail": "proven before" if verdict is None else verdict.reason,
             })  # fmt: skip
-        cleanup = _cleanup(allocations)
+        cleanup = cleanup_of(allocations)
         if self._reaper is not None:
             self._reaper.dismiss(wait=cleanup.status in ("proven", "nothing-rented"))
         return cleanup
@@ -311,6 +318,7 @@ class Broker:
         """
         fleet = self._fleet
         shared = self._options.allocation == "shared"
+        waits = shared and not runs_side_by_side(next(iter(keys)).partition("/")[0])
         with fleet.changed:
             while True:
                 self._refuse_over_budget()
@@ -318,15 +326,33 @@ class Broker:
                     raise InfrastructureError("the run is ending; nothing more is granted")
                 mine = [each for each in fleet.allocations if each.key in keys and each.usable]
                 busy = {*self._creating, *(each.key for each in mine if each.grant_id)}
-                found = next((each for each in mine if each.ready and not each.grant_id and each.key not in busy), None)
+                ready = (each for each in mine if each.ready and not each.grant_id)
+                found = next((each for each in ready if not waits or each.key not in busy), None)
                 if found is not None and shared:
                     found.grant_id = grant_id
                     return found
-                free = next((key for key, single in keys.items() if key not in busy or not (shared or single)), None)
+                free = next((key for key, single in keys.items() if key not in busy or not (waits or single)), None)
                 if free is not None:
                     self._creating.append(free)
                     return free
                 fleet.changed.wait(timeout=1.0)
+
+    def _is_awaited(self, allocation: FleetMember) -> bool:
+        """Whether a row of the plan that was not granted yet could use it, and no row waits for another one meanwhile."""
+        if any(key != allocation.key for key in self._creating):
+            return False
+        left = [row for row_id, row in self._planned.items() if row_id not in self._granted_rows]
+        return any(allocation.key in keys_of(self._fleet.provider(self._provider_of(row)), row, ()) for row in left)
+
+    def _make_room(self, provider: Provider, key: str) -> None:
+        """End what is idle in an engine's queue: the next allocation would wait for the GPUs that this run itself holds."""
+        if isinstance(provider, Queued):
+            idle = [
+                each for each in list(self._fleet.allocations)
+                if each.provider is provider and each.key != key and each.ready and each.usable and not each.grant_id
+            ]  # fmt: skip
+            for each in idle:
+                self._fleet.end(each, "another row waits for its GPU")
 
     def _free(self, allocation: FleetMember) -> None:
         with self._fleet.changed:
@@ -362,6 +388,8 @@ class Broker:
                 self._watch = LimitWatch(
                     check=self.check_limits, end_now=lambda: self._fleet.end_now("the run was interrupted; it was ended")
                 )
+            if provider.name not in self._queue_watches:
+                self._queue_watches[provider.name] = watch_of(self._fleet, provider)
             if not provider.this_machine and self._reaper is None:
                 self._reaper = self._start_reaper()
 
@@ -376,35 +404,6 @@ class Broker:
             environment=options.machines.to_environment(),
         )
 
-    def _grant(self, allocation: FleetMember, grant_id: str) -> Grant:
-        provider, hello = allocation.provider, allocation.hello
-        return Grant(
-            grant_id=grant_id,
-            allocation_id=allocation.lease.name,
-            provider=provider.name,
-            instance_id=allocation.instance_id,
-            address=allocation.address,
-            gpu_model=allocation.gpu_model,
-            gpu_uuid=hello["gpuUuid"],
-            device=hello["device"],
-            archive_sha256=provider.archive_sha256,
-            reference_source=reference_source(),
-            dry_run=provider.dry_run or provider.simulated,
-            simulated=provider.simulated,
-            remote=not provider.this_machine,
-            other_processes=allocation.gpu_use.processes,
-            other_memory_mib=allocation.gpu_use.memory_mib,
-            faults=self._options.faults if provider.name == "mock" else (),
-        )
-
 
 def _names(row_ids: Sequence[str]) -> str:
     return ", ".join(row_ids[:5]) + (", ..." if len(row_ids) > 5 else "")  # noqa: PLR2004
-
-
-def _cleanup(allocations: list[dict[str, Json]]) -> Cleanup:
-    if not allocations:
-        return Cleanup(status="nothing-rented")
-    status = worst_cleanup([str(each["status"]) for each in allocations])
-    those = ", ".join(f"{each['name']} ({each['detail']})" for each in allocations if each["status"] == status)
-    return Cleanup(status=status, allocations=tuple(allocations), detail="" if status == "proven" else f"{status}: {those}")

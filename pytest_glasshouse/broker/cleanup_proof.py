@@ -12,7 +12,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from pytest_glasshouse.errors import GlasshouseError, RateLimitedError
+from pytest_glasshouse.providers.base import Cleanup
 from pytest_glasshouse.providers.listing import Listing, doubt_in
+from pytest_glasshouse.wire.cleanup_status import worst_cleanup
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
     from pytest_glasshouse.broker.timing import Clock, Timing
     from pytest_glasshouse.providers.base import Instance, Provider
     from pytest_glasshouse.providers.lease import Lease
+    from pytest_glasshouse.wire.canonical import Json
     from pytest_glasshouse.wire.cleanup_status import CleanupStatus
 
 
@@ -241,3 +244,12 @@ def _not_proven(each: _Pending) -> CleanupVerdict:
         return CleanupVerdict(lease=each.lease, status="leak", reason=f"still listed: {why}")
     why = each.doubt or each.lease.problem or "not searched for long enough"
     return CleanupVerdict(lease=each.lease, status="unproven", reason=why)
+
+
+def cleanup_of(allocations: Sequence[dict[str, Json]]) -> Cleanup:
+    """The result for all allocations of a run, each with name, `status` and `detail`."""
+    if not allocations:
+        return Cleanup(status="nothing-rented")
+    status = worst_cleanup([str(each["status"]) for each in allocations])
+    those = ", ".join(f"{each['name']} ({each['detail']})" for each in allocations if each["status"] == status)
+    return Cleanup(status=status, allocations=tuple(allocations), detail="" if status == "proven" else f"{status}: {those}")

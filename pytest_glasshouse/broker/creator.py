@@ -18,6 +18,7 @@ from pytest_glasshouse.errors import (
     GlasshouseError,
     GuestGoneError,
     InfrastructureError,
+    LaunchRefusedError,
     NoCapacityError,
     ProviderError,
     RateLimitedError,
@@ -107,6 +108,7 @@ class Creator:
         self.emit(lease.name, "bootstrap")
         assert instance.access is not None  # noqa: S101  (`_until_reachable` waits for it)
         allocation.access = instance.access
+        lease.started_at = min(instance.started_at or self.clock.wall(), self.clock.wall())
         until = self.clock.monotonic() + self.timing.bootstrap_s
         allocation.address = self.connection.connect(lease, instance.access, timeout_s=self.timing.bootstrap_s)
         if allocation.provider.this_machine:
@@ -239,7 +241,12 @@ class Creator:
             allocation_id=allocation.lease.name,
         )
 
-    def _boot_failed(self, allocation: FleetMember, instance: Instance | None) -> InfrastructureError:
+    def _boot_failed(self, allocation: FleetMember, instance: Instance | None) -> GlasshouseError:
+        if instance is not None and instance.refused:
+            return LaunchRefusedError(
+                f"allocation {allocation.lease.name} would never run: {instance.refused}. It was ended",
+                allocation_id=allocation.lease.name,
+            )
         state = "is gone" if instance is None else f"is {instance.raw_state or instance.state}"
         detail = f" ({instance.detail})" if instance is not None and instance.detail else ""
         return InfrastructureError(

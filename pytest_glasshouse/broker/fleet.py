@@ -13,11 +13,13 @@ from typing import TYPE_CHECKING, Literal, NotRequired, TypedDict, TypeVar
 from pytest_glasshouse.broker.cleanup_proof import Termination
 from pytest_glasshouse.broker.connection import shut_down_quietly
 from pytest_glasshouse.broker.connection_of import connection_of
+from pytest_glasshouse.broker.gpu_hours import GpuHours
 from pytest_glasshouse.broker.lease_ledger import LEDGER, LeaseLedger
 from pytest_glasshouse.broker.pricing import DISK_GB, disk_gb
 from pytest_glasshouse.broker.timing import Clock, Timing, timing_of
+from pytest_glasshouse.channel.archive import reference_source
 from pytest_glasshouse.errors import NoCapacityError, ProviderError, RateLimitedError
-from pytest_glasshouse.providers.base import GpuUse
+from pytest_glasshouse.providers.base import GpuUse, Grant, Queued
 from pytest_glasshouse.providers.place_settings import OwnMachines
 from pytest_glasshouse.providers.registry import open_provider
 from pytest_glasshouse.providers.requirements import ANY_MACHINE, Requirements
@@ -50,6 +52,8 @@ class BrokerOptions:
     faults: tuple[str, ...] = ()
     budget_usd: float | None = None
     max_price: float | None = None
+    #: The most GPU-hours that allocations without a price may take together.
+    max_gpu_hours: float | None = None
     allow_simulated: bool = False
     #: The rented guest's image, pinned by digest.
     image: str | None = None
@@ -92,11 +96,36 @@ class FleetMember:
     grant_id: str | None = None
     #: Why it was ended before its row was done.
     loss_reason: str = ""
+    #: Why its place ended, stopped or restarted it, and this run did not.
+    lost: str = ""
 
     @property
     def instance_id(self) -> str:
         """The instance its rows run on."""
         return next(iter(self.lease.instance_ids), "")
+
+    def grant(self, grant_id: str, faults: tuple[str, ...] = ()) -> Grant:
+        """The right to use it for one row; `faults` are the mock provider's."""
+        provider, hello = self.provider, self.hello
+        return Grant(
+            grant_id=grant_id,
+            allocation_id=self.lease.name,
+            provider=provider.name,
+            instance_id=self.instance_id,
+            address=self.address,
+            gpu_model=self.gpu_model,
+            gpu_uuid=hello["gpuUuid"],
+            device=hello["device"],
+            archive_sha256=provider.archive_sha256,
+            reference_source=reference_source(),
+            dry_run=provider.dry_run or provider.simulated,
+            simulated=provider.simulated,
+            preemptible=isinstance(provider, Queued),
+            remote=not provider.this_machine,
+            other_processes=self.gpu_use.processes,
+            other_memory_mib=self.gpu_use.memory_mib,
+            faults=faults if provider.name == "mock" else (),
+        )
 
     @property
     def usable(self) -> bool:
@@ -127,6 +156,7 @@ class Fleet:
         self._connection = connection
         self.emit = emit
         self._connections: dict[str, Connection] = {}
+        self.hours = GpuHours(self, limit=options.max_gpu_hours)
 
     def provider(self, name: str) -> Provider:
         """The provider called `name`, opened when it is first needed. Raises `ConfigurationError`."""

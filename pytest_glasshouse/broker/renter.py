@@ -116,8 +116,10 @@ class Renter:
         fleet, options = self._fleet, self._fleet.options
         with fleet.changed:
             now = fleet.clock.wall()
-            lifetime_s = fleet.timing(provider).lifetime_s
-            lease = Lease(name="", provider=provider.name, price_usd_per_hour=offer.price_usd_per_hour, intent_at=now)
+            lifetime_s = fleet.hours.lifetime_s(provider, fleet.timing(provider).lifetime_s, gpus=offer.gpus)
+            lease = Lease(
+                name="", provider=provider.name, price_usd_per_hour=offer.price_usd_per_hour, intent_at=now, gpus=offer.gpus
+            )
             if options.budget_usd is not None and offer.price_usd_per_hour > 0:
                 left_s = pricing.seconds_left([*fleet.leases(), lease], budget_usd=options.budget_usd, now=now)
                 if left_s <= fleet.timing(provider).reserve_s:

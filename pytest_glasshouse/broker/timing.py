@@ -70,6 +70,8 @@ LOCAL = Timing(poll_s=0.05, search_s=5.0, settle_s=0.0, give_up_s=2.0, looks=1, 
 RENTED = Timing(poll_s=5.0, search_s=180.0, settle_s=60.0, give_up_s=300.0)
 #: Machines of the user's own: a listing is what is there now.
 OWNED = Timing(poll_s=1.0, search_s=20.0, settle_s=1.0, give_up_s=60.0, looks=2, bootstrap_s=300.0, reserve_s=0.0)
+#: An engine with a queue: its listing is what is there now, and the end of a job takes its time.
+QUEUED = Timing(poll_s=5.0, search_s=60.0, settle_s=5.0, give_up_s=300.0, looks=2, bootstrap_s=300.0, reserve_s=0.0)
 #: Providers that refuse more than one request to an endpoint every few seconds.
 RENTED_SLOW = Timing(poll_s=10.0, search_s=180.0, settle_s=60.0, give_up_s=300.0)
 #: A simulated provider: the same steps, and no lag to wait for.
@@ -81,7 +83,7 @@ def timing_of(provider: Provider) -> Timing:
     if provider.this_machine:
         return LOCAL
     if not provider.rents:
-        return OWNED
+        return QUEUED if provider.poll_s >= QUEUED.poll_s else OWNED
     if provider.simulated:
         return SIMULATED
     return RENTED_SLOW if provider.poll_s > RENTED.poll_s else RENTED

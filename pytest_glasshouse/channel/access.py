@@ -1,4 +1,4 @@
-"""Addresses of guests: a unix socket on this machine, or an SSH endpoint.
+"""Addresses of guests: a unix socket on this machine, an SSH endpoint, or a job.
 
 Host, port and user name come from a provider and are written to a configuration of `ssh`, so each is a type that can hold
 nothing else.
@@ -25,6 +25,8 @@ _SOCKET = re.compile(r"(?:/[A-Za-z0-9 ._@+,=%-]+)+")
 _SSH_NAME = re.compile(r"[A-Za-z0-9_\[][A-Za-z0-9_.@:/%+\[\]-]*")
 #: `sun_path` holds 108 bytes.
 _LONGEST_SOCKET = 107
+_NODE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,252}")
+_JOB = re.compile(r"[0-9]{1,12}")
 _PORT = re.compile(r"[0-9]{1,5}")
 _LAST_PORT = 65535
 
@@ -117,6 +119,34 @@ class SshAccess:
             object.__setattr__(self, name, kind(getattr(self, name)))
 
 
+class NodeName(str):
+    """A node of a batch system, as its listing shows it: letters, digits, dots and dashes, no option of a program."""
+
+    __slots__ = ()
+
+    def __new__(cls, text: object) -> Self:
+        """Raises `IntegrityError` (`malformed`)."""
+        if isinstance(text, str) and _NODE.fullmatch(text):
+            return super().__new__(cls, text)
+        raise IntegrityError("malformed", f"expected the name of a node, saw {_kind(text)}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobAccess:
+    """A guest in a job of a batch system: the job's number and the node it runs on.
+
+    Raises `IntegrityError` (`malformed`).
+    """
+
+    job_id: str
+    node: str = field(repr=False)
+
+    def __post_init__(self) -> None:
+        if not _JOB.fullmatch(self.job_id):
+            raise IntegrityError("malformed", "expected a job's number")
+        object.__setattr__(self, "node", NodeName(self.node))
+
+
 @dataclass(frozen=True, kw_only=True)
 class HostAccess:
     """A guest on a host of the user's own: its directory there. Which host that is, its route knows.
@@ -130,7 +160,7 @@ class HostAccess:
         object.__setattr__(self, "directory", RemoteSocket(self.directory))
 
 
-Access = UnixAccess | SshAccess | HostAccess
+Access = UnixAccess | SshAccess | HostAccess | JobAccess
 
 
 def _address(text: str) -> str | None:

@@ -198,9 +198,12 @@ class Allocation:
 
         A guest that the broker ended may still have answered, with the exit of the leg that was killed.
         """
-        if ended is None or not self.grant.remote:
+        if not self.grant.remote or (ended is None and not self.grant.preemptible):
             return ended
         kind, reason = self._grants.loss_reason(self.grant)
+        if ended is None:
+            # Its legs may have stood still, or have gone on elsewhere, whatever they say.
+            return Ended(outcome="infrastructure", reason=reason, decision="Run it again") if kind == "lost" else None
         if not gone and kind != "ended":
             return ended
         if kind == "ended" and notes["protected"] is not None and not notes["protected"].get("exit"):

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_glasshouse.errors import ConfigurationError
 from pytest_glasshouse.plugin.settings import OTHER_VARIABLES, SETTINGS, Setting
-from pytest_glasshouse.providers.place_settings import OwnMachines
+from pytest_glasshouse.providers.place_settings import SLURM, OwnMachines, SlurmSite
 from pytest_glasshouse.run.options import OWN_ORDER, Options, Source, check_together, order_named
 
 if TYPE_CHECKING:
@@ -138,6 +138,7 @@ def _assemble(values: dict[str, Any], sources: dict[str, Source], config: pytest
         provider_from=sources["provider"],
         budget_usd=values.get("budget"),
         max_price_usd=values.get("max_price"),
+        max_gpu_hours=values.get("max_gpu_hours"),
         rounds=values.get("rounds"),
         preset=values.get("preset"),
         fixed_order=values.get("fixed_order", False),
@@ -168,6 +169,7 @@ def _assemble(values: dict[str, Any], sources: dict[str, Source], config: pytest
             remote_python=values.get("remote_python", ""),
             gpu=values.get("gpu", ""),
             queue_timeout_s=values.get("queue_timeout"),
+            slurm=SlurmSite(**{name: values.get(f"slurm_{name}", "") for name in SLURM}),
         ),
         model=values.get("model"),
         stand_in=values.get("stand_in"),

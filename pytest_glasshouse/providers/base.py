@@ -34,6 +34,7 @@ __all__ = [
     "Offer",
     "PlaceCheck",
     "Provider",
+    "Queued",
     "Routed",
     "SshAccess",
     "UnixAccess",
@@ -74,6 +75,8 @@ class Offer:
     price_usd_per_hour: float = 0.0
     offer_id: str = ""
     machine: str = ""
+    #: How many GPUs it holds.
+    gpus: int = 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,6 +128,10 @@ class Instance:
     unusable: str = ""
     #: The newest CUDA version that the machine's driver supports, where the provider shows it.
     cuda: CudaVersion | None = None
+    #: Why it will never run as it was asked for: asking again would change nothing.
+    refused: str = ""
+    #: Since when it runs, in seconds since 1970, where its place says so: what it did before costs nothing.
+    started_at: float | None = None
     gpu_use: GpuUse = field(default_factory=GpuUse)
 
     def __post_init__(self) -> None:
@@ -257,6 +264,19 @@ class Routed(Protocol):
         ...
 
 
+@runtime_checkable
+class Queued(Protocol):
+    """A provider whose allocations wait in a queue, and may be taken away again by others."""
+
+    def lifetime_s(self, work_s: float) -> float:
+        """How long an allocation for that many seconds of work may exist: its time in the queue, and its own time limit."""
+        ...
+
+    def check_offer(self, offer: Offer, *, lifetime_s: float) -> None:
+        """Let the engine check what `create` would ask for. Raises `ConfigurationError` for what it refuses; creates nothing."""
+        ...
+
+
 @dataclass(frozen=True, kw_only=True)
 class Grant:
     """The right to use one allocation for one row. Plain values: it travels to xdist workers as JSON."""
@@ -275,6 +295,8 @@ class Grant:
     simulated: bool
     #: Whether its guest is on another machine, behind a tunnel: rented, or one of the user's own.
     remote: bool = False
+    #: Whether others may suspend, requeue or end it: then a row that ended well may have stood still meanwhile.
+    preemptible: bool = False
     #: What else used the GPU when the allocation was made, in processes and MiB of its memory.
     other_processes: int = 0
     other_memory_mib: int = 0

@@ -53,6 +53,9 @@ class Lease:
     #: The provider accepted its end; when it first answered that there is none; when that was proven.
     ended: bool = False
     quiet_at: float | None = None
+    #: Since when it runs; what it did before, in a queue, costs nothing. Its GPUs.
+    started_at: float | None = None
+    gpus: int = 1
     gone_at: float | None = None
     problem: str = ""
 
@@ -60,6 +63,13 @@ class Lease:
     def over(self) -> bool:
         """Whether it can cost nothing more."""
         return self.void or self.gone_at is not None
+
+    def gpu_hours(self, now: float) -> float:
+        """Its GPU-hours until `now`, counted from when it ran until the provider answered that there is none."""
+        if self.void or self.started_at is None:
+            return 0.0
+        until = next((at for at in (self.quiet_at, self.gone_at) if at is not None), now)
+        return max(until - self.started_at, 0.0) / 3600 * self.gpus
 
     def cost_usd(self, now: float) -> float:
         """Its cost until `now`, counted from the intent until the provider answered that there is none."""

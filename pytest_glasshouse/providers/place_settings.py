@@ -8,10 +8,29 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Self
 
 from pytest_glasshouse.providers.requirements import ANY_MACHINE, Requirements
+
+
+@dataclass(frozen=True, kw_only=True)
+class SlurmSite:
+    """What a site's Slurm is asked for. Empty: nothing is said of it, and the site's own default counts."""
+
+    #: A login node that `ssh` accepts; empty: Slurm's clients are on this machine.
+    login: str = ""
+    #: By a row's GPU, what to ask for: lines of `h100 = "gpu:h100:1"`.
+    gres: str = ""
+    partition: str = ""
+    account: str = ""
+    qos: str = ""
+    #: A job's time limit in minutes; empty: from the plan.
+    time: str = ""
+    #: The image for the site's `--container-image`.
+    container_image: str = ""
+    #: `srun`, or `ssh` where users may log in to their jobs' nodes.
+    stream: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,6 +45,8 @@ class OwnMachines:
     gpu: str = ""
     #: How long to wait for a GPU that others use; None: the place's own.
     queue_timeout_s: float | None = None
+    #: The site's Slurm.
+    slurm: SlurmSite = field(default_factory=SlurmSite)
 
     def to_environment(self) -> dict[str, str]:
         """As variables of a process that is started; the names are those of the plugin's options."""
@@ -35,6 +56,7 @@ class OwnMachines:
             "GLASSHOUSE_REMOTE_PYTHON": self.remote_python,
             "GLASSHOUSE_GPU": self.gpu,
             "GLASSHOUSE_QUEUE_TIMEOUT": queue,
+            **{f"GLASSHOUSE_SLURM_{name.upper()}": value for name, value in vars(self.slurm).items()},
         }
         return {name: value for name, value in written.items() if value}
 
@@ -47,7 +69,14 @@ class OwnMachines:
             remote_python=environ.get("GLASSHOUSE_REMOTE_PYTHON", ""),
             gpu=environ.get("GLASSHOUSE_GPU", ""),
             queue_timeout_s=float(queue) if queue.replace(".", "", 1).isdigit() else None,
+            slurm=SlurmSite(
+                **{each.name: environ.get(f"GLASSHOUSE_SLURM_{each.name.upper()}", "") for each in fields(SlurmSite)}
+            ),
         )
+
+
+#: The names of a site's settings.
+SLURM = tuple(each.name for each in fields(SlurmSite))
 
 
 @dataclass(frozen=True, kw_only=True)

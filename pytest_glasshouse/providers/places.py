@@ -32,6 +32,8 @@ class Place:
     on_this_machine: bool = False
     #: How long to wait for a GPU that others use, unless the user says otherwise. 0: not at all.
     queue_timeout_s: float = 0.0
+    #: Whether rows that run at the same time get an allocation each, though one would do: others wait in its queue, and not they.
+    side_by_side: bool = False
     end_by_hand: str = ""
     console: str = ""
 
@@ -56,6 +58,9 @@ PLACES: dict[str, Place] = {
               console="the console at console.runpod.io"),
         Place(name="vastai", opener="vastai:open_vastai_place", where="rented", boot_timeout_s=900.0, rents=True,
               end_by_hand="vastai destroy instance {instance}", console="the console at cloud.vast.ai"),
+        Place(name="slurm", opener="slurm:open_slurm", where="jobs of a Slurm cluster", boot_timeout_s=300.0,
+              queue_timeout_s=3600.0, side_by_side=True, end_by_hand="scancel {instance}",
+              console="squeue --me: every job called glasshouse-..."),
     )
 }  # fmt: skip
 
@@ -82,6 +87,11 @@ def queue_timeout_of(name: str, asked_s: float | None) -> float:
     if asked_s is not None:
         return asked_s
     return PLACES[name].queue_timeout_s if name in PLACES else 0.0
+
+
+def runs_side_by_side(name: str) -> bool:
+    """See `Place.side_by_side`."""
+    return name in PLACES and PLACES[name].side_by_side
 
 
 def manual_stop(provider: str, instance_id: str | None) -> str:

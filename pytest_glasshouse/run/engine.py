@@ -142,6 +142,7 @@ class Engine:
                 faults=options.faults,
                 budget_usd=options.budget_usd,
                 max_price=options.max_price_usd,
+                max_gpu_hours=options.max_gpu_hours,
                 allow_simulated=options.allow_simulated,
                 image=options.image,
                 requirements=options.requirements,

@@ -53,6 +53,8 @@ class Live:
         self._file: ProgressFile | None = None
         #: US dollars spent so far; None where nothing is rented.
         self.money: Callable[[], float | None] = lambda: None
+        #: GPU-hours so far; None where nothing runs that has no price.
+        self.gpu_hours: Callable[[], float | None] = lambda: None
 
     def write_to(self, path: Path) -> None:
         """Write it to a file for `glasshouse watch`, too."""
@@ -62,7 +64,8 @@ class Live:
         """Show one progress event."""
         with self._lock:
             estimate = self._estimates.see(event, at=time.monotonic(), worker=worker)
-            line = visible(progress_line(event, worker=worker, estimate=estimate, spent_usd=self.money()), limit=_LIVE)
+            line = progress_line(event, worker=worker, estimate=estimate, spent_usd=self.money(), gpu_hours=self.gpu_hours())
+            line = visible(line, limit=_LIVE)
             self._running[worker] = line
             if self._file is not None:
                 self._file.write(self._running, at=time.monotonic())
@@ -127,7 +130,14 @@ class Live:
             self._fd = -1
 
 
-def progress_line(event: Event, *, worker: str = "", estimate: Eta | None = None, spent_usd: float | None = None) -> str:
+def progress_line(
+    event: Event,
+    *,
+    worker: str = "",
+    estimate: Eta | None = None,
+    spent_usd: float | None = None,
+    gpu_hours: float | None = None,
+) -> str:
     """A progress event in one line: of the interval half its width, and never its position."""
     eta = None if estimate is None else estimate.eta_s
     over = event.get("phase") == ROUND_OVER
@@ -146,5 +156,6 @@ def progress_line(event: Event, *, worker: str = "", estimate: Eta | None = None
         f"row done in about {duration(eta)}" if eta is not None else "",
         f"interval +-{width:.2f} points" if width is not None else "",
         f"{spent_usd:.2f} USD so far" if spent_usd is not None else "",
+        f"{gpu_hours:.2f} GPU-hours so far" if gpu_hours is not None else "",
     ]
     return "  ".join(part for part in parts if part)

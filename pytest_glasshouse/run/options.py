@@ -45,6 +45,7 @@ class Options:
     provider_from: Source = "default"
     budget_usd: float | None = None
     max_price_usd: float | None = None
+    max_gpu_hours: float | None = None
     rounds: int | None = None
     preset: Preset | None = None
     fixed_order: bool = False

@@ -11,7 +11,7 @@ import os
 import shutil
 from typing import TYPE_CHECKING
 
-from pytest_glasshouse.errors import ConfigurationError, CredentialsError
+from pytest_glasshouse.errors import ConfigurationError, CredentialsError, LaunchRefusedError
 from pytest_glasshouse.run.attempt_history import outcome_of, reason_of
 from pytest_glasshouse.run.cleanup import RunCleanup
 from pytest_glasshouse.run.exit_codes import (
@@ -128,6 +128,7 @@ class Run:
             ) from None
         self.live.write_to(self.directory / PROGRESS)
         self.live.money = broker.spent_usd
+        self.live.gpu_hours = broker.gpu_hours
         self._signals.install()
 
     def _check_material(self, *, rehearsed: bool) -> None:
@@ -170,7 +171,7 @@ class Run:
             code = EXIT_BUDGET
         if code == EXIT_TESTS_FAILED and self._only_infrastructure_failed():
             code = EXIT_INFRASTRUCTURE
-        if code == EXIT_TESTS_FAILED and self._only_credentials_failed():
+        if code == EXIT_TESTS_FAILED and self._only_refusals_failed():
             code = EXIT_USAGE
         if code == EXIT_OK and ((self.selected.rows and not self.store.measured) or self.report.outstanding):
             code = EXIT_TESTS_FAILED
@@ -224,11 +225,11 @@ class Run:
         failed = self._failed_records()
         return bool(failed) and all(each is not None and outcome_of(each) == "infrastructure" for each in failed)
 
-    def _only_credentials_failed(self) -> bool:
-        """Whether a key that may not do this is all that failed: no retry helps, only its owner."""
-        prefix = f"{CredentialsError.__name__}: "
+    def _only_refusals_failed(self) -> bool:
+        """Whether a key that may not do this, or a request that is wrong, is all that failed: no retry helps, only the user."""
+        prefixes = tuple(f"{kind.__name__}: " for kind in (CredentialsError, LaunchRefusedError))
         failed = self._failed_records()
-        return bool(failed) and all(each is not None and (reason_of(each) or "").startswith(prefix) for each in failed)
+        return bool(failed) and all(each is not None and (reason_of(each) or "").startswith(prefixes) for each in failed)
 
     def _remove_directory(self) -> None:
         shutil.rmtree(self.directory, ignore_errors=True)

@@ -85,8 +85,8 @@ class ChaosConnection(_TinyAgents, RentedConnection):
 
 
 class ChaosHostConnection(_TinyAgents, RoutedConnection):
-    """To a host of the user's own. `told` is the folder where its agents write: there is no other disk."""
+    """To a host of the user's own, or a job. `told` is the folder where its agents write: there is no other disk."""
 
-    def __init__(self, provider: Routed, *, train_s: float, boot_s: float, told: str) -> None:
-        super().__init__(provider, boot_timeout_s=boot_s)
+    def __init__(self, provider: Routed, *, train_s: float, boot_s: float, told: str, queue_s: float | None = None) -> None:
+        super().__init__(provider, boot_timeout_s=boot_s, queue_timeout_s=queue_s)
         self.prepare(train_s=train_s, told=told)

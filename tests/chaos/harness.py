@@ -19,7 +19,7 @@ from pytest_glasshouse.broker.broker_socket import BrokerClient, BrokerServer
 from pytest_glasshouse.broker.connection import Connection
 from pytest_glasshouse.broker.timing import Timing
 from pytest_glasshouse.errors import GlasshouseError
-from pytest_glasshouse.providers.base import Routed
+from pytest_glasshouse.providers.base import Provider, Routed
 from pytest_glasshouse.providers.place_settings import OwnMachines
 from pytest_glasshouse.providers.registry import open_provider
 from pytest_glasshouse.run.signals import Signals
@@ -51,12 +51,18 @@ def _host(folder: Path, settings: dict[str, Any]) -> int:
         machines=OwnMachines.from_environment(os.environ),
     )
     connection: Connection = ChaosConnection(train_s=settings["train_s"], boot_s=settings["boot_s"])
-    if settings["provider"] == "ssh":
-        provider = open_provider("ssh", allow_simulated=True, machines=options.machines)
+    providers: dict[str, Provider] = {}
+    if settings["provider"] in ("ssh", "slurm"):
+        provider = open_provider(settings["provider"], allow_simulated=True, machines=options.machines)
+        providers[provider.name] = provider
         connection = ChaosHostConnection(
-            cast("Routed", provider), train_s=settings["train_s"], boot_s=settings["boot_s"], told=settings["told"]
+            cast("Routed", provider),
+            train_s=settings["train_s"],
+            boot_s=settings["boot_s"],
+            told=settings["told"],
+            queue_s=options.machines.queue_timeout_s,
         )
-    broker = Broker(options, providers={} if settings["provider"] != "ssh" else {"ssh": provider}, connection=connection)
+    broker = Broker(options, providers=providers, connection=connection)
     signals = Signals(lambda _name: broker.signal_end())
     signals.install()
     workers: list[subprocess.Popen[bytes]] = []

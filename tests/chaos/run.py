@@ -18,6 +18,7 @@ from typing import Any
 from pytest_glasshouse.broker.lease_ledger import LEDGER, read
 from pytest_glasshouse.broker.timing import Timing
 from tests.chaos.connection import DONE, TOLD
+from tests.chaos.on_slurm import OnSlurm
 from tests.chaos.own_host import OwnHost
 from tests.chaos.scenario import OWN_HOST, Scenario
 from tests.limits import HANG_S
@@ -25,6 +26,7 @@ from tests.loopback.cloud import Cloud
 from tests.loopback.http import LoopbackServer
 from tests.loopback.pod_disk import Volume
 from tests.loopback.providers import runpod, vastai
+from tests.slurm.cluster import Cluster
 
 #: Deadlines of seconds. An allocation exists at most 8 s, its watchdog ends it then.
 TIMING = Timing(
@@ -32,7 +34,7 @@ TIMING = Timing(
     grace_s=30.0,
 )  # fmt: skip
 BOOT_S = 3.0
-#: Of a host of the user's own, where each request is a connection of its own.
+#: Of a host of the user's own and of a job, where each request is a connection of its own.
 OWN_TIMING = replace(TIMING, search_s=6.0, give_up_s=20.0, bootstrap_s=15.0, lifetime_s=30.0)
 OWN_BOOT_S = 15.0
 TRAIN_S = 0.3
@@ -40,6 +42,8 @@ TRAIN_S = 0.3
 #: depends on which of them did it.
 _REAPER_S, _WATCHDOG_S = HANG_S / 15, HANG_S / 100
 _LOOK_S = 0.02
+#: What the clients that keep a tunnel have in their command lines.
+_LINKS = (b"-L\0", b"agent.sock\0srun\0")
 
 
 @dataclass
@@ -60,10 +64,10 @@ class Judged:
 class Running:
     """One run's processes."""
 
-    def __init__(self, scenario: Scenario, server: LoopbackServer | OwnHost, folder: Path) -> None:
+    def __init__(self, scenario: Scenario, server: LoopbackServer | OwnHost | OnSlurm, folder: Path) -> None:
         self.scenario = scenario
-        self.cloud: Cloud | OwnHost = server if isinstance(server, OwnHost) else server.cloud
-        self.timing = OWN_TIMING if isinstance(server, OwnHost) else TIMING
+        self.cloud: Cloud | OwnHost | OnSlurm = server if isinstance(server, OwnHost | OnSlurm) else server.cloud
+        self.timing = OWN_TIMING if isinstance(server, OwnHost | OnSlurm) else TIMING
         self.folder = folder
         self.run_id = f"chaos-{scenario.seed}"
         provider, _, api = scenario.provider.partition("-")
@@ -73,13 +77,13 @@ class Running:
             **{name: value for name, value in os.environ.items() if not name.startswith(("RUNPOD_", "VAST_", "GLASSHOUSE_"))},
             "HOME": "/nonexistent",
         }  # fmt: skip
-        if isinstance(server, OwnHost):
+        if isinstance(server, OwnHost | OnSlurm):
             self.environment |= server.environment
         else:
             self.environment |= {url: server.url, key: server.cloud.account_key, "GLASSHOUSE_RUNPOD_API": api}
         settings = {
             "provider": provider, "run_id": self.run_id, "timing": self.timing.to_json(),
-            "boot_s": OWN_BOOT_S if isinstance(server, OwnHost) else BOOT_S, "told": str(folder / "told"), "train_s": TRAIN_S,
+            "boot_s": OWN_BOOT_S if isinstance(server, OwnHost | OnSlurm) else BOOT_S, "told": str(folder / "told"), "train_s": TRAIN_S,
             "rows": scenario.rows, "workers": scenario.workers, "dishonest": sorted(scenario.dishonest),
         }  # fmt: skip
         self.log = (self.folder / "log").open("wb")
@@ -101,7 +105,7 @@ class Running:
 
     def links(self) -> list[int]:
         """The ssh clients that hold the tunnels: children of the harness."""
-        return [pid for pid in _children(self.process.pid) if b"ssh\0" in _command(pid) and b"-L\0" in _command(pid)]
+        return [pid for pid in _children(self.process.pid) if any(mark in _command(pid) for mark in _LINKS)]
 
     def close(self) -> None:
         self.log.close()
@@ -110,14 +114,14 @@ class Running:
         self.process.wait()
 
 
-def play(scenario: Scenario) -> Judged:
+def play(scenario: Scenario, *, slurm: Cluster | None = None) -> Judged:
     """Run it, kill what the plan kills, wait for the remaining processes to end the allocations, and judge."""
     began = time.monotonic()
     folder = Path(tempfile.mkdtemp(prefix="ghc-"))
     told = folder / "told"
     told.mkdir()
-    if scenario.provider == OWN_HOST:
-        own = OwnHost()
+    if scenario.provider in (OWN_HOST, "slurm"):
+        own = OwnHost() if slurm is None else OnSlurm(scenario, slurm, folder)
         try:
             return _played(scenario, own, folder, began)
         finally:
@@ -132,7 +136,7 @@ def play(scenario: Scenario) -> Judged:
     return judged
 
 
-def _played(scenario: Scenario, server: LoopbackServer | OwnHost, folder: Path, began: float) -> Judged:
+def _played(scenario: Scenario, server: LoopbackServer | OwnHost | OnSlurm, folder: Path, began: float) -> Judged:
     running = Running(scenario, server, folder)
     judged = Judged(scenario)
     try:
@@ -236,7 +240,7 @@ def _judge_rows(running: Running, judged: Judged) -> None:
             judged.wrong.append("a key was released for evidence that is wrong")
 
 
-def _each(cloud: Cloud | OwnHost, act: Callable[[str], None]) -> None:
+def _each(cloud: Cloud | OwnHost | OnSlurm, act: Callable[[str], None]) -> None:
     for one in cloud.billing():
         act(one.instance_id)
 

@@ -49,10 +49,30 @@ class Scenario:
     workers: int
     #: Rows whose evidence is wrong: no key may be released for them.
     dishonest: frozenset[int]
+    #: Of Slurm's clients (`on_slurm.FAULTS`).
+    slurm_faults: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        faults = ", ".join(f"{fault.kind} on {fault.on}" for fault in self.faults) or "no fault"
+        faults = ", ".join((*(f"{fault.kind} on {fault.on}" for fault in self.faults), *self.slurm_faults)) or "no fault"
         return f"seed {self.seed}: {self.provider}, {faults}; {self.victim} at {self.at_s:.2f} s; {self.rows} rows, {self.workers} workers"
+
+
+def draw_slurm(seed: int) -> Scenario:
+    """The plan of one seed on Slurm."""
+    drawn = random.Random(f"slurm {seed}")
+    rows = drawn.choice((1, 2, 2))
+    victims: tuple[Victim, ...] = get_args(Victim)
+    return Scenario(
+        seed=seed,
+        provider="slurm",
+        faults=(),
+        victim=drawn.choices(victims, weights=(1, 4, 2, 1, 2, 2, 2, 2, 2, 4, 2))[0],
+        at_s=drawn.uniform(0.0, 2.5),
+        rows=rows,
+        workers=drawn.choice((0, 0, 1, 2)),
+        dishonest=frozenset(row for row in range(rows) if drawn.random() < 0.2),
+        slurm_faults=drawn.choice(((), (), ("lost-answer",), ("no-answer",), ("refused",), ("not-sent",))),
+    )
 
 
 def draw(seed: int) -> Scenario:

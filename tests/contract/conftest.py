@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from pytest_glasshouse.channel.access import HostAccess, SshAccess, UnixAccess
+from pytest_glasshouse.channel.access import HostAccess, JobAccess, SshAccess, UnixAccess
 from pytest_glasshouse.providers.base import Instance, Launch, Offer, Provider
-from pytest_glasshouse.providers.place_settings import OwnMachines
+from pytest_glasshouse.providers.place_settings import OwnMachines, SlurmSite
 from pytest_glasshouse.providers.registry import open_provider
 from pytest_glasshouse.providers.requirements import ANY_MACHINE, Requirements
 from pytest_glasshouse.rows.spec import RowSpec
@@ -41,6 +41,8 @@ class Subject:
     access: type = UnixAccess
     #: What the account of a loopback server has, where the API shows it.
     balance_usd: float | None = None
+    #: Whether its place ends what it was told to end a moment later, and shows it as ended for a while.
+    ends_later: bool = False
 
     @property
     def cloud(self) -> Any:
@@ -77,6 +79,17 @@ class Subject:
 
         until(runs, "an allocation that runs")
 
+    def until_gone(self, instance: Instance) -> None:
+        """Nothing is left of it: at once, or where its place takes its time, soon."""
+
+        def is_gone() -> bool:
+            shown = self.provider.get(instance.instance_id)
+            return shown is None or (self.ends_later and shown.state == "ended")
+
+        if self.ends_later:
+            until(is_gone, "an allocation that is gone")
+        assert is_gone()
+
     def end(self) -> None:
         """End whatever there is."""
         for instance in self.made:
@@ -91,7 +104,9 @@ def row(gpu: Any = None) -> RowSpec:
 
 
 @pytest.fixture
-def opened(monkeypatch: pytest.MonkeyPatch, ssh_host: Callable[..., SshHost]) -> Iterator[Callable[..., Subject]]:
+def opened(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, ssh_host: Callable[..., SshHost]
+) -> Iterator[Callable[..., Subject]]:
     """Open a provider by its kind, over a loopback account of its own where it rents."""
     servers: list[LoopbackServer] = []
 
@@ -107,6 +122,11 @@ def opened(monkeypatch: pytest.MonkeyPatch, ssh_host: Callable[..., SshHost]) ->
             # One lock a host: a second allocation is on the other one.
             machines = OwnMachines(hosts=(ssh_host(name="one").name, ssh_host(name="two").name), remote_python=sys.executable)
             return Subject(kind=kind, provider=open_provider(kind, allow_simulated=True, machines=machines), access=HostAccess)
+        if kind == "slurm":
+            request.getfixturevalue("slurm")
+            machines = OwnMachines(remote_python=sys.executable, slurm=SlurmSite(gres='h100 = "gpu:h100:1"'))
+            provider = open_provider(kind, allow_simulated=True, machines=machines)
+            return Subject(kind=kind, provider=provider, access=JobAccess, ends_later=True)
         if kind not in RENTED:
             return Subject(kind=kind, provider=open_provider(kind))
         server = (vastai if kind == "vastai" else runpod)(pods=pods, **options)

@@ -65,7 +65,8 @@ _NAMESPACE = "mount --bind {folder}/passwd /etc/passwd && mount --bind {folder}/
 class SshHost:
     """See the module. `name` is the alias; `disk` is where its allocations are."""
 
-    def __init__(self, *, name: str = "box", path: Sequence[str] = (), two_users: bool = False) -> None:
+    def __init__(self, *, name: str = "box", path: Sequence[str] = (), two_users: bool = False, variables: str = "") -> None:
+        """`variables` as `SetEnv` of sshd takes them, for commands there."""
         self.name = name
         #: Why a test leaves something behind on purpose.
         self.may_leave = ""
@@ -82,7 +83,7 @@ class SshHost:
         public = (self.folder / "key.pub").read_text()
         self._write("authorized_keys", public, 0o644)
         self._write("known_hosts", f"{name} {(self.folder / 'host_key.pub').read_text()}")
-        environment = f'PATH="{":".join([*path, "/usr/local/bin:/usr/bin:/bin"])}"'
+        environment = f'PATH="{":".join([*path, "/usr/local/bin:/usr/bin:/bin"])}" {variables}'
         self._write("sshd_config", _SSHD_CONFIG.format(
             port=self.port, folder=self.folder, disk=self.disk, locks=self.locks, environment=environment,
         ))  # fmt: skip

@@ -88,6 +88,9 @@ class FakeBroker:
         spent = os.environ.get("FAKE_SPENT_USD")
         return None if spent is None else float(spent)
 
+    def gpu_hours(self) -> float | None:
+        return None
+
     def acquire(self, row: RowSpec, *, worker: str) -> Any:
         log(f"acquire {row.name} {worker}")
         if row.name.startswith("nocapacity"):

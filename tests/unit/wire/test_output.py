@@ -54,7 +54,9 @@ def test_all_output_is_written_by_one_of_two_modules() -> None:
     assert {
         name
         for name in found
-        if not name.startswith(("agent/", "guest/", "channel/pod_", "channel/host_keeper", "channel/host_service"))
+        if not name.startswith(
+            ("agent/", "guest/", "channel/pod_", "channel/job_", "channel/host_keeper", "channel/host_service")
+        )
     } <= SINKS
 
 

@@ -1,0 +1,1 @@
+"""A real Slurm on loopback, and what runs on it."""
