@@ -41,6 +41,7 @@ SINKS = {
     "broker/reaper_process.py",
     "workloads/lora_rehearsal.py",
     "workloads/model_hub.py",
+    "cli/replay_leg.py",
 }
 
 
