@@ -330,8 +330,7 @@ class LegProcess(threading.Thread):
             state_head=attest["head"],
         )
         submods, beside = collect([*challenge.get("hardware", ())], nonce=challenge["nonce"], cnf=cnf)
-        claims.update(submods)
-        token = tokens.sign(claims, key=self._key, typ=evidence.TYP_EVIDENCE)
+        token = tokens.sign({**claims, **submods}, key=self._key, typ=evidence.TYP_EVIDENCE)
         self._spool.append(self._leg_id, "evidence", {"evidence": token, "log": [*attest["log"]], **beside})
         kind, answer = self._answer()
         if kind not in ("release", "refusal"):

@@ -175,9 +175,9 @@ def check_firmware(measured: SpdmMeasurements, leaf: x509.Certificate, *, requir
     reported, named = measured.opaque.get(FWID), firmware_named(leaf)
     if not required and (reported is None or named is None):
         return False
-    require(reported is not None, "fwid", "the device reports no firmware id")
-    require(named is not None, "fwid", "the certificate names no firmware")
-    require(reported == named, "fwid", "another firmware than the certificate's")
+    missing = "the device reports no firmware id" if reported is None else "the certificate names no firmware"
+    detail = missing if reported is None or named is None else "another firmware than the certificate's"
+    require(reported is not None and reported == named, "fwid", detail)
     return True
 
 

@@ -33,13 +33,12 @@ def device_faults(document: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def _fault(protected: Mapping[str, Any]) -> str:
+    devices: dict[str, Json] = protected.get("devices", {})
+    affirmed = _affirmed(protected["result"])
+    if not affirmed and not devices:
+        return ""
     try:
         result, claims = peek(protected["result"]), peek(protected["evidence"])
-        stated = result.get("submods", {})
-        devices: dict[str, Json] = protected.get("devices", {})
-        affirmed = {name: each for name, each in stated.items() if name != RUNTIME} if isinstance(stated, dict) else {}
-        if not affirmed and not devices and "submods" not in claims:
-            return ""
         policy = Policy.from_json(protected["policy"])
         if policy.sha256 != result["policy"]:
             return "the policy is not the one that the server appraised them by"
@@ -56,3 +55,12 @@ def _fault(protected: Mapping[str, Any]) -> str:
     except (IntegrityError, KeyError, ValueError) as error:
         return f"their evidence cannot be appraised ({type(error).__name__})"
     return "" if found == affirmed else "the server's result does not follow from their evidence"
+
+
+def _affirmed(token: str) -> dict[str, Json]:
+    """What the server's result says of devices; nothing where it is no result, which is for others to find."""
+    try:
+        stated = peek(token).get("submods")
+    except IntegrityError:
+        return {}
+    return {name: each for name, each in stated.items() if name != RUNTIME} if isinstance(stated, dict) else {}

@@ -329,6 +329,7 @@ CASES = (
     _report_field("opaque-cut", "spdm-format", opaque_tail=b"\x03\x00\xff"),
     _report_field("opaque-longer-than-it-is", "spdm-format", opaque_tail=b"\x63\x00\x04\x00\x00"),
     _report_field("opaque-field-twice", "spdm-format", opaque_tail=spdm.FIELD.pack(spdm.DRIVER, 4) + b"1.2\0"),
+    _report_field("longer-than-any-device-s", "spdm-format", opaque_tail=spdm.FIELD.pack(99, 40_000) + bytes(40_000)),
     # The reported values.
     _opaque("firmware-other", "fwid", spdm.FWID, FWID[::-1]),
     _opaque("firmware-unnamed", "fwid", spdm.FWID, None),
