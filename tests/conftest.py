@@ -57,7 +57,10 @@ def pytest_collection() -> Generator[None, object, object]:
 
 
 #: Folders whose tests take seconds, because real processes are their subject.
-_SLOW = ("live", "rounds", "service", "plugin", "report", "ssh", "chaos", "calibration", "browser")
+_SLOW = (
+    "live", "rounds", "service", "plugin", "own_hosts", "slurm", "report", "ssh", "gpu", "fake_nvml", "contract", "chaos",
+    "calibration", "browser",
+)  # fmt: skip
 
 
 def _slow_first(items: list[pytest.Item], workers: int) -> list[pytest.Item]:

@@ -1,13 +1,23 @@
-"""The environment variables of a leg: the same for both legs of a round, but for its own directory."""
+"""The command and the environment variables of a leg: the same for both legs of a round, but for its own directory."""
 
 from __future__ import annotations
 
 import os
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from pytest_glasshouse.guest.memory import STRICT_ENVIRONMENT
 from pytest_glasshouse.guest.torch_probe import device_variables
 from pytest_glasshouse.workloads.base import GUEST_ENVIRONMENT
+
+
+def leg_command(bytecode: Sequence[str], archive: str, site_packages: Sequence[str]) -> list[str]:
+    """The command that starts a leg's launcher. -B: a leg never writes byte code, so the cache stays what was measured."""
+    command = [sys.executable, "-I", "-S", "-B", "-X", "utf8", *bytecode, archive, "leg"]
+    for directory in site_packages:
+        command += ["--site-packages", directory]
+    return command
 
 
 def leg_environment(workspace: Path, *, strict_memory: bool) -> dict[str, str]:

@@ -17,7 +17,6 @@ import shutil
 import signal
 import socket
 import subprocess
-import sys
 import threading
 import time
 from pathlib import Path
@@ -26,10 +25,10 @@ from typing import TYPE_CHECKING
 from pytest_glasshouse.agent.base_models import descriptors_of
 from pytest_glasshouse.agent.hardware_evidence import collect
 from pytest_glasshouse.agent.leg_code import LegCode
-from pytest_glasshouse.agent.leg_environment import leg_environment
+from pytest_glasshouse.agent.leg_environment import leg_command, leg_environment
 from pytest_glasshouse.agent.leg_scan import LegScan
 from pytest_glasshouse.agent.page_cache import warm_page_cache
-from pytest_glasshouse.agent.peer_credentials import PeerCredentialSocket, is_child
+from pytest_glasshouse.agent.peer_credentials import PeerCredentialSocket, is_child, no_process_left
 from pytest_glasshouse.agent.stretches import StretchRecorder
 from pytest_glasshouse.errors import ProtocolError, RefusedError
 from pytest_glasshouse.wire import evidence, frames, tokens
@@ -181,11 +180,8 @@ class LegProcess(threading.Thread):
         self._most_export = _HEADERS + 4 * sum(os.fstat(fd).st_size for fd in material.values())
         reading, writing = os.pipe()
         passed = (theirs.fileno(), self._archive_fd, writing, *material.values(), *descriptors_of(base))
-        # -B: a leg never writes byte code, so the cache stays what was measured.
-        command = [sys.executable, "-I", "-S", "-B", "-X", "utf8", *self._bytecode.option(), self._archive, "leg"]
+        command = leg_command(self._bytecode.option(), self._archive, self._site_packages)
         command += ["--control", str(theirs.fileno()), "--pid-fd", str(writing)]
-        for directory in self._site_packages:
-            command += ["--site-packages", directory]
         self._material_fds = material
         self._process = subprocess.Popen(  # noqa: S603
             command,
@@ -373,7 +369,7 @@ class LegProcess(threading.Thread):
             # A tracer can keep a dead process in the process table: the exit then records it; nothing waits for it.
             with contextlib.suppress(subprocess.TimeoutExpired):
                 status = process.wait(_END_S)
-            gone = _no_process_left(process.pid)
+            gone = no_process_left(process.pid)
             self._gpu.await_release(self._leg_pid, killed=self._killed)
         entries = sum(len(files) + len(folders) for _, folders, files in os.walk(self._workspace))
         shutil.rmtree(self._workspace, ignore_errors=True)
@@ -402,12 +398,3 @@ class LegProcess(threading.Thread):
     @property
     def _archive(self) -> str:
         return f"/proc/self/fd/{self._archive_fd}"
-
-
-def _no_process_left(group: int) -> bool:
-    """Whether the launcher, the leg and every process of their group are gone."""
-    try:
-        os.killpg(group, 0)
-    except ProcessLookupError:
-        return True
-    return False

@@ -89,3 +89,12 @@ def is_child(pid: int, parent: int) -> bool:
 def _close(descriptors: Iterable[int]) -> None:
     for descriptor in descriptors:
         os.close(descriptor)
+
+
+def no_process_left(group: int) -> bool:
+    """Whether every process of a group is gone."""
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return True
+    return False

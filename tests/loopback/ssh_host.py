@@ -83,7 +83,8 @@ class SshHost:
         public = (self.folder / "key.pub").read_text()
         self._write("authorized_keys", public, 0o644)
         self._write("known_hosts", f"{name} {(self.folder / 'host_key.pub').read_text()}")
-        environment = f'PATH="{":".join([*path, "/usr/local/bin:/usr/bin:/bin"])}" {variables}'
+        # With SHLVL, bash takes itself for a shell within another, and does not run what this machine's user has in ~/.bashrc.
+        environment = f'SHLVL="1" PATH="{":".join([*path, "/usr/local/bin:/usr/bin:/bin"])}" {variables}'
         self._write("sshd_config", _SSHD_CONFIG.format(
             port=self.port, folder=self.folder, disk=self.disk, locks=self.locks, environment=environment,
         ))  # fmt: skip
