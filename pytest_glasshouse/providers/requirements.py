@@ -11,8 +11,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from pytest_glasshouse.providers.offers import number
-
 _VERSION = re.compile(r"(?P<major>[0-9]{1,2})\.(?P<minor>[0-9]{1,2})", re.ASCII)
 #: A tag that names its CUDA version: cuda13.0, cuda-12.8.1, cu130, cu1281. No minor version of CUDA had two digits.
 _TAG = re.compile(r"(?:\b|_)(?:cuda-?(?P<dotted>[0-9]{2}\.[0-9])|cu(?P<digits>1[1-9][0-9]))", re.ASCII)
@@ -41,6 +39,8 @@ def cuda_from(value: object) -> CudaVersion | None:
     if isinstance(value, str):
         found = _VERSION.fullmatch(value)
         return CudaVersion(int(found["major"]), int(found["minor"])) if found else None
+    from pytest_glasshouse.providers.offers import number  # imports providers, and this module is read at every start of pytest
+
     plain = number(value)
     return None if plain is None or not 1 <= plain < 100 else CudaVersion(int(plain), round(plain * 10) % 10)  # noqa: PLR2004
 

@@ -12,6 +12,7 @@ from pytest_glasshouse.errors import RefusedError
 from pytest_glasshouse.tamper.case import Case
 from pytest_glasshouse.tamper.testbed import Attempt, TamperTestbed
 from pytest_glasshouse.wire.canonical import MESSAGE_LIMIT, canonical
+from pytest_glasshouse.wire.hardware import RELEASE_LIMIT
 
 Body = Callable[[Attempt], bytes]
 _TOO_MANY = 200
@@ -72,8 +73,10 @@ def _too_often(testbed: TamperTestbed) -> None:
 
 
 CASES = (
-    _case("too-large", "too-large", lambda a: _valid(a).ljust(MESSAGE_LIMIT + 1)),
-    _case("far-too-large", "too-large", lambda _: b" " * (4 * MESSAGE_LIMIT)),
+    _case("too-large", "too-large", lambda a: _valid(a).ljust(RELEASE_LIMIT + 1)),
+    _case("far-too-large", "too-large", lambda _: b" " * (4 * RELEASE_LIMIT)),
+    # Evidence of devices is sent with a request for a key, and with nothing else.
+    _case("too-large-for-a-challenge", "too-large", lambda _: b"{}".ljust(MESSAGE_LIMIT + 1), path="/v1/challenge"),
     _case("empty", "malformed", lambda _: b""),
     _case("not-json", "malformed", lambda _: b"evidence"),
     _case("trailing-bytes", "malformed", lambda a: _valid(a) + b"{}"),

@@ -60,7 +60,7 @@ from pytest_glasshouse.providers.mock import MockProvider
 from pytest_glasshouse.plugin.stash import ENGINE
 
 GENERATE = "PrivateKey.generate()"
-HELD = 'self._scan.loaded(key.view, derived, cast("memoryview", opened.parts[CANARY]))'
+HELD = 'self._scan.loaded(key.view, derived, cast("memoryview", opened.parts[CANARY]), searched_weights(opened.parts))'
 WAIT = HELD + '''
                 from pathlib import Path
                 box = Path.cwd().parents[1]
