@@ -73,7 +73,8 @@ static int parent_of(int pid, int *is_leg) {
     FILE *file = fopen(path, "r");
     size_t size = file ? fread(text, 1, sizeof text - 2, file) : 0;
     if (file) fclose(file);
-    *is_leg = memmem(text, size, "\0leg\0--control", 14) != NULL;
+    char *leg = memmem(text, size, "\0leg\0", 5);
+    *is_leg = leg && memmem(leg + 4, (size_t)(text + size - leg - 4), "\0--control\0", 11);
     snprintf(path, sizeof path, "/proc/%d/stat", pid);
     file = fopen(path, "r");
     size = file ? fread(text, 1, sizeof text - 1, file) : 0;

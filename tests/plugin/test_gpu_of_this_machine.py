@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pytest_glasshouse.plugin.terminal import dry_runs
-from tests.numpy_guest.engine import CONFTEST
+from tests.numpy_guest.bytecode import keep_in_cache
+from tests.numpy_guest.engine import CONFTEST, KEPT
 
 if TYPE_CHECKING:
     from tests.fake_nvml.driver import Driver
@@ -21,10 +22,17 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
-def beside_a_driver(project: Project, driver: Driver, monkeypatch: pytest.MonkeyPatch) -> Project:
+def beside_a_driver(
+    project: Project,
+    driver: Driver,
+    monkeypatch: pytest.MonkeyPatch,
+    request: pytest.FixtureRequest,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Project:
     (project.path / "conftest.py").write_text(CONFTEST, encoding="utf-8")
     monkeypatch.setenv("LD_LIBRARY_PATH", str(driver.folder))
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.setenv(KEPT, str(keep_in_cache(request.config, tmp_path_factory)))
     return project.rows(("good", "anygpu", "raw-first"))
 
 

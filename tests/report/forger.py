@@ -182,12 +182,13 @@ def signed_round(run_id: str, record: Json, observed: Json, keys: Keys) -> None:
         result_sha256=result,
     )  # fmt: skip
     if "stretches" in protected:
-        sign("stretches", "agent", ev.TYP_STRETCHES)
+        trained: Json = next((body["body"] for body in bodies if body["type"] == "train_completed"), {})
+        protected["stretches"] = _signed_stretches(protected["stretches"], trained, keys.agent)
     signed_guest(observed, keys.agent)
 
 
 def signed_guest(observed: Json, agent: Ed25519PrivateKey) -> None:
-    """What the agent signs beside the protected leg: every raw leg's exit, over its callback as it is, and the borders."""
+    """What the agent signs beside the protected leg: every raw leg's exit and stretches, over its callback as it is; the borders."""
     for met in observed["guest"]:
         met["ak"] = tokens.public_text(agent.public_key())
     if observed.get("borders"):
@@ -198,7 +199,23 @@ def signed_guest(observed: Json, agent: Ed25519PrivateKey) -> None:
             bound = {"head": sha256_hex(canonical(callback))} if callback else {}
             raw["exit"] = tokens.sign({**tokens.peek(raw["exit"]), **bound}, key=agent, typ=ev.TYP_EXIT)
             if "stretches" in raw:
-                raw["stretches"] = tokens.sign(tokens.peek(raw["stretches"]), key=agent, typ=ev.TYP_STRETCHES)
+                raw["stretches"] = _signed_stretches(raw["stretches"], callback or {}, agent)
+
+
+def _signed_stretches(token: str, body: Json, agent: Ed25519PrivateKey) -> str:
+    """A leg's timed stretches, signed by `agent`, and seen as the leg's `body` tells of them wherever they were not."""
+    claims: Json = tokens.peek(token)
+    whole = [[body["units"], body["elapsed_ns"]]] if body else []
+    timed = [segment[1:3] for segment in body["segments"]] if "segments" in body else whole
+    done = later = 0
+    for row, (units, elapsed_ns) in zip(claims["stretches"], timed, strict=False):
+        done += units
+        row[4] = done
+        row[:4] = [edge + later for edge in row[:4]]
+        if not row[2] - row[1] <= elapsed_ns <= row[3] - row[0]:
+            longer = elapsed_ns - (row[2] - row[1] + row[3] - row[0]) // 2
+            row[2], row[3], later = row[2] + longer, row[3] + longer, later + longer
+    return tokens.sign(claims, key=agent, typ=ev.TYP_STRETCHES)
 
 
 def vouched(run_id: str, record: Json, observed: Json, owner: Ed25519PrivateKey) -> None:

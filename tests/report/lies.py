@@ -167,7 +167,9 @@ def _other_subject(document: dict[str, Any]) -> None:
 def _null_figures(document: dict[str, Any]) -> None:
     """A null row that shows no difference at all, by an agent of the forger's own."""
     for observed in document["nullRows"][0]["observation"]["rounds"]:
-        observed["raw2"]["callback"]["units"] += 1
+        callback = observed["raw2"]["callback"]
+        callback["units"] += 1
+        callback["segments"][0][1] += 1
         signed_guest(observed, _UNKNOWN_KEY)
 
 
@@ -237,7 +239,7 @@ LIES = (
     Lie(name="raw time scaled", edit=_raw_time, seen_at=("rawCallback", "findings")),
     Lie(name="protected time scaled", edit=_protected_time, seen_at=("findings",)),
     Lie(name="worst round dropped", edit=_worst_round, seen_at=("protected.evidence",)),
-    Lie(name="round counted twice", edit=_round_twice, seen_at=("nonce",)),
+    Lie(name="round counted twice", edit=_round_twice, seen_at=("findings",)),
     Lie(name="legs swapped", edit=_legs_swapped, seen_at=(".order",)),
     Lie(name="journal of another row", edit=_foreign_journal, seen_at=("protected.grant",)),
     Lie(name="round of another row", edit=_foreign_round, seen_at=("protected.grant",)),
