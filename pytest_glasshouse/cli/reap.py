@@ -61,7 +61,7 @@ def declare(commands: Commands) -> None:
     )
     reap.add_argument(
         "--provider", action="append", choices=REMOTE, metavar="NAME",
-        help=f"{' or '.join(REMOTE)}; repeatable (default: every one there is a key or a host for)",
+        help=f"{' or '.join(REMOTE)}; repeatable (default: every one there is a key, a host or a GLASSHOUSE_SLURM_... for)",
     )  # fmt: skip
     reap.add_argument("--expired", action="store_true", help="only those whose deadline is over; asks nothing")
     reap.add_argument("--run", dest="run_id", metavar="RUN", help="only those of this run")
@@ -98,18 +98,20 @@ def _reap(options: argparse.Namespace) -> int:
 
 def _providers(options: argparse.Namespace) -> list[Provider]:
     from pytest_glasshouse.cli.own_machines import machines_of
-    from pytest_glasshouse.providers.registry import REMOTE, open_provider
+    from pytest_glasshouse.providers.registry import PLACES, REMOTE, open_provider
 
     allowed = options.allow_simulated or os.environ.get("GLASSHOUSE_ALLOW_SIMULATED", "").lower() in ("1", "yes", "true", "on")
+    machines = machines_of(options)
     opened = []
-    for name in options.provider or REMOTE:
+    for name in options.provider or [each for each in REMOTE if PLACES[each].is_meant_by(machines)]:
         try:
-            opened.append(open_provider(name, allow_simulated=allowed, machines=machines_of(options)))
+            opened.append(open_provider(name, allow_simulated=allowed, machines=machines))
         except (CredentialsError, NotSetUpError):
             if options.provider:
                 raise
     if not opened:
-        raise ConfigurationError("no provider to look at: expected RUNPOD_API_KEY, VAST_API_KEY or --host, saw none")
+        expected = "RUNPOD_API_KEY, VAST_API_KEY, --host or --provider slurm"
+        raise ConfigurationError(f"no provider to look at: expected {expected}, saw none")
     return opened
 
 

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from pytest_glasshouse.providers.place_settings import OwnMachines
+
 if TYPE_CHECKING:
     from pytest_glasshouse.providers.base import Provider
     from pytest_glasshouse.providers.place_settings import PlaceSettings
@@ -34,8 +36,15 @@ class Place:
     queue_timeout_s: float = 0.0
     #: Whether rows that run at the same time get an allocation each, though one would do: others wait in its queue, and not they.
     side_by_side: bool = False
+    #: The field of `OwnMachines` that says which one is meant. A command that looks at every place leaves out one of which
+    #: nothing is said: that its programs are on this machine does not make it the user's.
+    setting: str = ""
     end_by_hand: str = ""
     console: str = ""
+
+    def is_meant_by(self, machines: OwnMachines) -> bool:
+        """See `setting`; true for a place without one, whose opener finds out."""
+        return not self.setting or getattr(machines, self.setting) != getattr(OwnMachines(), self.setting)
 
     def open(self, settings: PlaceSettings) -> Provider:
         """Its provider. Raises `ConfigurationError` for what the user can fix."""
@@ -59,7 +68,7 @@ PLACES: dict[str, Place] = {
         Place(name="vastai", opener="vastai:open_vastai_place", where="rented", boot_timeout_s=900.0, rents=True,
               end_by_hand="vastai destroy instance {instance}", console="the console at cloud.vast.ai"),
         Place(name="slurm", opener="slurm:open_slurm", where="jobs of a Slurm cluster", boot_timeout_s=300.0,
-              queue_timeout_s=3600.0, side_by_side=True, end_by_hand="scancel {instance}",
+              queue_timeout_s=3600.0, side_by_side=True, setting="slurm", end_by_hand="scancel {instance}",
               console="squeue --me: every job called glasshouse-..."),
     )
 }  # fmt: skip

@@ -13,6 +13,8 @@ import pytest
 from benchmarks.gpu import __main__ as command
 from benchmarks.gpu.plan import Setting, steps
 from pytest_glasshouse.check.check import check_bytes
+from tests.numpy_guest.bytecode import keep_in_cache
+from tests.numpy_guest.engine import KEPT
 from tests.pytest_process import compiled_files
 
 ROOT = Path(__file__).parents[2]
@@ -92,6 +94,7 @@ def test_every_step_runs_in_a_rehearsal_and_leaves_a_summary(
     environ = {**os.environ, **compiled_files(pytestconfig, tmp_path_factory).environment()}
     environ = {name: value for name, value in environ.items() if not name.startswith(("GLASSHOUSE_", "PYTHONDONTWRITE"))}
     environ |= {"PYTEST_ADDOPTS": "-p tests.numpy_guest.plugin", "OPENBLAS_NUM_THREADS": "1"}
+    environ[KEPT] = str(keep_in_cache(pytestconfig, tmp_path_factory))
     own = [each.name for each in steps(Setting(tree=ROOT, work=work, python="", rehearse=True), wheels=None)]
     own.remove("lora-large")
     arguments = ["--rehearse", "--work", str(work), "--out", str(out), "--total-seconds", "10000", "--only", ",".join(own)]

@@ -326,7 +326,8 @@ def test_a_controller_that_is_gone_neither_proves_nor_loses_anything(queue: Queu
     """An empty listing of squeue with an error beside it is no empty queue."""
     provider = queue.broker()._fleet.provider("slurm")
     now = time.time()
-    launch = Launch(name=f"glasshouse-gone-{os.getpid()}-{int(now) + 600}", deadline=now + 600, contact_by=now + 600, lease_s=600)
+    name = f"glasshouse-gone-{os.getpid()}-1-{int(now) + 600}"
+    launch = Launch(name=name, deadline=now + 600, contact_by=now + 600, lease_s=600)
     made = provider.create(provider.offers(ROWS[0])[0], launch=launch)
     with queue.slurm.without_controller():
         for ask in (provider.list, lambda: provider.get(made.instance_id)):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -28,7 +29,7 @@ QUICK = Timing(poll_s=0.01, search_s=1.0, settle_s=0.02, give_up_s=HANG_S)
 @pytest.fixture(params=PROVIDERS)
 def server(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[LoopbackServer]:
     make, url, key = PROVIDERS[request.param]
-    for name in ("RUNPOD_API_KEY", "VAST_API_KEY", "GLASSHOUSE_ALLOW_SIMULATED", "GLASSHOUSE_RUNPOD_API"):
+    for name in ("RUNPOD_API_KEY", "VAST_API_KEY", *(each for each in os.environ if each.startswith("GLASSHOUSE_"))):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HOME", "/nonexistent")
     monkeypatch.setattr(timing, "SIMULATED", QUICK)
@@ -100,7 +101,29 @@ def test_without_any_key_no_provider_is_asked(
     monkeypatch.delenv("RUNPOD_API_KEY", raising=False)
     monkeypatch.delenv("VAST_API_KEY", raising=False)
     assert main(["reap", "--expired", "--allow-simulated"]) == 4
-    assert "expected RUNPOD_API_KEY, VAST_API_KEY or --host" in capsys.readouterr().err
+    assert "expected RUNPOD_API_KEY, VAST_API_KEY, --host or --provider slurm" in capsys.readouterr().err
+
+
+@pytest.fixture
+def failing_slurm(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Slurm's clients on PATH, as a package of the system brings them, without a cluster."""
+    for name in ("sbatch", "squeue"):
+        (tmp_path / name).write_text(f"#!/bin/sh\necho '{name}: fatal: no configuration' >&2\nexit 1\n")
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+
+
+@pytest.mark.usefixtures("server", "failing_slurm")
+def test_clients_of_slurm_alone_do_not_make_it_a_place_to_look_at(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["reap", "--expired", "--allow-simulated"]) == 0
+    assert "slurm" not in capsys.readouterr().out
+    assert main(["reap", "--expired", "--allow-simulated", "--provider", "slurm"]) == 10
+    assert "slurm: its listing failed" in capsys.readouterr().out
+    monkeypatch.setenv("GLASSHOUSE_SLURM_PARTITION", "gpu")
+    assert main(["reap", "--expired", "--allow-simulated"]) == 10
+    assert "slurm: its listing failed" in capsys.readouterr().out
 
 
 def test_doctor_shows_everything_in_one_line_each(server: LoopbackServer, capsys: pytest.CaptureFixture[str]) -> None:
