@@ -111,6 +111,8 @@ def failing_slurm(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         (tmp_path / name).write_text(f"#!/bin/sh\necho '{name}: fatal: no configuration' >&2\nexit 1\n")
         (tmp_path / name).chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    # `timing_of` tells places with a queue by how often they may be asked.
+    monkeypatch.setattr(timing, "timing_of", lambda _provider: QUICK)
 
 
 @pytest.mark.usefixtures("server", "failing_slurm")
