@@ -10,6 +10,7 @@ import ast
 import base64
 import importlib.resources
 import json
+import threading
 import zlib
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -24,6 +25,8 @@ LEASE_S = 900.0
 #: The variable that carries the first process's code.
 CODE = "GLASSHOUSE_INIT"
 
+#: In CPython 3.11, two threads that parse at the same time can disturb each other: `SystemError`.
+_PARSING = threading.Lock()
 _START = f"import os,base64,zlib;exec(zlib.decompress(base64.b64decode(os.environ['{CODE}'])).decode())"
 
 
@@ -75,7 +78,9 @@ def pod_environment(
 def bare(source: str) -> str:
     """Python source without docstrings, comment lines and empty lines: the size of a launch is limited."""
     documentation: set[int] = set()
-    for node in ast.walk(ast.parse(source)):
+    with _PARSING:
+        tree = ast.parse(source)
+    for node in ast.walk(tree):
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node) is not None:
             documentation.update(range(node.body[0].lineno, (node.body[0].end_lineno or 0) + 1))
     lines = (line for number, line in enumerate(source.splitlines(), 1) if number not in documentation)
