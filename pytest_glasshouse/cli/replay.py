@@ -3,20 +3,26 @@
 A report says what a leg trained on (workload, seeds, model) and how many steps it took in all: warm-up, wash-outs and timed ones.
 On a CPU with one thread the arithmetic is the same bit for bit, so another adapter means other steps, other data or other
 arithmetic. Which legs are trained again is drawn by a hash of what was signed when they had ended.
+
+A report is a stranger's: a model is looked for by its hub id only, never as a path of this machine, a row's fields are held to
+the bounds of `RowSpec`, and a leg is given up after many times what it says it took.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict
 
-from pytest_glasshouse.errors import ProtocolError
+from pytest_glasshouse.errors import ConfigurationError, ProtocolError
 from pytest_glasshouse.observation.results import ends_of, results
 from pytest_glasshouse.observation.turns import segments_of
+from pytest_glasshouse.rows.spec import RowSpec
 from pytest_glasshouse.wire.canonical import sha256_hex
 from pytest_glasshouse.wire.printable import printable
 from pytest_glasshouse.wire.typed import check_typed
@@ -31,6 +37,11 @@ if TYPE_CHECKING:
     from pytest_glasshouse.rows.leg_order import Role
 
 
+#: How often what a leg took may pass, and how much beside it for imports, before it is given up.
+_TIMES, _START_S = 20, 300.0
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}", re.ASCII)
+
+
 class Task(TypedDict):
     """A leg to train again. `steps` are all it took after its prologue."""
 
@@ -41,6 +52,7 @@ class Task(TypedDict):
     targets: list[str] | None
     alpha: int | None
     data: str | None
+    standIn: str | None
     orderSeed: int
     steps: int
 
@@ -80,6 +92,7 @@ class _Leg:
     result: LegResult
     round: int
     steps: int
+    took_s: float
     prologue: list[str]
     drawn: str
 
@@ -102,7 +115,8 @@ def _legs(report: Report) -> Iterator[_Leg]:
                 result = found.leg(role)
                 if result is None:
                     continue
-                washed = sum(segment["wash_units"] for segment in segments_of(end).values())
+                segments = segments_of(end).values()
+                washed, washed_ns = (sum(segment[name] for segment in segments) for name in ("wash_units", "wash_ns"))
                 signed = (notes.get(role) or {}).get("exit", "")
                 yield _Leg(
                     observation=observation,
@@ -110,6 +124,7 @@ def _legs(report: Report) -> Iterator[_Leg]:
                     result=result,
                     round=found.number,
                     steps=end["warmup_units"] + washed + end["units"],
+                    took_s=(end["warmup_ns"] + washed_ns + end["elapsed_ns"]) / 1e9,
                     prologue=end["prologue"],
                     drawn=sha256_hex(f"glasshouse-replay/1\n{signed}".encode()),
                 )
@@ -119,26 +134,13 @@ def _again(leg: _Leg) -> tuple[bool, str]:
     """Whether the leg's adapter came out again; if not, what differs."""
     if leg.result.facts["device"] != "cpu":
         return False, "not trained again: only legs that trained on a CPU are the same bit for bit"
-    material, plan = leg.observation["material"], leg.observation["plan"]
-    adapter = plan.get("adapter")
-    data = material["facts"].get("data")
-    task: Task = {
-        "workload": material["workload"],
-        "seed": plan["seed"],
-        "model": _reference(leg.observation),
-        "rank": None if adapter is None else adapter["rank"],
-        "targets": None if adapter is None else adapter["targets"],
-        "alpha": None if adapter is None else adapter.get("alpha"),
-        "data": data if isinstance(data, str) else None,
-        "orderSeed": leg.result.order_seed,
-        "steps": leg.steps,
-    }
     try:
-        found = _trained(task)
-    except ProtocolError as error:
+        found = _trained(_task(leg), within_s=_START_S + _TIMES * leg.took_s)
+    except (ConfigurationError, ProtocolError) as error:
         return False, f"not trained again: {error}"
     if found["refused"]:
         return False, f"not trained again: {found['refused']}"
+    material = leg.observation["material"]
     compared: Sequence[tuple[str, object, object]] = (
         ("initial weights", material["initialSha256"], found["initialSha256"]),
         ("base model", material["baseSha256"], found["baseSha256"]),
@@ -156,22 +158,46 @@ def _again(leg: _Leg) -> tuple[bool, str]:
     return True, ""
 
 
-def _reference(observation: Observation) -> str | None:
-    """The base model as `prepare` takes it."""
-    material = observation["material"]
-    model, revision = material["modelId"], material["facts"].get("revision")
-    return model if model is None or not isinstance(revision, str) else f"{model}@{revision}"
+def _task(leg: _Leg) -> Task:
+    """What the process that trains it is told. Raises `ConfigurationError` for what no row can be."""
+    material, plan = leg.observation["material"], leg.observation["plan"]
+    model, facts, adapter = material["modelId"], material["facts"], plan.get("adapter")
+    if model is not None:
+        if not _HUB_ID.fullmatch(model) or Path(model).exists():
+            raise ConfigurationError("its model is a directory of its user's own, which a report does not hold")
+        revision = facts.get("revision")
+        model = f"{model}@{revision}" if isinstance(revision, str) else model
+    row = RowSpec(name="replay", workload=material["workload"], gpu="anygpu", order="raw-first", steps=leg.steps, model=model)
+    if adapter is not None:
+        row = replace(row, rank=adapter["rank"], targets=tuple(adapter["targets"]), alpha=adapter.get("alpha"))
+    data, shape = facts.get("data"), facts.get("standInShape")
+    return {
+        "workload": row.workload,
+        "seed": plan["seed"],
+        "model": row.model,
+        "rank": row.rank,
+        "targets": [*row.targets],
+        "alpha": row.alpha,
+        "data": data if isinstance(data, str) else None,
+        "standIn": shape if isinstance(shape, str) else None,
+        "orderSeed": leg.result.order_seed,
+        "steps": leg.steps,
+    }
 
 
-def _trained(task: Task) -> TrainedAgain:
+def _trained(task: Task, *, within_s: float) -> TrainedAgain:
     """A process of its own trains the leg: with the environment of a leg, and without this process's threads."""
-    done = subprocess.run(
-        [sys.executable, "-m", "pytest_glasshouse.cli.replay_leg"],
-        input=json.dumps(task).encode(),
-        env={**os.environ, **GUEST_ENVIRONMENT},
-        capture_output=True,
-        check=False,
-    )
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", "pytest_glasshouse.cli.replay_leg"],
+            input=json.dumps(task).encode(),
+            env={**os.environ, **GUEST_ENVIRONMENT},
+            capture_output=True,
+            timeout=within_s,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        raise ProtocolError(f"{task['steps']} steps take more than {within_s:.0f} s here, many times what the leg took") from None
     lines = done.stdout.splitlines()
     if done.returncode != 0 or not lines:
         last = done.stderr.decode(errors="replace").strip().splitlines()[-1:]

@@ -29,7 +29,7 @@ def train_again(task: Task) -> TrainedAgain:
         raise GlasshouseError(f"it trained on a text of the user's own, {task['data']}, which is not in the report")
     material = prepare(
         cast("WorkloadName", task["workload"]), seed=task["seed"], model=task["model"], rank=task["rank"],
-        targets=task["targets"], alpha=task["alpha"],
+        targets=task["targets"], alpha=task["alpha"], stand_in=task["standIn"],
     )  # fmt: skip
     with tempfile.TemporaryDirectory(prefix="glasshouse-replay-") as room:
         directory = None if material.base is None else _directory(material.base, Path(room))
@@ -55,7 +55,7 @@ def train_again(task: Task) -> TrainedAgain:
 def _directory(base: BaseModel, room: Path) -> Path:
     if base.directory is not None and base.on_host:
         return base.directory
-    if not base.stand_in:
+    if not base.on_host:
         raise GlasshouseError(f"the weights of {base.model_id} are not on this machine; download them first")
     for name, content in base.content.items():
         (room / name).write_bytes(content)

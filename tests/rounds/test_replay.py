@@ -12,6 +12,7 @@ import pytest
 from pytest_glasshouse.cli import replay as module
 from pytest_glasshouse.cli.replay import Replayed, replay
 from pytest_glasshouse.wire.canonical import canonical
+from tests.limits import HANG_S
 from tests.rounds.conftest import carry_out, short_row
 
 pytestmark = pytest.mark.torch
@@ -38,10 +39,10 @@ _TRAINED: dict[str, Any] = {}
 _really = module._trained
 
 
-def _once(task: Any) -> Any:
+def _once(task: Any, **_within: float) -> Any:
     key = canonical(task).decode()
     if key not in _TRAINED:
-        _TRAINED[key] = _really(task)
+        _TRAINED[key] = _really(task, within_s=HANG_S)
     return copy.deepcopy(_TRAINED[key])
 
 
@@ -119,13 +120,57 @@ def test_a_leg_of_a_gpu_is_not_trained_again_and_says_so(observation: Json) -> N
     assert "not trained again: only legs that trained on a CPU" in found.reason
 
 
-def test_a_model_that_is_not_here_is_named(observation: Json, tmp_path: Path) -> None:
+def test_a_model_that_is_not_here_is_no_success(observation: Json) -> None:
     changed = _raw_only(observation)
-    changed["material"] |= {"workload": "lora", "modelId": str(tmp_path / "nothing"), "facts": {}}
+    changed["material"] |= {"workload": "lora", "modelId": "nobody/nowhere", "facts": {"revision": "0" * 40}}
     (found,) = _replayed(changed)
     assert not found.equal
-    assert "not trained again: " in found.reason
-    assert "nothing" in found.reason
+    assert found.reason.startswith("not ")
+
+
+def _a_directory(observation: Json, tmp_path: Path) -> None:
+    observation["material"] |= {"workload": "lora", "modelId": str(tmp_path), "facts": {}}
+
+
+def _above(observation: Json, _tmp_path: Path) -> None:
+    observation["material"] |= {"workload": "lora", "modelId": "../../etc", "facts": {}}
+
+
+def _a_giant_adapter(observation: Json, _tmp_path: Path) -> None:
+    observation["material"] |= {"workload": "lora", "modelId": "nobody/nowhere", "facts": {}}
+    observation["plan"]["adapter"] = {"rank": 10**9, "targets": ["q_proj"]}
+
+
+def _no_steps(observation: Json, _tmp_path: Path) -> None:
+    body = observation["rounds"][0]["raw"]["callback"]
+    body["warmup_units"] = -sum(segment[4] for segment in body["segments"]) - body["units"]
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [(_a_directory, "a directory of its user's own"), (_above, "a directory of its user's own"), (_a_giant_adapter, "rank"),
+     (_no_steps, "steps")],
+)  # fmt: skip
+def test_what_a_report_says_leads_to_no_path_and_to_no_row_that_cannot_be(
+    change: Callable[[Json, Path], None], reason: str, observation: Json, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No process is started for it."""
+    monkeypatch.setattr(module, "_trained", lambda *_task, **_within: pytest.fail("a process was started"))
+    changed = _raw_only(observation)
+    change(changed, tmp_path)
+    (found,) = _replayed(changed)
+    assert not found.equal
+    assert found.reason.startswith("not trained again: ")
+    assert reason in found.reason
+
+
+def test_a_leg_that_takes_far_longer_than_it_says_is_given_up(monkeypatch: pytest.MonkeyPatch, observation: Json) -> None:
+    monkeypatch.setattr(module, "_trained", _really)
+    monkeypatch.setattr(module, "_START_S", 0.0)
+    monkeypatch.setattr(module, "_TIMES", 1e-6)
+    (found,) = _replayed(_raw_only(observation))
+    assert not found.equal
+    assert "many times what the leg took" in found.reason
 
 
 def test_which_legs_are_drawn_follows_from_what_was_signed_at_their_end(observation: Json) -> None:
