@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import secrets
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from pytest_glasshouse.broker import pricing
 from pytest_glasshouse.broker.cleanup_proof import cleanup_of
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from pytest_glasshouse.broker.connection import Connection
+    from pytest_glasshouse.broker.reaper import ReaperLike
     from pytest_glasshouse.providers.base import Cleanup, Grant, Offer, Provider
     from pytest_glasshouse.rows.spec import RowSpec
     from pytest_glasshouse.wire.canonical import Json
@@ -42,14 +43,6 @@ __all__ = ["Broker", "BrokerOptions"]
 
 #: How long a signal handler waits until the end of every allocation was requested.
 _SIGNAL_WAIT_S = 5.0
-
-
-class ReaperLike(Protocol):
-    """The reaper: a process that outlives the run."""
-
-    def dismiss(self, *, wait: bool) -> None:
-        """Let it read the ledger now; it exits once every allocation in it is proven to be gone."""
-        ...
 
 
 class Broker:

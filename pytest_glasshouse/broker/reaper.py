@@ -11,7 +11,7 @@ import os
 import select
 import sys
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from pytest_glasshouse.errors import InfrastructureError
 
@@ -24,6 +24,14 @@ if TYPE_CHECKING:
 _READY_S = 60.0
 _GONE_S = 30.0
 LOG = "reaper.log"
+
+
+class ReaperLike(Protocol):
+    """The reaper: a process that outlives the run."""
+
+    def dismiss(self, *, wait: bool) -> None:
+        """Let it read the ledger now; it exits once every allocation in it is proven to be gone."""
+        ...
 
 
 class Reaper:

@@ -7,7 +7,6 @@ import json
 import os
 import shutil
 import signal
-import stat
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,11 +17,10 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 
 from pytest_glasshouse.broker.lease_ledger import LEDGER
 from pytest_glasshouse.check.check import check_bytes
-from pytest_glasshouse.errors import ConfigurationError
 from pytest_glasshouse.publish.redact_published import resealed
 from pytest_glasshouse.report.run_directory import read_tagged, write_tagged
 from pytest_glasshouse.report.run_key import TagKey, run_key
-from pytest_glasshouse.run.attempt_history import HISTORY, PLAN, AttemptHistory
+from pytest_glasshouse.run.attempt_history import HISTORY, PLAN
 from pytest_glasshouse.run.resume import read
 from tests.plugin.conftest import add_engine, rows_file
 from tests.plugin.forks import Forks
@@ -339,26 +337,6 @@ def test_other_options_than_a_reports_are_another_run(project: Project) -> None:
         assert result.ret == pytest.ExitCode.USAGE_ERROR
         result.stderr.fnmatch_lines([f"*was started with other options: {message}. Give the same options, or start a new run*"])
     assert path.read_bytes() == before
-
-
-@pytest.mark.parametrize("named", ["a" * 5000, "a" * 254, "~nobody-of-this-name/x", "", ".", "/dev/zero", "\x1b[2J"])
-def test_name_that_is_no_run_is_refused_in_one_printable_line(tmp_path: Path, named: str) -> None:
-    with pytest.raises(ConfigurationError, match=r"^--glasshouse-resume ") as caught:
-        read(named, tmp_path, environ={})
-    assert str(caught.value).isprintable()
-
-
-def test_history_cut_off_by_the_kill_is_read_up_to_the_cut(tmp_path: Path) -> None:
-    history = AttemptHistory(tmp_path / "run", TagKey(Ed25519PrivateKey.generate(), "run"))
-    history.start({}, attempt=1, at="2026-11-21T00:00:00Z", judged_before=[])
-    history.begin("row-1")
-    with (tmp_path / "run" / HISTORY).open("a", encoding="utf-8") as file:
-        file.write('{"event": "fin')
-
-    assert [each["begun"] for each in history.attempts()] == [["row-1"]]
-    history.finish("row-1", "measured")
-    assert history.attempts()[0]["finished"] == [{"rowId": "row-1", "outcome": "measured"}]
-    assert stat.S_IMODE((tmp_path / "run").stat().st_mode) == 0o700
 
 
 @pytest.mark.parametrize(

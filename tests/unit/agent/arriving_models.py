@@ -131,3 +131,14 @@ def pid_of(guest: Guest) -> int:
     download: Callable[[], Any] = lambda: guest.arrival()._process  # noqa: E731
     until(download, "a download to begin")
     return int(download()._process.pid)
+
+
+def own(files: Mapping[str, bytes] = FILES) -> dict[str, str]:
+    """What a guest has written once a model of these files has arrived."""
+    return digests({f"{digest_of(listed_content(files))[:16]}/{name}": content for name, content in files.items()})
+
+
+def with_reason(state: dict[str, Any]) -> tuple[str, str]:
+    assert state["phase"] == "failed"
+    assert state["wants"] is None
+    return state["reason"], state["detail"]
