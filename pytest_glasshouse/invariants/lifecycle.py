@@ -183,10 +183,10 @@ def legs_in_order(observation: Observation) -> Finding:
     return judge_rounds("legs in order, not overlapping", observation, in_order)
 
 
-def in_order(reader: EvidenceReader) -> str:
-    """Judge one round; returns what was held."""
+def in_order(reader: EvidenceReader, *, turns: Callable[[EvidenceReader], str] = in_turns) -> str:
+    """Judge one round, its `turns` where it has them; returns what was held."""
     if "turns" in reader.notes:
-        return in_turns(reader)
+        return turns(reader)
     first, second, *third = reader.of("order")
     order = (first, second, *third)
     for leg in order:

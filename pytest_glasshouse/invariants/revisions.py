@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from pytest_glasshouse.invariants import allocation, lifecycle, work
 from pytest_glasshouse.invariants.finding import EvidenceReader, Finding, judge_rounds, unseen
 from pytest_glasshouse.invariants.judging import ALL, applicable
+from pytest_glasshouse.invariants.turns import in_turns
 from pytest_glasshouse.wire import journal
 
 if TYPE_CHECKING:
@@ -89,7 +90,16 @@ def _legs_in_order_2(observation: Observation) -> Finding:
 def _of_two(reader: EvidenceReader) -> str:
     if "turns" not in reader.notes and len(reader.notes["order"]) > len(_TWO_LEGS):
         raise ValueError(f"expected two legs, saw {len(reader.of('order'))}")
-    return lifecycle.in_order(reader)
+    return _in_order_3(reader)
+
+
+def _in_order_3(reader: EvidenceReader) -> str:
+    return lifecycle.in_order(reader, turns=partial(in_turns, waited=lambda _reader, _role: 0))
+
+
+def _legs_in_order_3(observation: Observation) -> Finding:
+    """Nothing about how long a leg waited for a processor."""
+    return judge_rounds("legs in order, not overlapping", observation, _in_order_3)
 
 
 def _adapter_digests_distinct_3(observation: Observation) -> Finding:
@@ -129,6 +139,7 @@ REVISIONS: tuple[Revision, ...] = (
                 "adapter_digests_distinct": _adapter_digests_distinct_3,
                 "same_allocation": _same_allocation_3,
                 "runtime_zeroized": _runtime_zeroized_3,
+                "legs_in_order": _legs_in_order_3,
             }
         ),
         added=frozenset({"work_witnessed"}),
