@@ -21,6 +21,7 @@ from tests.live.rented_engine import CONFTEST
 from tests.loopback.ssh_host import SshHost
 from tests.own_hosts.conftest import cpu_of, launch, provider
 from tests.pytest_process import CompiledFiles
+from tests.smoke_rows import smoke
 
 
 @dataclass
@@ -107,3 +108,12 @@ def test_run_that_is_killed_leaves_a_host_to_its_reaper(project: Project) -> Non
     process.kill()
     process.communicate()
     until(lambda: host_disk.list() == (), "the end by the reaper")
+
+
+@pytest.mark.torch
+@pytest.mark.skipif(not os.environ.get("SOAK"), reason="six rows with torch take minutes")
+def test_the_smoke_rows_run_on_a_host(project: Project) -> None:
+    """As a user runs them; that nothing is left on the host is judged after the test."""
+    report = smoke(project.folder, project.environment, "--provider=ssh", "--glasshouse-host=box")
+    assert {(row["provider"], row["simulated"]) for row in report["rows"]} == {("ssh", True)}
+    assert report["cleanup"]["status"] == "proven"

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,10 +11,10 @@ import pytest
 
 import tests.native_modules  # noqa: F401  (pytest runs in this process)
 from pytest_glasshouse.check.check import check_file
-from tests.limits import HANG_S, until
-from tests.loopback.causal_models import causal_lm, write
+from tests.limits import until
 from tests.loopback.ssh_host import SshHost
 from tests.slurm.site import Ran, Site
+from tests.smoke_rows import smoke
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -117,21 +115,5 @@ def test_a_time_limit_that_is_reached_is_infrastructure(site: Site) -> None:
 @pytest.mark.skipif(not os.environ.get("SOAK"), reason="six rows with torch take minutes")
 def test_the_smoke_rows_run_in_jobs(site: Site) -> None:
     """As a user runs them: nothing in it is the test's, but the base model, which is pushed and no hub's."""
-    model = write(causal_lm(), site.folder / "model")
-    environment = {
-        **site.environment,
-        "GLASSHOUSE_SLURM_GRES": "h100=gpu:h100:1\na4000=gpu:h100:1",
-        "GLASSHOUSE_LEG_SECONDS": "2",
-    }
-    done = subprocess.run(
-        [
-            sys.executable, "-m", "pytest", "benchmarks", "-m", "smoke", f"--glasshouse-model={model}", "-p", "no:cacheprovider", "--provider=slurm",
-            "--glasshouse-allow-simulated", f"--glasshouse-remote-python={sys.executable}",
-            f"--glasshouse-report={site.folder}/reports/report.json",
-        ],
-        cwd=REPOSITORY, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=4 * HANG_S, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stdout + done.stderr
-    rows = site.report()["rows"]
-    assert len(rows) == 6
-    assert {finding["finding"] for row in rows for finding in row["findings"]} == {"held"}
+    gres = "h100=gpu:h100:1\na4000=gpu:h100:1"
+    smoke(site.folder, {**site.environment, "GLASSHOUSE_SLURM_GRES": gres}, "--provider=slurm")
