@@ -73,17 +73,18 @@ RULES: tuple[Rule, ...] = (
     Rule(name="service-token", pattern=re.compile(r"\bAKIA[0-9A-Z]{16}\b|(?i:\bbearer\s++[A-Za-z0-9._~+/-]{16})")),
 )
 
-#: Fields whose value is a digest or a nonce by construction. Only the opaque rules skip them.
+#: Fields whose value is a digest, a nonce or a public key by construction. Only the opaque rules skip them.
 _DIGEST_FIELD = re.compile(r"(?i)(?:sha256|digest)$")
 _NAMED_FIELDS = frozenset(
     {
         "evidence", "nonce", "agentNonce", "eat_nonce", "prev", "head", "composite", "manifest", "policy", "plan", "container",
         "commitment", "header", "initial", "base", "adapter", "exit", "result", "jti", "package", "required",
-        "round_nonce", "gitCommit", "ak", "proof", "server", "servers", "owner", "owners", "hpke", "sig",
+        "round_nonce", "gitCommit", "ak", "proof", "server", "servers", "owner", "owners", "hpke", "owner_hpke", "sig",
+        "kid", "iss", "aud",
     }
 )  # fmt: skip
-#: Objects whose members are all digests, by the name of what was measured.
-_DIGEST_OBJECTS = frozenset({"components", "context", "images"})
+#: Objects whose members are all digests, by the name of what was measured, or all keys, by the name of who signs with them.
+_DIGEST_OBJECTS = frozenset({"components", "context", "images", "keys"})
 #: Not names of fields: the string is a field's name itself, or a text whose content is searched string by string.
 _KEY, _OPENED = "(key)", "(opened)"
 _JSON, _HEADER, _CLAIMS = "(json)", "(header)", "(claims)"
