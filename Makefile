@@ -10,9 +10,10 @@ PYTHONS ?= 3.11 3.12 3.13 3.14
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/installed
 
-# The tests start hundreds of interpreters: each finds the byte code of the one before, whatever the surroundings say.
+# The tests start hundreds of interpreters: each finds the byte code that pip left beside what it installed, and that of the one
+# before, whatever the surroundings say.
 export PYTHONDONTWRITEBYTECODE :=
-export PYTHONPYCACHEPREFIX := $(CURDIR)/build/pycache
+export PYTHONPYCACHEPREFIX :=
 
 .PHONY: help demo gpu gpu-wheels test lint types imports schemas workflows docs package tests test-under-load test-pythons coverage soak chaos calibrate bench pre-commit clean
 .DEFAULT_GOAL := help

@@ -91,7 +91,7 @@ def test_every_step_runs_in_a_rehearsal_and_leaves_a_summary(
 ) -> None:
     """The same code as on a GPU, with small sizes, `mock` in place of `local`, and guests that need no torch, and train no model."""
     work, out = tmp_path / "work", tmp_path / "out"
-    environ = {**os.environ, **compiled_files(pytestconfig, tmp_path_factory).environment()}
+    environ = {**os.environ, **compiled_files().environment()}
     environ = {name: value for name, value in environ.items() if not name.startswith(("GLASSHOUSE_", "PYTHONDONTWRITE"))}
     environ |= {"PYTEST_ADDOPTS": "-p tests.numpy_guest.plugin", "OPENBLAS_NUM_THREADS": "1"}
     environ[KEPT] = str(keep_in_cache(pytestconfig, tmp_path_factory))
