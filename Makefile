@@ -35,9 +35,10 @@ gpu: ## on a machine with an NVIDIA GPU: doctor, probes, CUDA tests, rows and a 
 gpu-wheels: $(STAMP) ## what `make gpu` needs where there is no network, in build/gpu-wheels; GPU_PYTHON=3.12 is that machine's
 	$(BIN)/python -m benchmarks.gpu.wheels
 
+# Types and documentation are checked beside the tests, which wait for processes most of their time.
 test: $(STAMP) ## what CI runs: lint, types, import contracts, schemas, workflows, documentation, tests
-	$(MAKE) --no-print-directory --jobs=2 --output-sync=target lint types imports schemas workflows docs
-	$(MAKE) --no-print-directory tests
+	$(MAKE) --no-print-directory --jobs=2 --output-sync=target lint imports schemas workflows
+	$(MAKE) --no-print-directory --jobs=2 tests types docs
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
