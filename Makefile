@@ -10,9 +10,10 @@ PYTHONS ?= 3.11 3.12 3.13 3.14
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/installed
 
-# The tests start hundreds of interpreters: each finds the byte code of the one before, whatever the surroundings say.
+# The tests start hundreds of interpreters: each finds the byte code that pip left beside what it installed, and that of the one
+# before, whatever the surroundings say.
 export PYTHONDONTWRITEBYTECODE :=
-export PYTHONPYCACHEPREFIX := $(CURDIR)/build/pycache
+export PYTHONPYCACHEPREFIX :=
 
 .PHONY: help demo gpu gpu-wheels test lint types imports schemas workflows docs package tests test-under-load test-pythons coverage soak chaos calibrate bench pre-commit clean
 .DEFAULT_GOAL := help
@@ -34,9 +35,10 @@ gpu: ## on a machine with an NVIDIA GPU: doctor, probes, CUDA tests, rows and a 
 gpu-wheels: $(STAMP) ## what `make gpu` needs where there is no network, in build/gpu-wheels; GPU_PYTHON=3.12 is that machine's
 	$(BIN)/python -m benchmarks.gpu.wheels
 
+# Types and documentation are checked beside the tests, which wait for processes most of their time.
 test: $(STAMP) ## what CI runs: lint, types, import contracts, schemas, workflows, documentation, tests
-	$(MAKE) --no-print-directory --jobs=2 --output-sync=target lint types imports schemas workflows docs
-	$(MAKE) --no-print-directory tests
+	$(MAKE) --no-print-directory --jobs=2 --output-sync=target lint imports schemas workflows
+	$(MAKE) --no-print-directory --jobs=2 tests types docs
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

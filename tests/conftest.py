@@ -9,6 +9,7 @@ import ctypes
 import gc
 import importlib.util
 import os
+import re
 import secrets
 from collections.abc import Generator, Iterator
 from pathlib import Path
@@ -63,14 +64,24 @@ _SLOW = (
 )  # fmt: skip
 
 
+#: Quick tests that import torch and its libraries, which takes five seconds of each process.
+_TORCH = re.compile(r"\bimport torch\b|\bmark\.torch\b|\bFakeCuda\b")
+
+
 def _slow_first(items: list[pytest.Item], workers: int) -> list[pytest.Item]:
-    """An order whose parts, one for each worker, begin with as many files of slow tests: a worker that has none left takes others'."""
+    """An order whose parts, one for each worker, begin with as many files of slow tests: a worker that has none left takes others'.
+
+    What is taken is the end of a part, so that the quick tests that import torch, at the beginning of the first, stay in one process.
+    """
     files: dict[Path, list[pytest.Item]] = {}
     for item in items:
         files.setdefault(item.path, []).append(item)
     slow = [path for path in files if path.parent.name in _SLOW]
     parts: list[list[pytest.Item]] = [[item for path in slow[part::workers] for item in files[path]] for part in range(workers)]
-    quick = [item for path, each in files.items() if path.parent.name not in _SLOW for item in each]
+    others = [path for path in files if path.parent.name not in _SLOW]
+    torch = {path for path in others if _TORCH.search(path.read_text(encoding="utf-8"))}
+    parts[0] = [item for path in others if path in torch for item in files[path]] + parts[0]
+    quick = [item for path in others if path not in torch for item in files[path]]
     size = -(-len(items) // workers)
     for part in parts:
         left = max(size - len(part), 0)

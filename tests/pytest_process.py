@@ -1,13 +1,14 @@
-"""What the pytest processes that tests start have in common: compiled files, and no plugins of other projects.
+"""What the pytest processes that tests start have in common: byte code that they read, and no plugins of other projects.
 
-Where Python is told to keep no bytecode a pytest compiles, at every start, each module that it imports, and rewrites the
-assertions in each plugin; and the plugins below import more than a whole run of ours does. Neither is a subject of tests.
+They find compiled what installing the libraries compiled, and what this process and those before them did: beside the sources,
+or where PYTHONPYCACHEPREFIX says. The plugins below import more than a whole run of ours does. Neither is a subject of tests.
 """
 
 from __future__ import annotations
 
 import contextlib
 import shutil
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,13 +21,13 @@ NO_OTHERS = "-p no:hypothesispytest -p no:anyio -p no:platformdirs"
 
 @dataclass(frozen=True)
 class CompiledFiles:
-    """A directory of compiled files that the processes of all tests read."""
+    """Where the processes of all tests find compiled files: below `prefix`, or beside each source."""
 
-    directory: Path
+    prefix: Path | None
 
     def environment(self) -> dict[str, str]:
         """The variables of a process that reads them, and writes none: a test may change a file twice within a second."""
-        return {"PYTHONPYCACHEPREFIX": str(self.directory), "PYTHONDONTWRITEBYTECODE": "1", "PYTEST_ADDOPTS": NO_OTHERS}
+        return {"PYTHONPYCACHEPREFIX": str(self.prefix or ""), "PYTHONDONTWRITEBYTECODE": "1", "PYTEST_ADDOPTS": NO_OTHERS}
 
     @contextlib.contextmanager
     def written(self, project: Path) -> Iterator[None]:
@@ -36,10 +37,15 @@ class CompiledFiles:
             try:
                 yield
             finally:
-                shutil.rmtree(self.directory / project.relative_to("/"), ignore_errors=True)
+                self.forget(project)
+
+    def forget(self, project: Path) -> None:
+        """Remove what a process that writes compiled files compiled of `project`."""
+        beside = list(project.rglob("__pycache__"))
+        for folder in beside if self.prefix is None else [self.prefix / project.relative_to("/")]:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
-def compiled_files(config: pytest.Config, tmp_path_factory: pytest.TempPathFactory) -> CompiledFiles:
-    """Those of earlier sessions too, where pytest keeps a cache."""
-    cache = getattr(config, "cache", None)
-    return CompiledFiles(tmp_path_factory.mktemp("compiled") if cache is None else Path(cache.mkdir("compiled")))
+def compiled_files() -> CompiledFiles:
+    """As this process finds them."""
+    return CompiledFiles(None if sys.pycache_prefix is None else Path(sys.pycache_prefix))

@@ -92,7 +92,7 @@ def _row(
     from pytest_glasshouse.wire import tokens
     from tests.fake_nvml.cuda_guest import cuda_archive
     from tests.limits import HANG_S
-    from tests.numpy_guest.bytecode import keep, use_kept
+    from tests.numpy_guest.bytecode import use_kept
     from tests.rounds.conftest import PATIENT, run_id, short_row
 
     os.environ.pop("CUDA_VISIBLE_DEVICES", None)
@@ -116,7 +116,6 @@ def _row(
                 return {**nothing, "refused": str(error_)}
             allocation = Allocation(grant, broker, RowSettings(declared=row, run_id="test", seed=7), lambda _: None)
             outcome = row.run(allocation, ProtectedRuntime(host_attestation), RawRunner())
-            keep(Path(grant.address).parent / "bytecode", "numpy")
             broker.release(grant)
         finally:
             host_attestation.close()

@@ -180,8 +180,8 @@ def _end_reapers(folder: Path) -> None:
 
 
 @pytest.fixture(scope="session")
-def compiled(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> CompiledFiles:
-    return compiled_files(request.config, tmp_path_factory)
+def compiled() -> CompiledFiles:
+    return compiled_files()
 
 
 @pytest.fixture(scope="session")
@@ -215,4 +215,4 @@ def rental(
         yield made
         made.over.set()
     _end_reapers(pytester.path)
-    shutil.rmtree(compiled.directory / pytester.path.relative_to("/"), ignore_errors=True)
+    compiled.forget(pytester.path)

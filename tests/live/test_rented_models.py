@@ -22,7 +22,7 @@ from tests.loopback.causal_models import causal_lm, write
 from tests.loopback.hub import Hub
 from tests.loopback.hub_faults import Drip, Flipped, Refused, Tap
 from tests.loopback.hub_repository import commit_id
-from tests.numpy_guest.bytecode import give
+from tests.numpy_guest.bytecode import give, kept
 
 REPOSITORY = "Tests/Tiny-0.5B"
 COMMIT = commit_id("pinned")
@@ -85,14 +85,14 @@ def downloads(hub: Hub, files: Mapping[str, bytes]) -> dict[str, int]:
 def test_a_rented_guest_trains_the_model_that_the_hub_serves(
     rental: Rental, hub: Hub, files: Mapping[str, bytes], kept_bytecode: Path
 ) -> None:
-    """A guest with torch finds compiled what another test's guest compiled: it gets no model before that is there."""
+    """A guest with torch finds the libraries compiled: it gets no model before that is there."""
     tap = Tap()
 
     def give_byte_code() -> None:
         until(lambda: tap.waited.is_set() or rental.over.is_set(), "a guest that downloads")
         for one in rental.server.cloud.billing() if not rental.numpy else ():
             if one.pod is not None:
-                give(one.pod.root / "agent" / "bytecode", kept_bytecode / "lora")
+                give(one.pod.root / "agent" / "bytecode", kept(kept_bytecode, "lora"))
         tap.open()
 
     hub.arm(Drip(tap=tap), on="large", file=SHARDS[0], method="GET", skip=2)

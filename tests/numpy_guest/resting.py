@@ -1,7 +1,7 @@
 """A guest with numpy that rests after every step: a leg of seconds, in which something happens to it, takes no CPU time.
 
-In a pod that has byte code which another guest compiled, its agent begins with that, as guests of the mock provider do
-(`bytecode.use_kept`).
+In a pod that has the byte code which installing the libraries left, its agent begins with that, as guests of the mock provider
+do (`bytecode.use_kept`).
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from pathlib import Path
 
 from tests.loopback.pod_disk import Volume
 from tests.numpy_guest.archive import numpy_archive_with
+from tests.numpy_guest.bytecode import kept
 
 #: Where a pod has it, and of what kind it is.
 KEPT, KIND = "/srv/compiled", "numpy"
@@ -46,10 +47,9 @@ sys.exit(main())
 """
 
 
-def compiled_volumes(kept: Path) -> list[Volume]:
-    """For its pods: what is kept below this folder (`bytecode.keep_in_cache`), if anything is."""
-    given = kept / KIND
-    return [Volume(host=given, inside=KEPT, why="what another test's guest compiled")] if given.is_dir() else []
+def compiled_volumes(root: Path) -> list[Volume]:
+    """For its pods: what is kept below this folder (`bytecode.keep_in_cache`)."""
+    return [Volume(host=kept(root, KIND), inside=KEPT, why="what installing the libraries compiled")]
 
 
 @cache

@@ -102,8 +102,8 @@ def add_engine(folder: Path) -> None:
 
 
 @pytest.fixture(scope="session")
-def compiled(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> CompiledFiles:
-    return compiled_files(request.config, tmp_path_factory)
+def compiled() -> CompiledFiles:
+    return compiled_files()
 
 
 @pytest.fixture(scope="session")

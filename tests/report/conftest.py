@@ -31,7 +31,7 @@ from pytest_glasshouse.report.document import AllocationCleanup, assemble
 from pytest_glasshouse.rows.spec import RowSpec
 from pytest_glasshouse.wire.tokens import public_text
 from tests.numpy_guest.archive import numpy_provider
-from tests.numpy_guest.bytecode import keep, keep_in_cache, use_kept
+from tests.numpy_guest.bytecode import keep_in_cache, use_kept
 from tests.rounds.conftest import short_row
 from tests.unit.report import example
 
@@ -131,6 +131,5 @@ def _carried_out(broker: Broker, row: RowSpec, host_attestation: HostAttestation
     outcome: Outcome = row.run(
         Allocation(grant, broker, settings, lambda _: None), ProtectedRuntime(host_attestation), RawRunner()
     )
-    keep(Path(grant.address).parent / "bytecode", "numpy")
     broker.release(grant)
     return outcome

@@ -21,7 +21,7 @@ from pytest_glasshouse.providers.mock import MockProvider
 from pytest_glasshouse.rows.spec import RowSpec
 from tests.limits import HANG_S
 from tests.numpy_guest.archive import numpy_archive
-from tests.numpy_guest.bytecode import keep, keep_in_cache, use_kept
+from tests.numpy_guest.bytecode import keep_in_cache, use_kept
 from tests.pytest_process import CompiledFiles, compiled_files
 
 
@@ -94,8 +94,6 @@ def carry_out(
         given = RowSettings(declared=row, run_id="test", seed=7, **settings)
         allocation = Allocation(grant, broker, given, lambda progress: on_progress(progress, directory))
         outcome = row.run(allocation, runtime(host_attestation), RawRunner())
-        if outcome.ended is None and not faults:
-            keep(directory / "bytecode", kind)
         broker.release(grant)
     finally:
         host_attestation.close()
@@ -110,8 +108,8 @@ def kept_bytecode(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempP
 
 
 @pytest.fixture(scope="session")
-def compiled(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> CompiledFiles:
-    return compiled_files(request.config, tmp_path_factory)
+def compiled() -> CompiledFiles:
+    return compiled_files()
 
 
 @pytest.fixture(scope="session")

@@ -10,8 +10,8 @@ from tests.pytest_process import CompiledFiles, compiled_files
 
 
 @pytest.fixture(scope="session")
-def compiled(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> CompiledFiles:
-    return compiled_files(request.config, tmp_path_factory)
+def compiled() -> CompiledFiles:
+    return compiled_files()
 
 
 @pytest.fixture(autouse=True, scope="session")

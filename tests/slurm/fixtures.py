@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -38,11 +37,9 @@ def slurm(one_slurm: Cluster, monkeypatch: pytest.MonkeyPatch) -> Iterator[Clust
 
 
 @pytest.fixture
-def site(
-    request: pytest.FixtureRequest, slurm: Cluster, pytester: pytest.Pytester, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Site]:
+def site(slurm: Cluster, pytester: pytest.Pytester) -> Iterator[Site]:
     """A project whose rows run there; in the end nothing of them is in the queue, on the disk or in the process table."""
-    compiled = compiled_files(request.config, tmp_path_factory)
+    compiled = compiled_files()
     inherited = {
         n: v for n, v in os.environ.items() if not n.startswith(("GLASSHOUSE_", "PYTEST_", "RUNPOD_", "VAST_", "SLURM_J"))
     }
@@ -52,4 +49,4 @@ def site(
     until(lambda: not slurm.living(), "an empty queue")
     names = slurm.names()
     assert (left_on_disk(names), left_running(names)) == ([], [])
-    shutil.rmtree(compiled.directory / pytester.path.relative_to("/"), ignore_errors=True)
+    compiled.forget(pytester.path)
