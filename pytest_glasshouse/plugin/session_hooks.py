@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shlex
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
@@ -14,11 +15,13 @@ import pytest
 from pytest_glasshouse.errors import BudgetError, ConfigurationError, GlasshouseError
 from pytest_glasshouse.plugin.rental_prompt import ask_to_rent
 from pytest_glasshouse.plugin.stash import EARLIER, OPTIONS, engine_of
-from pytest_glasshouse.plugin.terminal import dry_runs, not_a_gate, open_live, summary, write_command, write_line
+from pytest_glasshouse.plugin.summary import summary
+from pytest_glasshouse.plugin.terminal import dry_runs, not_a_gate, open_live, write_command, write_line
 from pytest_glasshouse.run.exit_codes import EXIT_BUDGET, EXIT_INFRASTRUCTURE
 from pytest_glasshouse.wire.guest_messages import DETAIL
 from pytest_glasshouse.wire.output import write_errors
-from pytest_glasshouse.wire.printable import printable, printable_lines
+from pytest_glasshouse.wire.printable import counted, printable, printable_lines
+from pytest_glasshouse.wire.text_table import width_of
 
 if TYPE_CHECKING:
     from pytest_glasshouse.run.plan import RunInputs
@@ -65,7 +68,8 @@ class RunHooks:
         if run.store.is_empty:
             return
         terminalreporter.section("glasshouse")
-        for line in summary(list(run.store.records.values()), run.report.tamper):
+        width = width_of(sys.stdout) if sys.stdout is not None else None
+        for line in summary(list(run.store.records.values()), run.report.tamper, width=width):
             write_line(terminalreporter, line)
         if run.store.judged_before:
             write_line(terminalreporter, "")
@@ -98,7 +102,7 @@ class RunHooks:
         run = self.run
         if run.report.outstanding:
             yield (
-                f"{len(run.report.outstanding)} key(s) of this run were released without proof of deletion: expected exit "
+                f"{counted(len(run.report.outstanding), 'key')} of this run released without proof of deletion: expected exit "
                 "evidence of each leg, saw none; treat what those keys protect as exposed"
             )
         if run.report.server_error:

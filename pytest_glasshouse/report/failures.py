@@ -50,7 +50,7 @@ def failure_of(row: RowRecord) -> RowFailure | None:
         row_id=row["rowId"],
         name=row_title(row),
         outcome=outcome,
-        cause=_cause(broken, not_held) if broken else reason,
+        cause=_cause(broken, not_held, reason) if broken else reason,
         decision=decision,
         broken=bool(broken),
     )
@@ -93,8 +93,10 @@ def _outcome(row: RowRecord) -> tuple[str, str, str]:
     return "", "", ""
 
 
-def _cause(broken: Sequence[FindingRecord], not_held: Sequence[FindingRecord]) -> str:
+def _cause(broken: Sequence[FindingRecord], not_held: Sequence[FindingRecord], reason: str) -> str:
+    """The first broken invariant with its reason; of a row that ended early, with why it did: that says more."""
     first = broken[0]
+    ended_early = bool(reason) and not reason.startswith(f"{first['invariant']} broken: ")
     others = len(not_held) - 1
     more = "" if not others else f" (and {others} more that did not hold)"
-    return f"{first['invariant']} broken: {first['reason']}{more}"
+    return f"{first['invariant']} broken: {reason if ended_early else first['reason']}{more}"

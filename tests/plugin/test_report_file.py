@@ -97,7 +97,7 @@ def test_release_that_was_never_completed_is_in_the_report_and_fails_the_run(
     monkeypatch.setenv("FAKE_OUTSTANDING", "one")
     result = project.rows("good").run()
     assert result.ret == pytest.ExitCode.TESTS_FAILED
-    result.stdout.fnmatch_lines(["*1 key(s) of this run were released without proof of deletion*"])
+    result.stdout.fnmatch_lines(["*1 key of this run released without proof of deletion*"])
     (release,) = project.report()["summary"]["outstandingReleases"]
     assert (release["nonce"], release["deadline"]) == ("a" * 64, 20)
 

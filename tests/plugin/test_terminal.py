@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_glasshouse.plugin.terminal import findings, shared_gpus, table
+from pytest_glasshouse.plugin.summary import findings, shared_gpus, summary
 from pytest_glasshouse.run.live_line import Live, progress_line
+from pytest_glasshouse.wire.output import RedLine
+from tests.unit.report import example
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -58,11 +60,12 @@ def test_summary_shows_measured_rows_and_why_others_were_not(project: Project) -
     result = project.rows("good", "lostcallback").run()
     result.stdout.fnmatch_lines(
         [
+            "failed:",
+            "  lostcallback (raw-first): excluded",
+            "      reason    raw callback completed broken: the raw callback never came",
+            "      decision  Excluded from overhead",
             "row * order * protected * raw * overhead * 95 % interval * verdict * findings",
             "good *raw-first *epochs/s *single sample *13 of 13 held",
-            "  lostcallback (raw-first): excluded",
-            "      reason    the raw callback never came",
-            "      decision  Excluded from overhead",
         ]
     )
 
@@ -190,8 +193,32 @@ def test_progress_line_shows_round_fraction_and_rate_where_there_are_some() -> N
     assert line == "[gw1]  h100-60s  raw  round 2 of 3  train  50%  12.3/s  2 s"
 
 
-def test_table_is_aligned_without_trailing_blanks() -> None:
-    assert list(table([("a", "bb"), ("ccc", "d")])) == ["a    bb", "ccc  d"]
+@pytest.mark.parametrize("columns", [60, 80, 100, 140])
+def test_summary_fits_the_terminal(columns: int) -> None:
+    """It needed 130 columns and wrapped below."""
+    records = [example.measured(), example.measured(rounds=6, name="a-row-with-a-name-that-is-rather-long"), example.null_row()]
+    lines = list(summary(records, (), width=columns))
+
+    assert max(map(len, lines)) <= columns
+    assert next(line for line in lines if line.startswith("mlp-h100-60s")).count("+1.05 %") == 1
+    assert sum("single sample" in line for line in lines) == 1
+
+
+def test_what_failed_is_the_first_thing_in_the_summary_and_red() -> None:
+    lines = list(summary([example.measured(), example.excluded()], ()))
+
+    assert isinstance(lines[0], RedLine)
+    assert lines[1].strip() == "mlp-h100-30m (protected-first): excluded"
+    assert [place for place, line in enumerate(lines) if line.startswith("row ")] > [1]
+
+
+def test_stand_in_is_in_the_table() -> None:
+    record = example.measured()
+    record["record"] |= {"standIn": True, "modelId": "Qwen/Qwen2.5-7B-Instruct"}
+    lines = list(summary([record], ()))
+
+    assert "stand-in" in lines[1]
+    assert "in place of Qwen/Qwen2.5-7B-Instruct" in lines[2]
 
 
 def test_findings_that_did_not_hold_are_counted_by_kind() -> None:

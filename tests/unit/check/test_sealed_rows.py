@@ -17,7 +17,7 @@ from pytest_glasshouse.check.gate import GatePolicy, Ruling, gate
 from pytest_glasshouse.check.history import history
 from pytest_glasshouse.check.history import lines as history_lines
 from pytest_glasshouse.check.pooling import groups
-from pytest_glasshouse.plugin.terminal import summary
+from pytest_glasshouse.plugin.summary import summary
 from pytest_glasshouse.publish.objections import Objection
 from pytest_glasshouse.publish.redact_published import redact_document
 from pytest_glasshouse.render.badge import badge

@@ -14,7 +14,7 @@ def broken(name: str = "left-behind") -> Any:
     """The record of a row in which one invariant is broken and another one unseen."""
     zeroized = dataclasses.replace(example.finding("runtime zeroized", "broken"), reason="80 copies left")
     record = example.excluded_by(zeroized)
-    record["record"]["name"] = name
+    record["record"] |= {"name": name, "reason": "runtime zeroized broken: 80 copies left; another unseen: lost"}
     return record
 
 
@@ -29,6 +29,16 @@ def test_failure_begins_with_the_invariant_that_broke() -> None:
 
     assert found is not None
     assert found.line == "left-behind: failed: runtime zeroized broken: 80 copies left"
+
+
+def test_failure_of_a_row_that_ended_early_says_why_it_did() -> None:
+    found = failure_of(example.excluded()["record"])
+
+    assert found is not None
+    assert found.cause.startswith(
+        "raw callback completed broken: the raw callback never reported completion after the guest exited"
+    )
+    assert found.cause.endswith("(and 3 more that did not hold)")
 
 
 def test_row_over_its_limit_failed_though_it_was_measured() -> None:
