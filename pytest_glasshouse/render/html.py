@@ -15,7 +15,10 @@ if TYPE_CHECKING:
 
 def escaped(value: Any) -> str:
     """A value as escaped text on one line; empty for None."""
-    return "" if value is None else escape(visible(re.sub(r"[\r\n\t]+", " ", str(value))), quote=True)
+    if value is None:
+        return ""
+    line = re.sub(r"[\r\n\t]+", " ", str(value))
+    return escape(visible(re.sub(r"\+-(?=\d)", "\N{PLUS-MINUS SIGN}", line)), quote=True)
 
 
 def paragraph(content: str, css: str = "") -> str:

@@ -6,10 +6,11 @@ A line that wraps can be read by nobody. What is left out is named below the tab
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TextIO
 
+from pytest_glasshouse.wire.output import RedLine
 from pytest_glasshouse.wire.printable import printable
 
 _GAP = "  "
@@ -30,8 +31,13 @@ class Column:
     """Whether its cells are aligned right, and never clipped: a number without its end is another one."""
 
 
-def text_table(columns: Sequence[Column], rows: Sequence[Sequence[str]], *, width: int | None) -> Iterator[str]:
-    """The lines of a table, none longer than `width` characters; None is no limit. A column with nothing in it is left out."""
+def text_table(
+    columns: Sequence[Column], rows: Sequence[Sequence[str]], *, width: int | None, red: Collection[int] = ()
+) -> Iterator[str]:
+    """The lines of a table, none longer than `width` characters; None is no limit. A column with nothing in it is left out.
+
+    `red` are the places of the rows about what failed.
+    """
     cells = [[printable(cell, limit=_CELL) for cell in row] for row in rows]
     natural = [max(len(line[place]) for line in ([each.head for each in columns], *cells)) for place in range(len(columns))]
     shown = [place for place in range(len(columns)) if place == 0 or any(line[place] for line in cells)]
@@ -41,9 +47,9 @@ def text_table(columns: Sequence[Column], rows: Sequence[Sequence[str]], *, widt
         shown.remove(last)
         left_out.append(columns[last].head)
     widths = _widths(columns, natural, shown, width)
-    for line in ([each.head for each in columns], *cells):
-        text = _GAP.join(_cell(line[place], columns[place], widths[place]) for place in shown).rstrip()
-        yield text if width is None else clipped(text, width)
+    for number, line in enumerate(([each.head for each in columns], *cells), -1):
+        text = clipped(_GAP.join(_cell(line[place], columns[place], widths[place]) for place in shown).rstrip(), width)
+        yield RedLine(text) if number in red else text
     if left_out:
         names = ", ".join(columns[place].head for place in range(len(columns)) if columns[place].head in left_out)
         yield clipped(f"(too narrow for {names})", width)

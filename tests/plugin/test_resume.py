@@ -100,7 +100,7 @@ def test_run_killed_after_three_of_six_rows_finishes_with_six(killed: Project, o
     assert len(killed.report()["rows"]) == 6
     assert acquired(killed) == [*SIX[:4], *SIX[3:]]
     assert killed.report()["runId"] == named
-    result.stdout.fnmatch_lines(["*attempt 2 of this run: 3 row(s) kept as they were judged before*"])
+    result.stdout.fnmatch_lines(["*attempt 2 of this run: 3 rows kept as judged before*"])
     result.stdout.fnmatch_lines(["attempt 2: 3 of 6 rows were judged in an earlier attempt and not measured again"])
     result.stdout.fnmatch_lines(["*3 kept*"])
     assert killed.left_behind() == []
@@ -261,7 +261,7 @@ def test_report_that_another_key_sealed_is_not_resumed(project: Project) -> None
     sealed_again = project.run("--glasshouse-resume", str(path))
 
     assert (changed.ret, sealed_again.ret) == (pytest.ExitCode.USAGE_ERROR, pytest.ExitCode.USAGE_ERROR)
-    changed.stderr.fnmatch_lines(["*fault(s), first $.rows[[]0[]].*"])
+    changed.stderr.fnmatch_lines(["*fault*, first $.rows[[]0[]].*"])
     sealed_again.stderr.fnmatch_lines(["*is not sealed by this account's key*"])
     assert json.loads(path.read_bytes()) == again
 

@@ -128,7 +128,7 @@ def test_quiet_run_has_no_header(project: Project) -> None:
 
 def test_live_line_is_printed_for_each_leg_without_a_terminal(project: Project, capfd: pytest.CaptureFixture[str]) -> None:
     result = project.rows("good").fork()
-    result.stdout.fnmatch_lines(["  good  raw  train  1 s"])
+    result.stdout.fnmatch_lines(["  good  raw  train  for 1 s"])
     del capfd
 
 
@@ -152,7 +152,7 @@ def test_live_line_on_a_terminal_is_gone_before_pytest_writes_again(pipe: tuple[
     live = Live(writer, terminal=True, width_of_current_line=lambda: 7)
     live.show(EVENT)
     live.show({**EVENT, "phase": "zeroize"})
-    assert read() == "\n\r\x1b[2Kh100-60s  raw  train  2 s\r\x1b[2Kh100-60s  raw  zeroize  2 s"
+    assert read() == "\n\r\x1b[2Kh100-60s  raw  train  for 2 s\r\x1b[2Kh100-60s  raw  zeroize  for 2 s"
     live.close()
     assert read() == "\r\x1b[2K\x1b[A\x1b[7C"
 
@@ -163,7 +163,7 @@ def test_live_line_without_a_terminal_comes_once_for_each_leg(pipe: tuple[int, C
     for phase in ("start", "train", "zeroize"):
         live.show({**EVENT, "phase": phase}, worker="gw0")
     live.show({**EVENT, "leg": "protected"}, worker="gw0")
-    assert read() == "\n  [gw0]  h100-60s  raw  start  2 s\n  [gw0]  h100-60s  protected  train  2 s\n"
+    assert read() == "\n  [gw0]  h100-60s  raw  start  for 2 s\n  [gw0]  h100-60s  protected  train  for 2 s\n"
     live.close()
 
 
@@ -174,7 +174,7 @@ def test_finished_boot_is_removed_from_the_live_line(pipe: tuple[int, Callable[[
     assert "bootstrap" in read()
     live.show_boot("glasshouse-x-1", "")
     live.show(EVENT)
-    assert read() == "\r\x1b[2Kh100-60s  raw  train  2 s"
+    assert read() == "\r\x1b[2Kh100-60s  raw  train  for 2 s"
     live.close()
 
 
@@ -190,7 +190,7 @@ def test_live_line_survives_a_closed_standard_output(pipe: tuple[int, Callable[[
 
 def test_progress_line_shows_round_fraction_and_rate_where_there_are_some() -> None:
     line = progress_line({**EVENT, "round": 2, "rounds": 3, "fraction": 0.5, "rate": 12.34}, worker="gw1")
-    assert line == "[gw1]  h100-60s  raw  round 2 of 3  train  50%  12.3/s  2 s"
+    assert line == "[gw1]  h100-60s  raw  round 2 of 3  train  50%  12.3/s  for 2 s"
 
 
 @pytest.mark.parametrize("columns", [60, 80, 100, 140])
@@ -229,4 +229,4 @@ def test_findings_that_did_not_hold_are_counted_by_kind() -> None:
 def test_progress_line_shows_how_wide_an_interval_is_and_not_where() -> None:
     """Its position would allow stopping at a convenient result."""
     line = progress_line({**EVENT, "leg": "", "phase": "interval", "round": 3, "rounds": 6, "half_width_pct": 0.754})
-    assert line.split("  ")[1:] == ["round 3 of 6", "round over", "interval +-0.75 points"]
+    assert line.split("  ")[1:] == ["round 3 of 6", "round over", "interval half-width 0.75 points"]
