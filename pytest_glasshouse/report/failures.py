@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pytest_glasshouse.analysis.row_limits import implausible, limit_of
+from pytest_glasshouse.invariants.finding import FOLLOWS
 from pytest_glasshouse.overhead.verdict import Verdict
 from pytest_glasshouse.report.attempts import row_title
 
@@ -14,9 +15,6 @@ if TYPE_CHECKING:
 
     from pytest_glasshouse.analysis.fields import FindingRecord, RowRecord
     from pytest_glasshouse.report.fields import Report
-
-#: How a finding's `todo` begins that says nothing of its own: what it lacks is missing because of another one.
-FOLLOWS = "follows from "
 
 
 @dataclass(frozen=True, kw_only=True)

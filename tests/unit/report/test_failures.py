@@ -6,7 +6,8 @@ import dataclasses
 from typing import Any
 
 from pytest_glasshouse.analysis.record import finding_json
-from pytest_glasshouse.report.failures import FOLLOWS, causes_first, failure_of, failures, rows_of
+from pytest_glasshouse.invariants.finding import FOLLOWS
+from pytest_glasshouse.report.failures import causes_first, failure_of, failures, rows_of
 from tests.unit.report import example
 
 
