@@ -85,14 +85,19 @@ class RunHooks:
         if os.environ.get("GITHUB_ACTIONS") == "true":
             self._annotate_for_github(terminalreporter)
 
+    def _resume_hint(self) -> str:
+        """How to run the rows that were not judged; empty where every one was."""
+        run = self.run
+        if not (run.report.published and run.store.not_judged and run.report.published[0].is_file()):
+            return ""
+        report = shlex.quote(_shown_path(run.report.published[0], self._config))
+        return (
+            f"glasshouse: {run.store.not_judged} of {len(run.selected.rows)} rows were not judged; to run them and keep the "
+            f"others, repeat the command with --glasshouse-resume {report}"
+        )
+
     def _notes(self) -> Iterator[str]:
         run = self.run
-        if run.report.published and run.store.not_judged and run.report.published[0].is_file():
-            report = shlex.quote(_shown_path(run.report.published[0], self._config))
-            yield (
-                f"{run.store.not_judged} of {len(run.selected.rows)} rows were not judged; to run them and keep the others, "
-                f"repeat the command with --glasshouse-resume {report}"
-            )
         for reason in run.broker.cpu_reasons if run.broker is not None else ():
             yield f"the legs trained on the CPU: {printable(reason, limit=DETAIL)}"
         if run.report.replaced:
@@ -120,9 +125,11 @@ class RunHooks:
         if summary_file := os.environ.get("GITHUB_STEP_SUMMARY"):
             write_summary(run, Path(summary_file))
 
-    @pytest.hookimpl(tryfirst=True)
-    def pytest_unconfigure(self, config: pytest.Config) -> None:
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_unconfigure(self, config: pytest.Config) -> Iterator[None]:
         self.run.close()
+        yield
+        # After what pytest says of an interrupt: whoever pressed Ctrl-C reads the last line.
         self._last_line(config)
 
     def _last_line(self, config: pytest.Config) -> None:
@@ -140,6 +147,8 @@ class RunHooks:
             write_line(reporter, f"glasshouse: cleanup is not proven: {run.cleanup.leftovers} may still exist", red=True)
             for line in run.cleanup.by_hand:
                 write_line(reporter, f"glasshouse: {line}", red=True)
+        if hint := self._resume_hint():
+            write_line(reporter, hint, yellow=True)
 
     def _without_terminal(self) -> None:
         """Without pytest's terminal (`-p no:terminal`), what went wrong goes to standard error."""

@@ -186,6 +186,7 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("sweeper", _text, "name of the scheduled job that runs `glasshouse reap --expired`; needed to rent where CI is set", "NAME"),
     Setting("strict_memory", _switch, "both legs overwrite freed memory at once (glibc); slower, see docs/writing-rows.md", ini_type="bool"),
     Setting("report", _path, "report to write (default: reports/<run-id>.json)", "PATH"),
+    Setting("report_dir", _path, "directory for reports that --glasshouse-report does not name a path of (default: reports)", "DIR"),
     Setting("html", _switch, "also write the report as a page, beside it", ini_type="bool"),
     Setting("resume", _text, "resume an earlier run: keep its judged rows, run the rest (run id, its directory, or its report)", "RUN"),
     Setting("mock_fault", _fault, "a fault that the mock provider plays; repeatable", "FAULT", ini_type="args"),

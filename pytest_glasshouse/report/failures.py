@@ -31,8 +31,8 @@ class RowFailure:
 
     @property
     def line(self) -> str:
-        """The failure as one line of text, without the decision."""
-        return f"{self.name}: {self.outcome}: {self.cause}"
+        """The failure as one line of text, without the decision: the row, then the invariant that broke or the outcome."""
+        return f"{self.name}: {self.cause}" if self.broken else f"{self.name}: {self.outcome}: {self.cause}"
 
 
 def failure_of(row: RowRecord) -> RowFailure | None:

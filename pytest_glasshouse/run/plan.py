@@ -170,7 +170,7 @@ def _resumed(options: Options, root: Path, engine: Engine) -> tuple[RunPlan, Ear
     from pytest_glasshouse.run.records import failure_of
     from pytest_glasshouse.run.resume import read
 
-    reports = options.report.parent if options.report is not None else root / "reports"
+    reports = options.report.parent if options.report is not None else options.reports(root)
     earlier = read(str(options.resume), reports, environ=os.environ, derivation=derivation_of(engine))
     if options.seed not in (None, earlier.seed):
         raise ConfigurationError(

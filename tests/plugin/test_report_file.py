@@ -25,6 +25,16 @@ if TYPE_CHECKING:
     Outcomes = Callable[[dict[str, Any]], dict[str, str]]
 
 
+def test_reports_lie_in_the_directory_that_an_option_names(project: Project) -> None:
+    project.rows("good").run("--glasshouse-report-dir", "kept/here", "--glasshouse-html")
+    kept = project.pytester.path / "kept" / "here"
+    (report,) = kept.glob("*.json")
+
+    expected = sorted(f"{report.stem}{each}" for each in (".json", ".glasshouse.zip", ".html"))
+    assert sorted(each.name for each in kept.iterdir()) == expected
+    assert not (project.pytester.path / "reports").exists()
+
+
 def test_each_selected_row_is_in_the_report_once_with_its_outcome(project: Project, outcomes: Outcomes) -> None:
     rows = ("good", ("free", "anygpu", "protected-first"), "broken", "lostcallback", "nocapacity", "toolbroken", "guestgone")
     result = project.rows(*rows).run()

@@ -280,6 +280,14 @@ def test_run_with_a_key_of_the_users_goes_on_where_that_key_is(
     assert len(project.report()["rows"]) == 2
 
 
+def test_hint_how_to_resume_is_the_last_line_after_an_interrupt(project: Project) -> None:
+    """It stood above pytest's own account of the interrupt, where nobody looks."""
+    result = project.rows("good-1", "brokenoff", "good-2").fork()
+
+    assert "KeyboardInterrupt" in result.stdout.str()
+    assert "--glasshouse-resume" in result.outlines[-1]
+
+
 def test_interrupted_run_shows_how_to_resume_and_its_report_may_be_anywhere(project: Project, outcomes: Outcomes) -> None:
     elsewhere = ("--glasshouse-report", "elsewhere/mine.json")
     result = project.rows("good-1", "broken", "good-2").run("-x", *elsewhere)
@@ -288,6 +296,7 @@ def test_interrupted_run_shows_how_to_resume_and_its_report_may_be_anywhere(proj
     )
     result.stdout.fnmatch_lines([message])
     (line,) = [line for line in result.outlines if "--glasshouse-resume" in line]
+    assert line == result.outlines[-1]
     path = project.pytester.path / line.split()[-1]
     first = path.read_bytes()
     run_id = json.loads(first)["runId"]

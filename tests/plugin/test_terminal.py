@@ -122,6 +122,30 @@ def test_failure_names_also_what_its_test_does_not_assert(project: Project, work
     assert shown.count("BROKEN  runtime zeroized") == 1
 
 
+@pytest.mark.parametrize("name", ["lostcallback", "guestgone"])
+def test_short_summary_begins_with_the_row(project: Project, name: str) -> None:
+    """It began with the path of a class, cut before it said anything."""
+    result = project.rows(name).run()
+    expected = {
+        "lostcallback": "* - lostcallback: raw callback comp*",
+        "guestgone": "* - guestgone: infrastructure: *",
+    }
+    result.stdout.fnmatch_lines(["*short test summary info*", expected[name]])
+
+
+def test_collecting_only_shows_where_rows_run_and_for_how_long(project: Project) -> None:
+    result = project.rows("good", ("free", "anygpu", "protected-first")).run("--co")
+
+    result.stdout.fnmatch_lines(
+        [
+            "row   GPU * order * rounds  per leg  minutes",
+            "good  NVIDIA H100* raw-first * 1 * 2 s *",
+            "free  any * protected-first * 1 * 2 s *",
+            "2 rows, about * minutes at most, one after the other",
+        ]
+    )
+
+
 def test_quiet_run_has_no_header(project: Project) -> None:
     project.rows("good").run("-q").stdout.no_fnmatch_line("glasshouse: provider*")
 

@@ -61,7 +61,7 @@ def test_what_failed_comes_before_what_is_compared() -> None:
     shown = list(lines(compared, names=("x", "y")))
 
     assert [isinstance(line, RedLine) for line in shown[:3]] == [True, True, False]
-    assert shown[0].startswith("failed in A: mlp-h100-30m: excluded: raw callback completed broken")
+    assert shown[0].startswith("failed in A: mlp-h100-30m: raw callback completed broken")
     assert markdown(compared, names=("x", "y")).index("failed in B") < markdown(compared, names=("x", "y")).index("| row |")
 
 
@@ -98,7 +98,7 @@ def test_history_shows_what_failed_first_and_tells_rows_of_one_name_apart(tmp_pa
     shown = list(history_lines(history(tmp_path, derivation=example.EXAMPLE)))
 
     assert isinstance(shown[0], RedLine)
-    assert shown[0].startswith("failed: 2026-11-22T17:00:00Z  mlp-h100-60s: excluded: raw callback completed broken")
+    assert shown[0].startswith("failed: 2026-11-22T17:00:00Z  mlp-h100-60s: raw callback completed broken")
     headings = [line for line in shown if line.startswith("mlp-h100-60s on ")]
     assert len(set(headings)) == len(headings) == 3
     assert "6 rounds" in headings[0]

@@ -29,7 +29,7 @@ def test_failure_begins_with_the_invariant_that_broke() -> None:
     found = failure_of(broken()["record"])
 
     assert found is not None
-    assert found.line == "left-behind: failed: runtime zeroized broken: 80 copies left"
+    assert found.line == "left-behind: runtime zeroized broken: 80 copies left"
 
 
 def test_failure_of_a_row_that_ended_early_says_why_it_did() -> None:
