@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from pytest_glasshouse.providers.requirements import CudaVersion
 
 from pytest_glasshouse.providers.places import PLACES
+from pytest_glasshouse.wire.documentation import page
 
 _LONGEST_SHOWN = 60
 _LONGEST_PATH = 1024
