@@ -7,9 +7,10 @@ from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
 from pytest_glasshouse.analysis.wording import rate_with_interval, signed
-from pytest_glasshouse.check.check import check_bytes, load_document
+from pytest_glasshouse.check.check import load_document
 from pytest_glasshouse.check.found_reports import report_paths
 from pytest_glasshouse.check.legacy_results import may_be_report
+from pytest_glasshouse.check.verdict_cache import VerdictCache
 from pytest_glasshouse.errors import IntegrityError, ReportError
 from pytest_glasshouse.report.attempts import row_title
 from pytest_glasshouse.report.bundle import parse_report, read_report
@@ -66,6 +67,7 @@ def history(directory: Path, *, pattern: str = "*", derivation: Derivation | Non
     left_out: list[tuple[str, str]] = []
     seen: set[str] = set()
     others = 0
+    verdicts = VerdictCache()
     for path in report_paths(directory):
         name = str(path.relative_to(directory))
         try:
@@ -83,12 +85,12 @@ def history(directory: Path, *, pattern: str = "*", derivation: Derivation | Non
             continue
         if document["runId"] in seen:
             continue
-        faults = check_bytes(data, derivation=derivation).faults
-        if faults:
-            left_out.append((name, f"{counted(len(faults), 'fault')}; first: {faults[0]}"))
+        if faults := verdicts.faults_of(data, derivation=derivation):
+            left_out.append((name, faults))
             continue
         seen.add(document["runId"])
         entries += [_entry(document, row) for row in rows_of(document) if _is_shown(row) and fnmatchcase(row["name"], pattern)]
+    verdicts.close()
     entries.sort(key=lambda each: (each.created_at, each.run_id))
     return RowHistory(entries=tuple(entries), left_out=tuple(left_out), others=others)
 

@@ -34,6 +34,7 @@ from pytest_glasshouse.cli import (
     serve,
     server_queries,
     shell_completion,
+    site,
     watch,
 )
 from pytest_glasshouse.cli.parser import Parser
@@ -54,6 +55,7 @@ examples:
   glasshouse gate reports/RUN.json --max-overhead 3     does it pass the release policy?
   glasshouse compare                                    the newest report against the one before it
   glasshouse compare last-green RUN.json --fail-above 1 fails where the overhead rose by more than a point
+  glasshouse site reports/ --out public/                pages of all reports, with every row over time
   glasshouse render                                     the newest report as a page, beside it
   glasshouse export RUN.glasshouse.zip --row ROW        a row for in-toto: a Statement in a DSSE envelope
   glasshouse pool A.json B.json C.json                  one interval over three allocations or more
@@ -127,7 +129,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"glasshouse {_version()}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=Parser)
 
-    judging = (check, export, redact, gate, compare, history, pool, render)
+    judging = (check, export, redact, gate, compare, history, pool, render, site)
     for module in (init, *judging, watch, doctor, reap, serve, package, server_queries, policy, shell_completion):
         module.declare(commands)
     return parser

@@ -32,6 +32,10 @@ class Badge:
     colour: str
 
 
+#: What is shown where there is no report.
+GREY_BADGE = Badge(message="not measured", colour=_GREY)
+
+
 def badge(document: Report, *, sound: bool, max_overhead_pct: float | None = None) -> Badge:
     """The badge of a report: its worst row decides. `sound` is whether `check` found no fault.
 

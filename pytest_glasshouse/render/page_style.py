@@ -52,6 +52,7 @@ details.bad>.in{color:var(--text)}.soft{color:var(--soft)}.good{color:var(--good
 th button{all:unset;cursor:pointer;color:inherit;text-decoration:underline dotted}
 th button:focus-visible{outline:3px solid var(--protected)}
 th[aria-sort=ascending] button::after{content:" \\2191"}th[aria-sort=descending] button::after{content:" \\2193"}
+section.card{margin:.8rem 0}select{font:inherit;color:inherit;background:var(--card);border:1px solid var(--soft);max-width:100%}
 input{font:inherit;color:inherit;background:var(--card);border:1px solid var(--soft);
 border-radius:.3rem;padding:.2rem .5rem;width:min(100%,18rem)}
 .cards{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(100%,21rem),1fr));gap:.8rem}
@@ -76,6 +77,8 @@ code{font:.8125rem/1.4 ui-monospace,"DejaVu Sans Mono",monospace;overflow-wrap:a
 .plot .raw{stroke:var(--raw);fill:var(--raw);stroke-width:2}
 .plot .raw2{stroke:var(--null);fill:var(--null);stroke-width:2}
 .plot .turn{stroke:var(--ground);stroke-width:.6}.plot .round{stroke:var(--soft);stroke-width:1;stroke-dasharray:2 3}
+.plot .band{fill:var(--protected);opacity:.18}.plot .failed{stroke:var(--bad);stroke-width:2.5;fill:none}
+.plot a text{fill:var(--protected)}
 .plot .average{stroke-dasharray:5 3}.plot circle.average,.plot rect.average{fill:none}
 .key::before{content:"";display:inline-block;width:.8em;height:.8em;margin-right:.35em;vertical-align:-.05em;background:currentColor}
 .key{margin-right:.9em}.key.protected{color:var(--protected)}.key.protected::before{border-radius:50%}.key.raw2{color:var(--soft)}.key.raw2::before{background:var(--null)}.key.raw{color:var(--raw)}
