@@ -12,6 +12,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from pytest_glasshouse.errors import BudgetError
+from pytest_glasshouse.wire.text_table import Column, text_table
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -93,6 +94,16 @@ def disk_gb(model_bytes: Mapping[str, int], *, shared: bool) -> int:
     return DISK_GB + math.ceil((sum(sizes) if shared else max(sizes)) / 1e9)
 
 
+_PRICES = (
+    Column(head="provider", importance=9),
+    Column(head="gpu", importance=8),
+    Column(head="rows", importance=1, number=True),
+    Column(head="time", importance=2, number=True),
+    Column(head="USD/h", importance=3, number=True),
+    Column(head="USD", importance=9, number=True),
+)
+
+
 def quote(
     priced: Sequence[tuple[RowSpec, Offer]],
     *,
@@ -126,10 +137,9 @@ def quote(
     return Quote(lines=tuple(lines), unavailable=tuple(unavailable), required=required)
 
 
-def table(quoted: Quote, *, budget_usd: float | None) -> Iterator[str]:
-    """The price table as lines."""
-    cells = [("provider", "gpu", "rows", "time", "USD/h", "USD")]
-    cells += [
+def table(quoted: Quote, *, budget_usd: float | None, width: int | None = None) -> Iterator[str]:
+    """The price table as lines, none longer than `width`, and what it comes to."""
+    cells = [
         (
             line.provider,
             line.gpu_model,
@@ -140,9 +150,7 @@ def table(quoted: Quote, *, budget_usd: float | None) -> Iterator[str]:
         )
         for line in quoted.lines
     ]
-    widths = [max(len(row[column]) for row in cells) for column in range(len(cells[0]))]
-    for row in cells:
-        yield "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+    yield from text_table(_PRICES, cells, width=width)
     for name in quoted.unavailable:
         yield f"no offer now: {name}"
     if quoted.required:

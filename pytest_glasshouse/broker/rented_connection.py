@@ -19,6 +19,7 @@ from pytest_glasshouse.errors import ConfigurationError
 from pytest_glasshouse.providers.base import Launch
 from pytest_glasshouse.providers.places import boot_timeout_of
 from pytest_glasshouse.wire.canonical import sha256_hex
+from pytest_glasshouse.wire.documentation import page
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -88,7 +89,7 @@ class RentedConnection(TunnelConnection):
             return f"simulated/glasshouse-guest@sha256:{sha256_hex(dockerfile())}"
         raise ConfigurationError(
             f"provider {provider.name}: expected the guest's image, pinned by its digest, in --glasshouse-image, "
-            "GLASSHOUSE_IMAGE or the ini glasshouse_image; saw none. See docs/guest-image.md. Nothing was rented"
+            f"GLASSHOUSE_IMAGE or the ini glasshouse_image; saw none. See {page('guest-image')}. Nothing was rented"
         )
 
 

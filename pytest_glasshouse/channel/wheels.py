@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pytest_glasshouse.errors import ConfigurationError, InfrastructureError
+from pytest_glasshouse.wire.documentation import page
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -64,7 +65,7 @@ def wheels(missing: Iterable[str], *, python: str, machine: str, directory: Path
     if machine != "x86_64":
         raise ConfigurationError(
             f"the image lacks {', '.join(wanted)}: expected x86_64, or an image that has them; saw {machine}. "
-            "See docs/guest-image.md"
+            f"See {page('guest-image')}"
         )
     requirements = directory / "requirements.txt"
     requirements.write_text("".join(_lines(wanted)), encoding="utf-8")

@@ -1,7 +1,7 @@
-"""Two reports compared row by row: the rows that both measured, their overheads and the difference.
+"""Two reports compared row by row: the rows that both measured, their overheads and the difference, and what failed in either.
 
-Rows with equal ids are the same row. A difference is not called a regression: only someone who knows what changed between the
-two can judge that.
+Rows with equal ids are the same row; of rows that share a name only, it is said what differs. A difference is not called a
+regression: only someone who knows what changed between the two can judge that. A limit in points is judged by the interval.
 """
 
 from __future__ import annotations
@@ -10,14 +10,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pytest_glasshouse.analysis.row_limits import first_rounds, log_ratios
-from pytest_glasshouse.analysis.wording import figure_with_interval, rate_with_interval, signed
 from pytest_glasshouse.overhead.difference import Difference, difference
-from pytest_glasshouse.wire.printable import printable
+from pytest_glasshouse.overhead.verdict import LimitVerdict
+from pytest_glasshouse.report.attempts import row_title
+from pytest_glasshouse.report.failures import RowFailure, failures, rows_of
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator, Mapping, Sequence
+    from collections.abc import Mapping
 
-    from pytest_glasshouse.analysis.fields import MeasuredRow, SealedRow
+    from pytest_glasshouse.analysis.fields import MeasuredRow, RowRecord, SealedRow
     from pytest_glasshouse.report.fields import Report
 
 #: Fields that must be equal for a difference to be about protection.
@@ -28,6 +29,12 @@ _MACHINE = {
     "standIn": "stand-in model",
     "strictMemory": "strict memory",
 }
+
+#: What makes a row another one, and what it is called.
+_ROW = {
+    "namedGpuModel": "GPU", "workload": "workload", "modelId": "model", "order": "order", "rounds": "rounds",
+    "targetSec": "seconds per leg", "stepBudget": "steps per leg", "warmupSec": "warm-up", "interleaving": "interleaving",
+}  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,29 +50,78 @@ class ComparedRow:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ChangedRow:
+    """Rows of one name that are not the same row: another order, other rounds. `what` lists what differs, as `word: A, B`."""
+
+    name: str
+    what: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class Compared:
     """The rows of both reports, and those that only one of them measured. `sealed` are rows of both without a raw leg."""
 
     pairs: tuple[ComparedRow, ...]
     sealed: tuple[tuple[SealedRow, SealedRow], ...]
+    changed: tuple[ChangedRow, ...]
     only_before: tuple[str, ...]
     only_after: tuple[str, ...]
+    failed_before: tuple[RowFailure, ...]
+    failed_after: tuple[RowFailure, ...]
 
 
 def compare(before: Report, after: Report) -> Compared:
-    """Pair the measured rows of two reports by their ids."""
+    """Pair the rows of two reports: measured ones by their ids, and the rest by their names."""
     first, second = ({row["rowId"]: row for row in document["rows"]} for document in (before, after))
     first_sealed, second_sealed = ({row["rowId"]: row for row in each.get("sealedRows", ())} for each in (before, after))
+    one: dict[str, RowRecord] = {**first, **first_sealed}
+    other: dict[str, RowRecord] = {**second, **second_sealed}
+    left = [row for row_id, row in one.items() if row_id not in other]
+    right = [row for row_id, row in other.items() if row_id not in one]
+    changed = _changed(left, right)
+    named = {each.name for each in changed}
     return Compared(
         sealed=tuple((row, second_sealed[row_id]) for row_id, row in first_sealed.items() if row_id in second_sealed),
         pairs=tuple(_pair(row, second[row_id]) for row_id, row in first.items() if row_id in second),
-        only_before=_only(first, second) + _only(first_sealed, second_sealed),
-        only_after=_only(second, first) + _only(second_sealed, first_sealed),
+        changed=changed,
+        only_before=tuple(row_title(row) for row in left if row_title(row) not in named),
+        only_after=tuple(row_title(row) for row in right if row_title(row) not in named),
+        failed_before=tuple(failures(rows_of(before))),
+        failed_after=tuple(failures(rows_of(after))),
     )
 
 
-def _only(rows: Mapping[str, MeasuredRow | SealedRow], others: Collection[str]) -> tuple[str, ...]:
-    return tuple(row["name"] for row_id, row in rows.items() if row_id not in others)
+def judged_difference(found: Difference, *, limit_points: float) -> LimitVerdict:
+    """Whether the overhead rose by more than `limit_points`, by the 95 % interval of the difference.
+
+    Within only if its upper end is at most the limit, over if its lower end is above; one round on either side is inconclusive.
+    """
+    if found.ci95 is None or found.ci95.low <= limit_points < found.ci95.high:
+        return LimitVerdict.INCONCLUSIVE
+    return LimitVerdict.WITHIN if found.ci95.high <= limit_points else LimitVerdict.OVER
+
+
+def _changed(left: list[RowRecord], right: list[RowRecord]) -> tuple[ChangedRow, ...]:
+    """Rows of one name, each with what makes them another row."""
+    by_name = {row_title(row): row for row in right}
+    return tuple(
+        ChangedRow(name=row_title(row), what=_differing(row, by_name[row_title(row)]))
+        for row in left
+        if row_title(row) in by_name
+    )
+
+
+def _differing(before: Mapping[str, object], after: Mapping[str, object]) -> str:
+    found = [
+        f"{word}: {_shown(before.get(field))}, {_shown(after.get(field))}"
+        for field, word in _ROW.items()
+        if before.get(field) != after.get(field)
+    ]
+    return "; ".join(found) or "its test declares something else"
+
+
+def _shown(value: object) -> str:
+    return "none" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _pair(before: MeasuredRow, after: MeasuredRow) -> ComparedRow:
@@ -78,7 +134,7 @@ def _pair(before: MeasuredRow, after: MeasuredRow) -> ComparedRow:
     ]
     return ComparedRow(
         row_id=before["rowId"],
-        name=before["name"],
+        name=row_title(before),
         before=before,
         after=after,
         difference=difference(
@@ -86,34 +142,3 @@ def _pair(before: MeasuredRow, after: MeasuredRow) -> ComparedRow:
         ),
         unlike=", ".join(differing),
     )
-
-
-def lines(compared: Compared, *, names: Sequence[str]) -> Iterator[str]:
-    """The comparison as text, one block per row."""
-    for pair in compared.pairs:
-        where = f" (UNLIKE MACHINES: {printable(pair.unlike)})" if pair.unlike else f" on {printable(pair.before['gpuModel'])}"
-        yield printable(pair.name) + where
-        for label, name, row in (("A", names[0], pair.before), ("B", names[1], pair.after)):
-            interval = row["overheadCi95Pct"]
-            shown = figure_with_interval(row["overheadPct"], None if interval is None else (interval[0], interval[1]))
-            rounds = f"{len(row['roundFigures'])} round(s)"
-            yield f"  {label}  {shown}; {printable(row['verdict'])}; {rounds}, {printable(name)}"
-        yield f"  B - A  {_shown(pair.difference)}"
-    for one, other in compared.sealed:
-        yield f"{printable(one['name'])} (base sealed: no overhead, so rates are all that can be put side by side)"
-        for label, name, each in (("A", names[0], one), ("B", names[1], other)):
-            rate = rate_with_interval(each["protectedPerSec"], each["protectedPerSecCi95"], each["unit"])
-            yield f"  {label}  {rate} on {printable(each['gpuModel'])}; {len(each['protectedRounds'])} rounds, {printable(name)}"
-    for label, only in (("A", compared.only_before), ("B", compared.only_after)):
-        if only:
-            yield f"only {label} measured: {', '.join(map(printable, only))}"
-    if not compared.pairs and not compared.sealed:
-        yield "no row was measured in both reports"
-
-
-def _shown(found: Difference) -> str:
-    if found.ci95 is None:
-        return f"{signed(found.points)} points (single sample: no interval, so nothing can be said)"
-    interval = f"95 % interval {signed(found.ci95.low)} to {signed(found.ci95.high)}"
-    apart = found.ci95.low > 0 or found.ci95.high < 0
-    return f"{signed(found.points)} points ({interval}): {'0 is outside' if apart else '0 is inside: no difference shown'}"

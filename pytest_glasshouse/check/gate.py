@@ -20,7 +20,7 @@ from pytest_glasshouse.overhead.verdict import LimitVerdict, Verdict
 from pytest_glasshouse.report.attempts import attempts_line, row_title
 from pytest_glasshouse.report.document import counts_for_gate
 from pytest_glasshouse.wire.evidence import ANTIDEBUG_PROFILE, ANTIDEBUG_VERSION
-from pytest_glasshouse.wire.printable import printable
+from pytest_glasshouse.wire.printable import counted, printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -98,7 +98,7 @@ class Gated:
         if self.ruling is Ruling.PASSED:
             return f"GATE PASSED: {rows}, report {self.level.value}"
         first = f"; first: {self.objections[0]}" if self.objections else ""
-        return f"GATE {self.ruling.value.upper()}: {len(self.objections)} objection(s), {rows}{first}"
+        return f"GATE {self.ruling.value.upper()}: {counted(len(self.objections), 'objection')}, {rows}{first}"
 
 
 def gate(document: Report, checked: Checked, policy: GatePolicy, *, now: datetime) -> Gated:
@@ -295,7 +295,7 @@ def _of_any(path: str, row: MeasuredRow | SealedRow, policy: GatePolicy, *, meas
         because = "; ".join(row["unpublishableBecause"])
         yield GateObjection(path=f"{path}.publishable", text=f"{row['name']} is not publishable: {because}")
     if policy.min_rounds is not None and measured < policy.min_rounds:
-        text = f"{row['name']} has {measured} round(s); at least {policy.min_rounds} were required"
+        text = f"{row['name']} has {counted(measured, 'round')}; at least {policy.min_rounds} were required"
         yield GateObjection(path=f"{path}.rounds", text=text)
     if not policy.allow_lenient_policy:
         yield from (GateObjection(path=path, text=f"{row['name']}: {why}") for why in _lenient(row))

@@ -14,7 +14,7 @@ from pytest_glasshouse.analysis.wording import figure_with_interval
 from pytest_glasshouse.errors import GlasshouseError, ReportError
 from pytest_glasshouse.overhead.interval import log_ratio, rate
 from pytest_glasshouse.overhead.pool import MIN_ALLOCATIONS, Pooled, pool
-from pytest_glasshouse.wire.printable import printable
+from pytest_glasshouse.wire.printable import counted, printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -93,7 +93,7 @@ def lines(group: Group, *, margin_pct: float) -> Iterator[str]:
     """A group as lines of text: figures with their intervals, or that there are too few allocations for one."""
     completed, qualifying = group.pooled(margin_pct=margin_pct)
     count, rounds = len(group.completed), sum(map(len, group.completed.values()))
-    yield f"{group.kind.description(gpu=completed is not None)}: {count} allocation(s), {rounds} round(s)"
+    yield f"{group.kind.description(gpu=completed is not None)}: {counted(count, 'allocation')}, {counted(rounds, 'round')}"
     yield f"  all completed rounds: {_shown(completed, group.completed)}"
     yield f"  qualifying rows:      {_shown(qualifying, group.qualifying)}"
     if completed is not None:
@@ -103,7 +103,7 @@ def lines(group: Group, *, margin_pct: float) -> Iterator[str]:
 
 def _shown(found: Pooled | None, given: Mapping[str, Sequence[float]]) -> str:
     if found is None:
-        return f"no figure, and no GPU is named: {len(given)} allocation(s), a pool takes {MIN_ALLOCATIONS}"
+        return f"no figure, and no GPU is named: {counted(len(given), 'allocation')}, a pool takes {MIN_ALLOCATIONS}"
     figure = figure_with_interval(found.pct, (found.ci95.low, found.ci95.high))
     return (
         f"{figure}, {found.allocations} allocations, {found.rounds} rounds: {found.judged.verdict.value} ({found.judged.reason})"

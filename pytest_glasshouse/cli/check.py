@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from pytest_glasshouse.cli.derivation import derivation_of
 from pytest_glasshouse.run.exit_codes import EXIT_NO, EXIT_OK, EXIT_USAGE
 from pytest_glasshouse.wire.output import write_lines
+from pytest_glasshouse.wire.printable import counted
 
 if TYPE_CHECKING:
     from pytest_glasshouse.check.check import Checked, Level
@@ -100,9 +101,9 @@ def _lines(path: Path, checked: Checked, required: Level) -> list[str]:
 
     lines = [f"{path}: {fault}" for fault in checked.faults]
     if not checked.sound:
-        return [*lines, f"{path}: FAULTY: {len(checked.faults)} fault(s)"]
+        return [*lines, f"{path}: FAULTY: {counted(len(checked.faults), 'fault')}"]
     result = "verified" if checked.level.height >= Level.AUTHENTIC.height else "no fault found"
-    counts = f"{checked.rows} row(s) measured, {checked.excluded} excluded"
+    counts = f"{counted(checked.rows, 'row')} measured, {checked.excluded} excluded"
     lines += [f"{path}: {checked.level.value}: {result}; {counts}", *(f"  {each}" for each in checked.missing)]
     if checked.level.height < required.height:
         lines.append(f"{path}: REFUSED: {required.value} was required")
@@ -114,8 +115,8 @@ def _lines_of_published(path: Path, checked: Checked, required: str | None) -> l
     found = checked.legacy
     assert found is not None  # noqa: S101  (for the type checker)
     lines = [f"{path}: {fault}" for fault in checked.faults]
-    counts = f"{found.recomputed} overhead(s) follow from the rates beside them, {len(checked.faults)} fault(s)"
-    counts += f", {found.excluded} excluded result(s)" if found.excluded else ""
+    counts = f"{counted(found.recomputed, 'overhead')} computed again, {counted(len(checked.faults), 'fault')}"
+    counts += f", {counted(found.excluded, 'excluded result')}" if found.excluded else ""
     lines.append(f"{path}: published results, not a report: {counts}")
     lines += [f"  stated only: {', '.join(found.stated)}"] if found.stated else []
     lines += [f"  cannot be shown: {each}" for each in checked.missing]

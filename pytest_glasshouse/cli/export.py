@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pytest_glasshouse.cli.derivation import derivation_of
+from pytest_glasshouse.cli.out_file import check_out, declare_out, to_standard_output, write_out
 from pytest_glasshouse.run.exit_codes import EXIT_OK, EXIT_USAGE
-from pytest_glasshouse.wire.output import write_document
 from pytest_glasshouse.wire.printable import json_text
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ def declare(commands: Commands) -> None:
     )
     export.add_argument("bundle", type=Path, metavar="BUNDLE", help="the .glasshouse.zip of a run")
     export.add_argument("--row", required=True, metavar="ROW", help="id or name of the row")
-    export.add_argument("--out", type=Path, metavar="FILE", help="where to write (default: standard output)")
+    declare_out(export)
     export.set_defaults(run=_export, report_error_code=EXIT_USAGE)
 
 
@@ -43,14 +43,11 @@ def _export(options: argparse.Namespace) -> int:
     from pytest_glasshouse.check.check import read_document
     from pytest_glasshouse.report.bundle import members_of
     from pytest_glasshouse.report.intoto import exported
-    from pytest_glasshouse.wire.whole_file import put, refuse_unwritable
 
-    if options.out is not None:
-        refuse_unwritable(options.out, what="--out")
+    check_out(options.out)
     data, document = read_document(options.bundle, derivation=derivation_of(options))
     envelope = exported(document, members_of(data), options.row)
-    if options.out is None:
-        write_document(json_text(json.loads(envelope)) + "\n")
-    else:
-        put(options.out, envelope)
+    # On standard output it is for people, in a file it is the bytes that were signed.
+    shown = json_text(json.loads(envelope)) + "\n" if to_standard_output(options.out) else envelope.decode()
+    write_out(options.out, shown, what="envelope")
     return EXIT_OK

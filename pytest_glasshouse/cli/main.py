@@ -24,6 +24,7 @@ from pytest_glasshouse.cli import (
     export,
     gate,
     history,
+    init,
     package,
     policy,
     pool,
@@ -33,6 +34,7 @@ from pytest_glasshouse.cli import (
     serve,
     server_queries,
     shell_completion,
+    site,
     watch,
 )
 from pytest_glasshouse.cli.parser import Parser
@@ -47,14 +49,17 @@ if TYPE_CHECKING:
 
 _EPILOG = """\
 examples:
+  glasshouse init                                       a first row, the gate and the workflows in your repository
   glasshouse check reports/RUN.json                     does the report follow from its own data?
   glasshouse check RUN.glasshouse.zip --trust lab.pub --require authentic
   glasshouse gate reports/RUN.json --max-overhead 3     does it pass the release policy?
-  glasshouse compare BEFORE.json AFTER.json             the rows both have, and how far apart they are
-  glasshouse render reports/RUN.json --markdown         the tables, on standard output
+  glasshouse compare                                    the newest report against the one before it
+  glasshouse compare last-green RUN.json --fail-above 1 fails where the overhead rose by more than a point
+  glasshouse site reports/ --out public/                pages of all reports, with every row over time
+  glasshouse render                                     the newest report as a page, beside it
   glasshouse export RUN.glasshouse.zip --row ROW        a row for in-toto: a Statement in a DSSE envelope
   glasshouse pool A.json B.json C.json                  one interval over three allocations or more
-  glasshouse watch RUN                                  follow a run from another terminal
+  glasshouse watch                                      follow the run that began last, from another terminal
   glasshouse redact RUN_DIRECTORY                       publish a run that redaction stopped
   glasshouse keygen owner.key                           make an owner's key
   glasshouse serve --owner owner.key.pub                run the attestation server that rows of this owner share
@@ -124,8 +129,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"glasshouse {_version()}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=Parser)
 
-    judging = (check, export, redact, gate, compare, history, pool, render)
-    for module in (*judging, watch, doctor, reap, serve, package, server_queries, policy, shell_completion):
+    judging = (check, export, redact, gate, compare, history, pool, render, site)
+    for module in (init, *judging, watch, doctor, reap, serve, package, server_queries, policy, shell_completion):
         module.declare(commands)
     return parser
 

@@ -41,6 +41,15 @@ class Parser(argparse.ArgumentParser):
             self.error(f"unrecognized arguments: {' '.join(unknown)}{f'; did you mean {close[0]}?' if close else ''}")
         return known, unknown
 
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        """As argparse does, but a word near a choice gets it suggested, where argparse lists all choices and no more."""
+        if action.choices is not None and value not in action.choices:
+            choices = [str(each) for each in action.choices]
+            close = get_close_matches(str(value), choices, n=1, cutoff=0.6)
+            what = "command" if isinstance(action, argparse._SubParsersAction) else "value"  # noqa: SLF001
+            hint = f"; did you mean {close[0]}?" if close else f": expected one of {', '.join(choices)}"
+            raise argparse.ArgumentError(action, f"there is no {what} {printable(repr(value))}{hint}")
+
     def error(self, message: str) -> NoReturn:
         write_errors(f"{self.prog}: {message} (see {self.prog} --help)")
         sys.exit(EXIT_USAGE)

@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pytest_glasshouse.cli.hardware_capture import add_options, hardware_of
+from pytest_glasshouse.cli.out_file import check_out, declare_out, write_out
 from pytest_glasshouse.errors import ConfigurationError, IntegrityError
 from pytest_glasshouse.run.exit_codes import EXIT_NO, EXIT_OK, EXIT_USAGE
-from pytest_glasshouse.wire.output import write_document, write_errors, write_lines
+from pytest_glasshouse.wire.output import write_errors, write_lines
 from pytest_glasshouse.wire.printable import json_text, printable
 
 if TYPE_CHECKING:
@@ -70,7 +71,7 @@ def declare(commands: Commands) -> None:
     )
     add_options(capture)
     capture.add_argument("--wheel", type=Path, metavar="FILE", help="take the code from this wheel")
-    capture.add_argument("--out", type=Path, metavar="FILE", help="write here (default: standard output)")
+    declare_out(capture)
     capture.set_defaults(run=_capture, report_error_code=EXIT_USAGE)
 
     show = acts.add_parser("show", help="a policy and its digest", description="Print a policy, one line for each requirement.")
@@ -89,14 +90,12 @@ def _capture(options: argparse.Namespace) -> int:
     from pytest_glasshouse.channel.archive import guest_archive, reference_source
     from pytest_glasshouse.legs.allocation_policy import base_policy
     from pytest_glasshouse.wire.canonical import sha256_hex
-    from pytest_glasshouse.wire.whole_file import put, refuse_unwritable
 
     if options.version < 1 or options.completion_seconds < 1:
         raise ConfigurationError(
             f"--version, --completion-seconds: expected at least 1, saw {options.version} and {options.completion_seconds}"
         )
-    if options.out is not None:
-        refuse_unwritable(options.out, what="--out")
+    check_out(options.out)
     if options.wheel is None:
         archive, source = guest_archive(), f"this installation ({reference_source()})"
     else:
@@ -115,10 +114,7 @@ def _capture(options: argparse.Namespace) -> int:
         locked=options.require_locked,
     )
     text = json_text(policy.to_json(), sort_keys=True) + "\n"
-    if options.out is None:
-        write_document(text)
-    else:
-        put(options.out, text.encode())
+    write_out(options.out, text, what="policy")
     write_errors(f"policy {policy.sha256}, reference values from {source}")
     return EXIT_OK
 

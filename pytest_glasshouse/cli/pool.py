@@ -13,6 +13,7 @@ from pytest_glasshouse.cli.derivation import derivation_of
 from pytest_glasshouse.errors import ReportError
 from pytest_glasshouse.run.exit_codes import EXIT_NO, EXIT_NOTHING, EXIT_OK, EXIT_USAGE
 from pytest_glasshouse.wire.output import write_lines
+from pytest_glasshouse.wire.printable import counted
 
 if TYPE_CHECKING:
     from pytest_glasshouse.cli.parser import Commands
@@ -55,7 +56,9 @@ def _pool(options: argparse.Namespace) -> int:
         except ReportError as error:
             raise ReportError(f"{path}: {error}") from error
         if not checked.sound:
-            write_lines([f"{path}: FAULTY: {len(checked.faults)} fault(s), first {checked.faults[0]}; nothing was pooled"])
+            write_lines(
+                [f"{path}: FAULTY: {counted(len(checked.faults), 'fault')}, first {checked.faults[0]}; nothing was pooled"]
+            )
             return EXIT_NO
         documents.append(load_document(data))
     margins = [row["marginPct"] for document in documents for row in document["rows"]]

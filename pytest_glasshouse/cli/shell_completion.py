@@ -15,7 +15,7 @@ _COMPLETION = """\
 Write a completion script for a shell:
 
   bash   eval "$(glasshouse completion bash)"                    in ~/.bashrc
-  zsh    autoload -U bashcompinit; bashcompinit; eval "$(glasshouse completion bash)"
+  zsh    eval "$(glasshouse completion zsh)"                     in ~/.zshrc, after compinit
   fish   glasshouse completion fish | source                     in ~/.config/fish/config.fish
 
 pytest's own options, those of this plugin among them, are completed by argcomplete: pip install argcomplete, then
@@ -39,6 +39,13 @@ _glasshouse() {{
 }}
 complete -o default -o bashdefault -F _glasshouse glasshouse
 """
+#: zsh runs the script for bash, once this part of it is loaded.
+_ZSH = """\
+if ! whence compdef > /dev/null; then
+    autoload -Uz compinit && compinit
+fi
+autoload -Uz bashcompinit && bashcompinit
+"""
 
 
 def declare(commands: Commands) -> None:
@@ -47,14 +54,14 @@ def declare(commands: Commands) -> None:
         "completion", help="a completion script for your shell", description=_COMPLETION,
         formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False,
     )  # fmt: skip
-    completion.add_argument("shell", choices=("bash", "fish"), help="bash (zsh too, see above) or fish")
+    completion.add_argument("shell", choices=("bash", "zsh", "fish"), help="bash, zsh or fish")
     completion.set_defaults(run=lambda options: _completion(options.shell, commands), report_error_code=EXIT_USAGE)
 
 
 def _completion(shell: str, commands: Commands) -> int:
     options = {name: _options(parser) for name, parser in commands.choices.items()}
     helps = {each.dest: each.help or "" for each in commands._choices_actions}  # noqa: SLF001  (argparse has it nowhere else)
-    write_document(_bash(options) if shell == "bash" else _fish(options, helps))
+    write_document({"bash": _bash, "zsh": _zsh}[shell](options) if shell != "fish" else _fish(options, helps))
     return EXIT_OK
 
 
@@ -71,6 +78,10 @@ def _options(parser: argparse.ArgumentParser) -> list[str]:
 def _bash(options: dict[str, list[str]]) -> str:
     cases = "\n".join(f'            {name}) words="{" ".join(each)}" ;;' for name, each in options.items())
     return _BASH.format(commands=" ".join(options), cases=cases)
+
+
+def _zsh(options: dict[str, list[str]]) -> str:
+    return _ZSH + _bash(options)
 
 
 def _fish(options: dict[str, list[str]], helps: dict[str, str]) -> str:

@@ -6,19 +6,24 @@ passes; `unseen` says that the evidence to judge by is missing.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from pytest_glasshouse.errors import IntegrityError, ProtocolError
 from pytest_glasshouse.observation.document import Observation, RoundNotes
 from pytest_glasshouse.observation.reading import is_sealed
 from pytest_glasshouse.wire.canonical import canonical, sha256_hex
+from pytest_glasshouse.wire.printable import printable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping, Sequence
 
 FindingState = Literal["held", "broken", "unseen"]
 
+#: What is to be done where evidence is missing, until it is known what the lack follows from.
+SEE_ENDING = "see how the row ended"
+#: How it begins then: such a finding says nothing of its own.
+FOLLOWS = "follows from "
 _WORST: tuple[FindingState, ...] = ("broken", "unseen", "held")
 
 
@@ -80,9 +85,7 @@ class EvidenceReader:
         """`unseen` when a leg has left no notes."""
         if self.notes.get(leg) is None:
             self.read.append([[leg], None])
-            raise JudgedInvariant(
-                "unseen", f"the {leg} leg did not run", expected=f"a {leg} leg", seen="none", todo="see how the row ended"
-            )
+            raise JudgedInvariant("unseen", f"the {leg} leg did not run", expected=f"a {leg} leg", seen="none", todo=SEE_ENDING)
 
     def _take(self, source: Any, path: tuple[str, ...]) -> Any:
         value = source
@@ -91,9 +94,7 @@ class EvidenceReader:
         self.read.append([list(path), value])
         if value is None:
             name = ".".join(path)
-            raise JudgedInvariant(
-                "unseen", f"{name} was not observed", expected=name, seen="nothing", todo="see how the row ended"
-            )
+            raise JudgedInvariant("unseen", f"{name} was not observed", expected=name, seen="nothing", todo=SEE_ENDING)
         return value
 
 
@@ -125,11 +126,42 @@ def judge_rounds(invariant: str, observation: Observation, judge: Callable[[Evid
     return Finding(invariant=invariant, finding=state, reason=reason, evidence=digest, expected=expected, seen=seen, todo=todo)
 
 
+def with_causes(findings: Sequence[Finding], observation: Observation) -> tuple[Finding, ...]:
+    """The findings; each that only lacks evidence says what that follows from, where it is known.
+
+    A server that refused and a leg that failed are in the notes. Else it is the first broken finding before it, in the order of
+    the lifecycle.
+    """
+    noted = next(filter(None, map(_noted_cause, observation.get("rounds", []))), "")
+    root = ""
+    found = []
+    for each in findings:
+        cause = noted or root
+        if each.finding == "broken":
+            root = root or each.invariant
+        if each.finding == "unseen" and each.todo == SEE_ENDING and cause:
+            found.append(replace(each, todo=f"{FOLLOWS}{cause}"))
+        else:
+            found.append(each)
+    return tuple(found)
+
+
+def _noted_cause(notes: RoundNotes) -> str:
+    legs: Mapping[str, Any] = {**notes}
+    if (legs.get("protected") or {}).get("refusal") is not None:
+        return "attestation verified: the server refused the evidence"
+    for leg in ("protected", "raw", "raw2"):
+        failed = (legs.get(leg) or {}).get("failed")
+        if failed is not None:
+            return f"the failure of the {leg} leg: {printable(failed['reason'])}"
+    return ""
+
+
 def broken(reason: str, *, expected: str, seen: str, todo: str) -> JudgedInvariant:
     """Something that must hold did not."""
     return JudgedInvariant("broken", reason, expected=expected, seen=seen, todo=todo)
 
 
-def unseen(reason: str, *, expected: str = "", seen: str = "nothing", todo: str = "see how the row ended") -> JudgedInvariant:
+def unseen(reason: str, *, expected: str = "", seen: str = "nothing", todo: str = SEE_ENDING) -> JudgedInvariant:
     """There is nothing to judge by."""
     return JudgedInvariant("unseen", reason, expected=expected, seen=seen, todo=todo)

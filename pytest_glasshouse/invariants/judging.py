@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol
 
-from pytest_glasshouse.errors import ConfigurationError, InvariantBroken
+from pytest_glasshouse.errors import InvariantBroken
 from pytest_glasshouse.invariants.accounted import time_accounted_for
 from pytest_glasshouse.invariants.allocation import raw_callback_completed, same_allocation
+from pytest_glasshouse.invariants.finding import FOLLOWS, with_causes
 from pytest_glasshouse.invariants.lifecycle import (
     journal_countersigned,
     legs_in_order,
@@ -88,7 +89,7 @@ def judge(observation: Observation) -> tuple[Finding, ...]:
     `paused leg idle` is one of interleaved rounds only: where no leg is ever paused it would hold by definition. A null
     row has no protected leg, and is judged by those of `NULL`; one whose base is sealed has no raw leg: `SEALED`.
     """
-    return tuple(invariant(observation) for invariant in applicable(observation))
+    return with_causes([invariant(observation) for invariant in applicable(observation)], observation)
 
 
 def applicable(observation: Observation) -> tuple[Invariant, ...]:
@@ -101,13 +102,13 @@ def applicable(observation: Observation) -> tuple[Invariant, ...]:
 
 
 def assert_held(outcome: CarriedOut, *invariants: Invariant) -> None:
-    """Judge the named invariants; raise `InvariantBroken` once, with a table, unless every one of them held.
+    """Judge every invariant of the row's kind; raise `InvariantBroken` once, with a table, unless every one of them held.
 
-    Naming none is a mistake, not a pass: `ConfigurationError`.
+    With invariants named, only those are judged. A row of which nothing was observed did not hold.
     """
-    if not invariants:
-        raise ConfigurationError("assert_held names no invariant: expected at least one; a check that checks nothing cannot fail")
-    findings = [invariant(outcome.observation) for invariant in invariants]
+    findings = with_causes(
+        [invariant(outcome.observation) for invariant in invariants or applicable(outcome.observation)], outcome.observation
+    )
     failed = [finding for finding in findings if finding.finding != "held"]
     if failed:
         ended = getattr(outcome, "ended", None)
@@ -118,9 +119,12 @@ def assert_held(outcome: CarriedOut, *invariants: Invariant) -> None:
 
 
 def table(findings: Iterable[Finding]) -> list[str]:
-    """One block per finding: what was expected, what was seen, what to do."""
+    """One block per finding: what was expected, what was seen, what to do; one line for what only follows from another."""
     lines = []
     for finding in findings:
+        if finding.todo.startswith(FOLLOWS):
+            lines.append(f"  {finding.finding.upper():6}  {finding.invariant}: {finding.reason} ({finding.todo})")
+            continue
         lines.append(f"  {finding.finding.upper():6}  {finding.invariant}: {finding.reason}")
         for label, text in (("expected", finding.expected), ("seen", finding.seen), ("to do", finding.todo)):
             if text:

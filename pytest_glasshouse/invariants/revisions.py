@@ -14,7 +14,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from pytest_glasshouse.invariants import allocation, lifecycle, work
-from pytest_glasshouse.invariants.finding import EvidenceReader, Finding, judge_rounds, unseen
+from pytest_glasshouse.invariants.finding import EvidenceReader, Finding, judge_rounds, unseen, with_causes
 from pytest_glasshouse.invariants.judging import ALL, applicable
 from pytest_glasshouse.invariants.turns import in_turns
 from pytest_glasshouse.wire import journal
@@ -169,7 +169,7 @@ def invariants_of(
 def judge_as(observation: Observation, revision: int) -> tuple[Finding, ...]:
     """Every invariant that a revision judged such a row by, in the order of `ALL`."""
     now = invariants_of(revision, now=applicable(observation))
-    return tuple(invariant(observation) for invariant in now)
+    return with_causes([invariant(observation) for invariant in now], observation)
 
 
 def _name(invariant: Invariant) -> str:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from pytest_glasshouse.invariants import verified
 from pytest_glasshouse.invariants.finding import EvidenceReader, Finding, broken, judge_rounds, unseen
 from pytest_glasshouse.observation.claims import ImagesClaim, KeyReceived, PackageVerified, TrainStarted
+from pytest_glasshouse.observation.refusal import mismatches, refusal_text
 from pytest_glasshouse.wire import evidence, journal
 from pytest_glasshouse.wire.canonical import sha256_hex
 from pytest_glasshouse.wire.package import SEALED_WEIGHTS
@@ -25,10 +26,12 @@ def _attestation(reader: EvidenceReader) -> str:
     reader.ran("protected")
     refusal = reader.maybe("protected", "refusal")
     if refusal is not None:
+        # For the words only: the finding is about the refusal, which is what its digest covers.
+        found = mismatches(reader.notes["protected"] or {}, refusal["reason"])
         raise broken(
-            f"the server refused the evidence: {refusal['reason']}",
-            expected="an affirming attestation result",
-            seen=f"refused: {refusal['reason']}",
+            f"the server refused the evidence: {refusal_text(reader.notes['protected'] or {}, refusal['reason'])}",
+            expected="; ".join(f"{each.component} {each.expected}" for each in found) or "an affirming attestation result",
+            seen="; ".join(f"{each.component} {each.seen}" for each in found) or f"refused: {refusal['reason']}",
             todo="no key was released; compare the guest's measurements with the policy",
         )
     result, measured = verified.result_claims(reader), verified.evidence_claims(reader)

@@ -17,6 +17,7 @@ from pytest_glasshouse.legs.round import EXCLUDED, Round
 from pytest_glasshouse.observation.document import ModelArrival
 from pytest_glasshouse.observation.outcome import Ended
 from pytest_glasshouse.wire import frames
+from pytest_glasshouse.wire.documentation import page
 from pytest_glasshouse.wire.printable import printable
 from pytest_glasshouse.wire.typed import check_typed
 from pytest_glasshouse.workloads.hub_client import in_clear
@@ -109,7 +110,7 @@ def _advice(failures: Sequence[str]) -> str:
         return "Use an offer with more memory, or a smaller --glasshouse-stand-in"
     if any("disk" in each or "No space" in each for each in failures):
         return "Use an image or an offer with more disk"
-    return "See docs/models.md"
+    return f"See {page('models')}"
 
 
 def _request(base: BaseModel, source: Arriving, *, directory: str | None) -> ModelRequest:

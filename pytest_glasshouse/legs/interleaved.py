@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Protocol
 from pytest_glasshouse.channel.guest_channel import follow
 from pytest_glasshouse.errors import GuestGoneError, InfrastructureError, ProtocolError, RefusedError
 from pytest_glasshouse.legs.leg_watch import Progress, events_of
+from pytest_glasshouse.legs.protected import ended_by_refusal
 from pytest_glasshouse.legs.raw import refuse_raw
-from pytest_glasshouse.legs.round import EXCLUDED, protected_notes
+from pytest_glasshouse.legs.round import EXCLUDED
 from pytest_glasshouse.observation.document import CovariatesSeen, TurnBegun
 from pytest_glasshouse.observation.outcome import Ended
 from pytest_glasshouse.rows.leg_order import turn_orders
@@ -177,11 +178,6 @@ class InterleavedRound:
             except GuestGoneError as error:
                 ends[leg.role] = Ended(outcome="excluded", reason=f"{leg.role} leg: {error}", decision=EXCLUDED)
         if refused is not None:
-            protected_notes(self._current.notes)["refusal"] = {"reason": refused.reason}
-            return Ended(
-                outcome="failed",
-                reason=f"the attestation server refused: {refused.reason}",
-                decision="no key was released; the protected leg did not train",
-            )
+            return ended_by_refusal(self._current, refused)
         in_order = [ends.get(role) for role in ("protected", *self._starts)]
         return next((end for end in in_order if end is not None), lost)

@@ -23,6 +23,7 @@ from pytest_glasshouse.legs.relay import Relay, session_name
 from pytest_glasshouse.legs.round import EXCLUDED, Round, protected_notes, why_failed
 from pytest_glasshouse.observation.document import Exit, Failure, Keys, LoadedCode, Spawned, Stretches
 from pytest_glasshouse.observation.outcome import Ended
+from pytest_glasshouse.observation.refusal import refusal_text
 from pytest_glasshouse.owner.sealing import sealing
 from pytest_glasshouse.wire.canonical import canonical, sha256_hex
 from pytest_glasshouse.wire.tensors import tensor_digest
@@ -268,12 +269,18 @@ def guarded(current: Round, lifecycle: Callable[[], Ended | None]) -> Ended | No
     except GuestGoneError as error:
         return Ended(outcome="excluded", reason=f"protected leg: {error}", decision=EXCLUDED)
     except RefusedError as error:
-        protected_notes(current.notes)["refusal"] = {"reason": error.reason}
-        return Ended(
-            outcome="failed",
-            reason=f"the attestation server refused: {error.reason}",
-            decision="no key was released; the protected leg did not train",
-        )
+        return ended_by_refusal(current, error)
+
+
+def ended_by_refusal(current: Round, refused: RefusedError) -> Ended:
+    """Record why the server refused, and end the row with what it compared."""
+    notes = protected_notes(current.notes)
+    notes["refusal"] = {"reason": refused.reason}
+    return Ended(
+        outcome="failed",
+        reason=f"the attestation server refused: {refusal_text(notes, refused.reason)}",
+        decision="no key was released; the protected leg did not train",
+    )
 
 
 def _note_watch(notes: ProtectedNotes, watch: LegWatch) -> None:

@@ -1,4 +1,4 @@
-"""The difference of two measurements of one row: Welch's t on the rounds' log ratios."""
+"""The difference of two measurements of one row, in points of overhead: Welch's t on the rounds' rate ratios."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from pytest_glasshouse.overhead.interval import MIN_FOR_INTERVAL, Interval, overhead_of_log_ratio, spread_of, t_quantile
+from pytest_glasshouse.overhead.interval import MIN_FOR_INTERVAL, Interval, mean_overhead_pct, spread_of, t_quantile
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -14,10 +14,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Difference:
-    """The second overhead minus the first, in percent of the first's protected rate. `ci95` is None where either has one round.
-
-    For small overheads this is the difference in percentage points.
-    """
+    """The second overhead minus the first, in percentage points of the raw rate. `ci95` is None where either has one round."""
 
     points: float
     ci95: Interval | None
@@ -26,30 +23,27 @@ class Difference:
 def difference(
     before: Sequence[float], after: Sequence[float], *, first_before: int | None = None, first_after: int | None = None
 ) -> Difference:
-    """The difference of two rows' mean log ratios with its two-sided 95 % interval (B. L. Welch, Biometrika 34, 1947).
+    """The second row's overhead minus the first's, with its two-sided 95 % interval (B. L. Welch, Biometrika 34, 1947).
 
-    `first_before` and `first_after` are the `first_rounds` of `overhead.interval`, for rows that were extended.
+    An overhead is that of a row's mean log ratio m, 100 * (1 - exp m). Its standard error is that of m times exp m (the delta
+    method: the derivative), so that the interval is one of points, as the figures beside it are. `first_before` and `first_after`
+    are the `first_rounds` of `overhead.interval`, for rows that were extended.
     """
     if not before or not after:
         raise ValueError("a difference needs a round on both sides")
-    middle = _mean(after) - _mean(before)
+    points = mean_overhead_pct(after) - mean_overhead_pct(before)
     if min(len(before), len(after)) < MIN_FOR_INTERVAL:
-        return Difference(points=overhead_of_log_ratio(middle), ci95=None)
-    (first, first_freedom), (second, second_freedom) = _of_mean(before, first_before), _of_mean(after, first_after)
+        return Difference(points=points, ci95=None)
+    (first, first_freedom), (second, second_freedom) = _of_overhead(before, first_before), _of_overhead(after, first_after)
     if first + second == 0.0:
-        exact = overhead_of_log_ratio(middle)
-        return Difference(points=exact, ci95=Interval(low=exact, high=exact))
+        return Difference(points=points, ci95=Interval(low=points, high=points))
     freedom = (first + second) ** 2 / (first**2 / first_freedom + second**2 / second_freedom)
     reach = t_quantile(0.975, freedom) * math.sqrt(first + second)
-    interval = Interval(low=overhead_of_log_ratio(middle + reach), high=overhead_of_log_ratio(middle - reach))
-    return Difference(points=overhead_of_log_ratio(middle), ci95=interval)
+    return Difference(points=points, ci95=Interval(low=points - reach, high=points + reach))
 
 
-def _mean(values: Sequence[float]) -> float:
-    return math.fsum(values) / len(values)
-
-
-def _of_mean(values: Sequence[float], first_rounds: int | None) -> tuple[float, int]:
-    """The variance of the mean, and its degrees of freedom."""
+def _of_overhead(values: Sequence[float], first_rounds: int | None) -> tuple[float, int]:
+    """The variance of a row's overhead in square points, and its degrees of freedom."""
     spread, freedom = spread_of(values, first_rounds=first_rounds)
-    return spread**2 / len(values), freedom
+    per_log = 100 - mean_overhead_pct(values)
+    return (per_log * spread) ** 2 / len(values), freedom

@@ -155,7 +155,12 @@ def pytest_report_collectionfinish(config: pytest.Config, items: Sequence[pytest
         notes=(*config.stash.get(NOTES, ()), *_plan(config).notes),
         short_names_taken=config.stash.get(SHORT_NAMES_TAKEN, ()),
     )
-    return lines[1:] if config.option.collectonly else lines
+    if not config.option.collectonly:
+        return lines
+    from pytest_glasshouse.plugin.collected_rows import rows_table
+    from pytest_glasshouse.wire.text_table import width_of
+
+    return lines[1:] + list(rows_table(config, items, run_id=_plan(config).run_id, width=width_of(sys.stdout)))
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -270,6 +275,10 @@ def _complete_report(item: pytest.Item, call: pytest.CallInfo[None], report: Any
         from pytest_glasshouse.plugin.terminal import made_visible
 
         report.longrepr = made_visible(report.longrepr)
+        if ROW in item.stash and report.failed:
+            from pytest_glasshouse.plugin.short_summary import begin_with_row
+
+            begin_with_row(item, report.longrepr)
     if report.when == "call":
         if isinstance(error, GlasshouseError):
             report.glasshouse_category = "error"

@@ -128,10 +128,11 @@ def _usage_error() -> type[Exception]:
 
 def _assemble(values: dict[str, Any], sources: dict[str, Source], config: pytest.Config) -> Options:
     provider = values.get("provider", "mock")
-    report = values.get("report")
-    if report is not None:
-        base = config.rootpath if sources["report"] == "ini" else config.invocation_params.dir
-        report = base / report
+    named = {
+        name: (config.rootpath if sources[name] == "ini" else config.invocation_params.dir) / values[name]
+        for name in ("report", "report_dir")
+        if values.get(name) is not None
+    }
     return Options(
         order=order_named(values.get("order", OWN_ORDER)),
         provider=provider,
@@ -155,7 +156,8 @@ def _assemble(values: dict[str, Any], sources: dict[str, Source], config: pytest
         allow_simulated=values.get("allow_simulated", False),
         sweeper=values.get("sweeper"),
         strict_memory=values.get("strict_memory", False),
-        report=report,
+        report=named.get("report"),
+        report_dir=named.get("report_dir"),
         html=values.get("html", False),
         resume=values.get("resume"),
         faults=tuple(dict.fromkeys(values.get("mock_fault", ()))),

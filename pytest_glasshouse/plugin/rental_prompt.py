@@ -13,12 +13,17 @@ from typing import TYPE_CHECKING
 from pytest_glasshouse.errors import ConfigurationError
 from pytest_glasshouse.providers.places import PLACES
 from pytest_glasshouse.wire.output import write_lines
+from pytest_glasshouse.wire.text_table import width_of
 
 if TYPE_CHECKING:
     import pytest
 
     from pytest_glasshouse.broker.broker import Broker
     from pytest_glasshouse.run.options import Options
+
+
+#: What every line of the question begins with.
+_SAID = "glasshouse: "
 
 
 def ask_to_rent(broker: Broker, options: Options, config: pytest.Config, environ: Mapping[str, str]) -> None:
@@ -47,14 +52,16 @@ def ask_to_rent(broker: Broker, options: Options, config: pytest.Config, environ
             )
         from pytest_glasshouse.broker.pricing import table
 
-        for line in table(broker.quote(on_retry=_say), budget_usd=options.budget_usd):
+        whole = width_of(sys.stdout)
+        width = None if whole is None else whole - len(_SAID)
+        for line in table(broker.quote(on_retry=_say), budget_usd=options.budget_usd, width=width):
             _say(line)
         if options.budget_usd is None and input("glasshouse: rent this? [yes/no] ").strip().lower() not in ("y", "yes"):
             raise ConfigurationError("not rented: expected yes, saw another answer; nothing was started")
 
 
 def _say(line: str) -> None:
-    write_lines([f"glasshouse: {line}"])
+    write_lines([f"{_SAID}{line}"])
 
 
 @contextmanager

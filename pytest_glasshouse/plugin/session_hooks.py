@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shlex
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
@@ -14,11 +15,13 @@ import pytest
 from pytest_glasshouse.errors import BudgetError, ConfigurationError, GlasshouseError
 from pytest_glasshouse.plugin.rental_prompt import ask_to_rent
 from pytest_glasshouse.plugin.stash import EARLIER, OPTIONS, engine_of
-from pytest_glasshouse.plugin.terminal import dry_runs, not_a_gate, open_live, summary, write_command, write_line
+from pytest_glasshouse.plugin.summary import summary
+from pytest_glasshouse.plugin.terminal import dry_runs, not_a_gate, open_live, write_command, write_line
 from pytest_glasshouse.run.exit_codes import EXIT_BUDGET, EXIT_INFRASTRUCTURE
 from pytest_glasshouse.wire.guest_messages import DETAIL
 from pytest_glasshouse.wire.output import write_errors
-from pytest_glasshouse.wire.printable import printable, printable_lines
+from pytest_glasshouse.wire.printable import counted, printable, printable_lines
+from pytest_glasshouse.wire.text_table import width_of
 
 if TYPE_CHECKING:
     from pytest_glasshouse.run.plan import RunInputs
@@ -65,7 +68,8 @@ class RunHooks:
         if run.store.is_empty:
             return
         terminalreporter.section("glasshouse")
-        for line in summary(list(run.store.records.values()), run.report.tamper):
+        width = width_of(sys.stdout) if sys.stdout is not None else None
+        for line in summary(list(run.store.records.values()), run.report.tamper, width=width):
             write_line(terminalreporter, line)
         if run.store.judged_before:
             write_line(terminalreporter, "")
@@ -81,14 +85,19 @@ class RunHooks:
         if os.environ.get("GITHUB_ACTIONS") == "true":
             self._annotate_for_github(terminalreporter)
 
+    def _resume_hint(self) -> str:
+        """How to run the rows that were not judged; empty where every one was."""
+        run = self.run
+        if not (run.report.published and run.store.not_judged and run.report.published[0].is_file()):
+            return ""
+        report = shlex.quote(_shown_path(run.report.published[0], self._config))
+        return (
+            f"glasshouse: {run.store.not_judged} of {len(run.selected.rows)} rows were not judged; to run them and keep the "
+            f"others, repeat the command with --glasshouse-resume {report}"
+        )
+
     def _notes(self) -> Iterator[str]:
         run = self.run
-        if run.report.published and run.store.not_judged and run.report.published[0].is_file():
-            report = shlex.quote(_shown_path(run.report.published[0], self._config))
-            yield (
-                f"{run.store.not_judged} of {len(run.selected.rows)} rows were not judged; to run them and keep the others, "
-                f"repeat the command with --glasshouse-resume {report}"
-            )
         for reason in run.broker.cpu_reasons if run.broker is not None else ():
             yield f"the legs trained on the CPU: {printable(reason, limit=DETAIL)}"
         if run.report.replaced:
@@ -98,7 +107,7 @@ class RunHooks:
         run = self.run
         if run.report.outstanding:
             yield (
-                f"{len(run.report.outstanding)} key(s) of this run were released without proof of deletion: expected exit "
+                f"{counted(len(run.report.outstanding), 'key')} of this run released without proof of deletion: expected exit "
                 "evidence of each leg, saw none; treat what those keys protect as exposed"
             )
         if run.report.server_error:
@@ -116,9 +125,11 @@ class RunHooks:
         if summary_file := os.environ.get("GITHUB_STEP_SUMMARY"):
             write_summary(run, Path(summary_file))
 
-    @pytest.hookimpl(tryfirst=True)
-    def pytest_unconfigure(self, config: pytest.Config) -> None:
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_unconfigure(self, config: pytest.Config) -> Iterator[None]:
         self.run.close()
+        yield
+        # After what pytest says of an interrupt: whoever pressed Ctrl-C reads the last line.
         self._last_line(config)
 
     def _last_line(self, config: pytest.Config) -> None:
@@ -136,6 +147,8 @@ class RunHooks:
             write_line(reporter, f"glasshouse: cleanup is not proven: {run.cleanup.leftovers} may still exist", red=True)
             for line in run.cleanup.by_hand:
                 write_line(reporter, f"glasshouse: {line}", red=True)
+        if hint := self._resume_hint():
+            write_line(reporter, hint, yellow=True)
 
     def _without_terminal(self) -> None:
         """Without pytest's terminal (`-p no:terminal`), what went wrong goes to standard error."""

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from pytest_glasshouse.providers.requirements import CudaVersion
 
 from pytest_glasshouse.providers.places import PLACES
+from pytest_glasshouse.wire.documentation import page
 
 _LONGEST_SHOWN = 60
 _LONGEST_PATH = 1024
@@ -184,8 +185,9 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("leg_timeout", _number(), "seconds until a leg must have ended", "SECONDS", ini_type="float"),
     Setting("allow_simulated", _switch, "accept a provider whose base URL is not its own; its rows are dry runs", ini_type="bool"),
     Setting("sweeper", _text, "name of the scheduled job that runs `glasshouse reap --expired`; needed to rent where CI is set", "NAME"),
-    Setting("strict_memory", _switch, "both legs overwrite freed memory at once (glibc); slower, see docs/writing-rows.md", ini_type="bool"),
+    Setting("strict_memory", _switch, f"both legs overwrite freed memory at once (glibc); slower, see {page('writing-rows')}", ini_type="bool"),
     Setting("report", _path, "report to write (default: reports/<run-id>.json)", "PATH"),
+    Setting("report_dir", _path, "directory for reports that --glasshouse-report does not name a path of (default: reports)", "DIR"),
     Setting("html", _switch, "also write the report as a page, beside it", ini_type="bool"),
     Setting("resume", _text, "resume an earlier run: keep its judged rows, run the rest (run id, its directory, or its report)", "RUN"),
     Setting("mock_fault", _fault, "a fault that the mock provider plays; repeatable", "FAULT", ini_type="args"),
@@ -194,7 +196,7 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("server_ca", _path, "PEM file of the authority that signed its TLS certificate, where that is no public one", "FILE"),
     Setting("owner_key", _path, "the owner's key that the server works for: a file made by `glasshouse keygen`", "FILE"),
     Setting("policy", _path, "a policy file (`glasshouse policy capture`) that every protected leg must satisfy beside what the host knows", "FILE"),
-    Setting("image", _text, "image of rented guests, pinned by digest (docs/guest-image.md)", "NAME@sha256:DIGEST"),
+    Setting("image", _text, f"image of rented guests, pinned by digest ({page('guest-image')})", "NAME@sha256:DIGEST"),
     Setting("min_cuda", _cuda,
             "CUDA version that a rented machine's driver must support (13.0 is driver 580); default: what the image's tag names", "VERSION"),
     Setting("min_gpu_memory", _number(), "least memory of a rented GPU", "GB", ini_type="float"),

@@ -1,4 +1,4 @@
-"""What the terminal shows: the header, one live line while rows run, and the summary.
+"""What the terminal shows: the header, one live line while rows run, and the last lines. The summary: `summary.py`.
 
 This module turns plain values into lines. It refuses to know where they come from.
 """
@@ -7,24 +7,19 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from pytest_glasshouse.providers.places import PLACES
 from pytest_glasshouse.run.live_line import Live
-from pytest_glasshouse.wire.printable import printable, visible
+from pytest_glasshouse.wire.output import RedLine
+from pytest_glasshouse.wire.printable import counted, visible
 
 if TYPE_CHECKING:
     import pytest
 
-    from pytest_glasshouse.analysis.fields import FindingRecord, MeasuredRow, NullRow, Record, RowRecord, SealedRow
+    from pytest_glasshouse.analysis.fields import Record
     from pytest_glasshouse.run.options import Options
-    from pytest_glasshouse.tamper.result import TamperRecord
-
-
-_NO_FIGURE = "-"
-#: A reason names every finding that did not hold.
-_REASON = 4000
 
 
 def header(options: Options, *, run_id: str, rows: int, notes: Sequence[str], short_names_taken: Sequence[str]) -> list[str]:
@@ -33,7 +28,7 @@ def header(options: Options, *, run_id: str, rows: int, notes: Sequence[str], sh
     where = "where each row was published" if options.provider == "row" else PLACES[options.provider].where
     lines = [
         (f"glasshouse: provider {options.provider} ({where}), order {options.order or 'row'}, run {run_id}{faults}"),
-        f"glasshouse: {_count(rows, 'row')}{_changes(options)}",
+        f"glasshouse: {counted(rows, 'row')}{_changes(options)}",
         f"glasshouse: attestation server {'in this process' if options.server is None else options.server + ' (outside)'}",
     ]
     lines += [f"glasshouse: {note}" for note in notes]
@@ -45,7 +40,7 @@ def header(options: Options, *, run_id: str, rows: int, notes: Sequence[str], sh
 
 def write_line(reporter: pytest.TerminalReporter, line: str, **markup: bool) -> None:
     """Write one line: every line of the plugin reaches pytest's terminal here."""
-    reporter.write_line(visible(line), **markup)
+    reporter.write_line(visible(line), **({"red": True} if isinstance(line, RedLine) else markup))
 
 
 def made_visible(shown: Any) -> Any:
@@ -74,14 +69,10 @@ def _changes(options: Options) -> str:
     elif options.provider == "mock":
         changes.append("every leg shortened to 2 s")
     if options.rounds is not None:
-        changes.append(_count(options.rounds, "round"))
+        changes.append(counted(options.rounds, "round"))
     if options.max_overhead_pct is not None:
         changes.append(f"at most {options.max_overhead_pct:g} % overhead")
     return f", {', '.join(changes)}" if changes else ""
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def open_live(config: pytest.Config) -> Live:
@@ -102,108 +93,6 @@ def open_live(config: pytest.Config) -> Live:
         columns=writer.fullwidth,
         encoding=getattr(sys.stdout, "encoding", None) or "ascii",
     )
-
-
-def summary(records: Sequence[Record], tamper: Sequence[TamperRecord]) -> Iterator[str]:
-    """The table of measured rows, then every other row with its reason and decision, then the tamper suite."""
-    from pytest_glasshouse.report.attempts import attempts_line, row_title
-
-    measured = [each["record"] for each in records if each["list"] == "rows"]
-    sealed = [each["record"] for each in records if each["list"] == "sealedRows"]
-    nulls = [each["record"] for each in records if each["list"] == "nullRows"]
-    excluded = [each["record"] for each in records if each["list"] == "excludedResults"]
-    if measured:
-        yield from table([("row", "order", "protected", "raw", "overhead", "95 % interval", "verdict", "findings")] + [
-            (row_title(row), *_measured(row)) for row in measured
-        ])  # fmt: skip
-    if sealed:
-        yield ""
-        yield from table([("base sealed, no raw leg", "rounds", "protected rate", "findings")] + [
-            (row_title(row), str(row["rounds"]), _rate(row), findings(row["findings"])) for row in sealed
-        ])  # fmt: skip
-    if nulls:
-        yield ""
-        yield from table([("raw against raw", "rounds", "difference", "90 % interval", "inside its margin", "findings")] + [
-            (row_title(row), *_null(row)) for row in nulls
-        ])  # fmt: skip
-    yield from shared_gpus([*measured, *sealed, *nulls])
-    if excluded:
-        yield ""
-        yield "not measured:"
-        for row in excluded:
-            yield f"  {printable(row_title(row))} ({row['order']}): {row['outcome']}"
-            yield f"      reason    {printable(row['reason'], limit=_REASON)}"
-            yield f"      decision  {printable(row['decision'], limit=_REASON)}"
-    every: list[RowRecord] = [*measured, *sealed, *nulls, *excluded]
-    if several := [row for row in every if attempts_line(row)]:
-        yield ""
-        yield "several attempts, not publishable:"
-        yield from (f"  {printable(row_title(row))}: {printable(attempts_line(row), limit=_REASON)}" for row in several)
-    if tamper:
-        refused = [case for case in tamper if case["expectedReason"] is not None]
-        control = [case for case in tamper if case["expectedReason"] is None]
-        yield ""
-        yield (
-            f"tamper: {sum(case['passed'] for case in refused)} of {len(refused)} refused as expected, "
-            f"{sum(case['passed'] for case in control)} of {len(control)} controls released"
-        )
-
-
-def shared_gpus(rows: Sequence[MeasuredRow | SealedRow | NullRow]) -> Iterator[str]:
-    """A line for each row whose GPU was used by others when its allocation was made."""
-    from pytest_glasshouse.report.attempts import row_title
-
-    for row in rows:
-        seen = row["observation"].get("allocation")
-        if seen is not None and (others := seen.get("otherGpuProcesses")):
-            memory = f"{seen.get('otherGpuMemoryMib', 0)} MiB of its memory"
-            yield f"{row_title(row)}: {others} processes of others used its GPU when it began, {memory}"
-
-
-def _measured(row: MeasuredRow) -> tuple[str, ...]:
-    interval = row.get("overheadCi95Pct")
-    unit = row["unit"]
-    return (
-        row["order"],
-        f"{row['protectedPerSec']:.2f} {unit}/s",
-        f"{row['rawPerSec']:.2f} {unit}/s",
-        f"{row['overheadPct']:+.2f} %",
-        _NO_FIGURE if interval is None else f"{interval[0]:+.2f} to {interval[1]:+.2f}",
-        row["verdict"],
-        findings(row["findings"]),
-    )
-
-
-def _rate(row: SealedRow) -> str:
-    from pytest_glasshouse.analysis.wording import rate_with_interval
-
-    return rate_with_interval(row["protectedPerSec"], row["protectedPerSecCi95"], row["unit"])
-
-
-def _null(row: NullRow) -> tuple[str, ...]:
-    interval = row["differenceCi90Pct"]
-    return (
-        str(row["rounds"]),
-        f"{row['differencePct']:+.2f} %",
-        _NO_FIGURE if interval is None else f"{interval[0]:+.2f} to {interval[1]:+.2f}",
-        "yes" if row["qualifies"] else "no",
-        findings(row["findings"]),
-    )
-
-
-def findings(judged: Sequence[FindingRecord]) -> str:
-    """How many findings held, and how many of the others were broken or unseen."""
-    counts = {finding: sum(each["finding"] == finding for each in judged) for finding in ("held", "broken", "unseen")}
-    others = [f"{counts[finding]} {finding}" for finding in ("broken", "unseen") if counts[finding]]
-    return ", ".join([f"{counts['held']} of {len(judged)} held", *others])
-
-
-def table(rows: Sequence[Sequence[str]]) -> Iterator[str]:
-    """Columns of equal width, whatever is in their cells."""
-    rows = [[printable(cell) for cell in row] for row in rows]
-    widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
-    for row in rows:
-        yield "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
 
 
 def not_a_gate(rows: int) -> str:

@@ -19,6 +19,7 @@ from pytest_glasshouse.report.paths import bundle_path, machine_paths
 from pytest_glasshouse.report.run_directory import QUARANTINE, private_directory, write_tagged
 from pytest_glasshouse.report.run_key import RUN_ID, TagKey
 from pytest_glasshouse.wire.canonical import sha256_hex
+from pytest_glasshouse.wire.printable import counted
 from pytest_glasshouse.wire.whole_file import is_passed_through, put
 
 if TYPE_CHECKING:
@@ -110,7 +111,7 @@ def _put(document: Report, *, report: Path, key: Ed25519PrivateKey | None) -> Pu
 
 def _refuse(found: Sequence[Objection]) -> None:
     if hit := [each for each in found if each.rule is not None]:
-        raise RedactionError(f"report not published: {len(hit)} forbidden value(s): {listed(hit)}. Values are withheld")
+        raise RedactionError(f"report not published: {counted(len(hit), 'forbidden value')}: {listed(hit)}. Values are withheld")
     raise ReportError(f"the report does not validate: {listed(found)}")
 
 

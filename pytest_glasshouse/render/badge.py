@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from pytest_glasshouse.analysis.row_limits import implausible, limit_of
 from pytest_glasshouse.overhead.verdict import LimitVerdict, Verdict
 from pytest_glasshouse.report.document import counts_for_gate
+from pytest_glasshouse.wire.printable import counted
 
 if TYPE_CHECKING:
     from pytest_glasshouse.analysis.fields import MeasuredRow, SealedRow
@@ -29,6 +30,10 @@ class Badge:
 
     message: str
     colour: str
+
+
+#: What is shown where there is no report.
+GREY_BADGE = Badge(message="not measured", colour=_GREY)
 
 
 def badge(document: Report, *, sound: bool, max_overhead_pct: float | None = None) -> Badge:
@@ -60,9 +65,9 @@ def _without_bound(document: Report, *, sound: bool) -> Badge | None:
     retried = sum("attempts" in row for row in every)
     cases = (
         (not sound, "report faulty", _RED),
-        (bool(excluded), f"{len(excluded)} row(s) not measured", _RED),
+        (bool(excluded), f"{counted(len(excluded), 'row')} not measured", _RED),
         (not every, "not measured", _GREY),
-        (retried > 0, f"{retried} row(s) needed another attempt", _RED),
+        (retried > 0, f"{counted(retried, 'row')} needed another attempt", _RED),
         (not all(counts_for_gate(row) for row in every), "dry run", _GREY),
         (not rows, "none: base sealed", _GREY),
         (any(implausible(row) for row in rows), Verdict.IMPLAUSIBLE_NEGATIVE.value, _RED),

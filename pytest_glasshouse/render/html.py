@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from html import escape
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,10 @@ if TYPE_CHECKING:
 
 def escaped(value: Any) -> str:
     """A value as escaped text on one line; empty for None."""
-    return "" if value is None else escape(visible(re.sub(r"[\r\n\t]+", " ", str(value))), quote=True)
+    if value is None:
+        return ""
+    line = re.sub(r"[\r\n\t]+", " ", str(value))
+    return escape(visible(re.sub(r"\+-(?=\d)", "\N{PLUS-MINUS SIGN}", line)), quote=True)
 
 
 def paragraph(content: str, css: str = "") -> str:
@@ -33,16 +37,37 @@ def definitions(pairs: Iterable[tuple[str, Any]]) -> str:
     return f"<dl>{terms}</dl>"
 
 
-def table(caption: str, head: Sequence[str], body: Iterable[Sequence[Any]], *, numbers: Sequence[int] = ()) -> str:
-    """A table with a caption; columns named in `numbers` are right-aligned. On a narrow screen it scrolls by itself."""
-    css = ['class="n"' if place in numbers else "" for place in range(len(head))]
-    first = "".join(f'<th scope="col" {css[place]}>{escaped(name)}</th>' for place, name in enumerate(head))
+@dataclass(frozen=True)
+class Cell:
+    """A cell with a colour class, and the number that it sorts by; an empty one is not shown as a value."""
+
+    text: str
+    css: str = ""
+    value: float | None = None
+
+
+@dataclass(frozen=True)
+class Link(Cell):
+    """A cell that leads to a place: `css` is its address."""
+
+
+def table(caption: str, head: Sequence[str], body: Iterable[Sequence[Any]], *, numbers: Sequence[int] = (), css: str = "") -> str:
+    """A table with a caption; columns named in `numbers` are right-aligned. On a narrow screen it scrolls by itself.
+
+    With `css` "sort" the page's script sorts it: a number column by the cells' values.
+    """
+    kind = [' class="n"' if place in numbers else "" for place in range(len(head))]
+    first = "".join(f'<th scope="col"{kind[place]}>{escaped(name)}</th>' for place, name in enumerate(head))
+    sorted_by = numbers if css else ()
     rows = "".join(
-        "<tr>" + "".join(f"<td {css[place]}>{cell(value)}</td>" for place, value in enumerate(each)) + "</tr>" for each in body
+        "<tr>"
+        + "".join(f"<td{kind[place]}{_value(value, place in sorted_by)}>{cell(value)}</td>" for place, value in enumerate(each))
+        + "</tr>"
+        for each in body
     )
-    name = escaped(caption)
+    name, kind_of_table = escaped(caption), f' class="{css}"' if css else ""
     return (
-        f'<div class="wide" tabindex="0" role="region" aria-label="{name}"><table><caption>{name}</caption>'
+        f'<div class="wide" tabindex="0" role="region" aria-label="{name}"><table{kind_of_table}><caption>{name}</caption>'
         f"<thead><tr>{first}</tr></thead><tbody>{rows}</tbody></table></div>"
     )
 
@@ -62,8 +87,18 @@ class MarkedText(str):
 _STATUS_CSS = {"held": "good", "pass": "good", "proven": "good", "broken": "bad", "unseen": "bad", "FAIL": "bad", "leak": "bad"}
 
 
+def _value(value: Any, is_number: bool) -> str:  # noqa: FBT001
+    if not is_number:
+        return ""
+    return f' data-v="{"" if value.value is None else format(value.value, ".12g")}"'
+
+
 def cell(value: Any) -> str:
     """The content of a cell, by its type."""
+    if isinstance(value, Link):
+        return f'<a href="{escaped(value.css)}">{escaped(value.text)}</a>'
+    if isinstance(value, Cell):
+        return f'<strong class="{value.css}">{escaped(value.text)}</strong>' if value.css else escaped(value.text)
     if isinstance(value, Code):
         return f"<code>{escaped(value)}</code>"
     if isinstance(value, MarkedText):
@@ -71,6 +106,8 @@ def cell(value: Any) -> str:
     return escaped(value)
 
 
-def details(summary: str, inside: str, *, is_open: bool = False) -> str:
-    """A `details` element."""
-    return f'<details{" open" if is_open else ""}><summary>{escaped(summary)}</summary><div class="in">{inside}</div></details>'
+def details(summary: str, inside: str, *, is_open: bool = False, css: str = "") -> str:
+    """A `details` element; `css` colours its summary."""
+    kind = f' class="{css}"' if css else ""
+    opened = " open" if is_open else ""
+    return f'<details{kind}{opened}><summary{kind}>{escaped(summary)}</summary><div class="in">{inside}</div></details>'

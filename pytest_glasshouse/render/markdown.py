@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 from pytest_glasshouse.analysis.row_limits import limit_of
 from pytest_glasshouse.render import tables
 from pytest_glasshouse.report.attempts import attempts_line, row_title
-from pytest_glasshouse.wire.printable import markdown_cell, visible
+from pytest_glasshouse.report.failures import failures, rows_of
+from pytest_glasshouse.wire.printable import counted, markdown_cell, visible
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -34,8 +35,10 @@ def _lines(document: Report, faults: int) -> Iterator[str]:
     yield f"# Glasshouse report {_cell(document['runId'])}"
     yield ""
     if faults:
-        yield f"**FAULTY: {faults} fault(s). What follows does not follow from the report's own data; see `glasshouse check`.**"
+        found = counted(faults, "fault")
+        yield f"**FAULTY: {found}. What follows does not follow from the report's own data; see `glasshouse check`.**"
         yield ""
+    yield from _failed(document)
     maker = document["generatedBy"]
     made = f"{document['createdAt']}, {maker['name']} {maker['version']}"
     yield f"{_cell(made)}. Subject: {_subject(document)}."
@@ -43,10 +46,10 @@ def _lines(document: Report, faults: int) -> Iterator[str]:
     if dry_run := tables.dry_run_sentence(summary):
         yield ""
         yield f"**{dry_run}**"
+    yield from _excluded(document["excludedResults"])
     yield from _rows(document["rows"])
     yield from _sealed(document.get("sealedRows", ()))
     yield from _nulls(document["nullRows"])
-    yield from _excluded(document["excludedResults"])
     yield from _tried_again(
         [*document["rows"], *document.get("sealedRows", ()), *document["nullRows"], *document["excludedResults"]]
     )
@@ -54,6 +57,17 @@ def _lines(document: Report, faults: int) -> Iterator[str]:
     yield from _lifecycle(summary)
     yield from _cleanup(document["cleanup"])
     yield from _claims(document["claims"])
+
+
+def _failed(document: Report) -> Iterator[str]:
+    """What failed, in an alert that GitHub shows in red."""
+    failed = failures(rows_of(document))
+    if failed:
+        yield "> [!CAUTION]"
+        yield f"> **{counted(len(failed), 'row')} failed.**"
+        yield ">"
+        yield from (f"> - {_cell(each.line)}" for each in failed)
+        yield ""
 
 
 def _subject(document: Report) -> str:
@@ -83,7 +97,9 @@ def _rows(rows: Sequence[MeasuredRow]) -> Iterator[str]:
             ]
         )
     yield from _section("Rows")
-    yield from _table(["Row", "Ran on", "Order", "Protected/s", "Raw/s", "Overhead", "Interval", "Verdict", "Status"], body)
+    yield from markdown_table(
+        ["Row", "Ran on", "Order", "Protected/s", "Raw/s", "Overhead", "Interval", "Verdict", "Status"], body
+    )
     yield ""
     yield from (f"- {_cell(row['name'])}: {_cell(row['interpretation'])}" for row in rows)
     for title, head, body in (
@@ -93,7 +109,7 @@ def _rows(rows: Sequence[MeasuredRow]) -> Iterator[str]:
     ):
         if body:
             yield from _section(title)
-            yield from _table(head, body)
+            yield from markdown_table(head, body)
 
 
 def _target(row: MeasuredRow | ExcludedRow) -> str:
@@ -115,7 +131,7 @@ def _sealed(rows: Sequence[SealedRow]) -> Iterator[str]:
         yield from _section("Sealed rows")
         yield tables.SEALED_NOTE
         yield ""
-        yield from _table(tables.SEALED_HEAD, tables.sealed_table(rows))
+        yield from markdown_table(tables.SEALED_HEAD, tables.sealed_table(rows))
 
 
 def _nulls(nulls: Sequence[NullRow]) -> Iterator[str]:
@@ -125,10 +141,10 @@ def _nulls(nulls: Sequence[NullRow]) -> Iterator[str]:
     body = []
     for row in nulls:
         interval = tables.bounds(row["differenceCi90Pct"], unit=" %")
-        inside = f"{'inside' if row['qualifies'] else 'not inside'} +-{row['marginPct']:g} %"
+        inside = f"{'inside' if row['qualifies'] else 'not inside'} ±{row['marginPct']:g} %"
         body.append([row_title(row), row["gpuModel"], str(row["rounds"]), f"{row['differencePct']:+.2f} %", interval, inside])
     yield from _section("Raw against raw")
-    yield from _table(["Row", "Ran on", "Rounds", "Difference", "90 % interval", "Margin"], body)
+    yield from markdown_table(["Row", "Ran on", "Rounds", "Difference", "90 % interval", "Margin"], body)
 
 
 def _excluded(excluded: Sequence[ExcludedRow]) -> Iterator[str]:
@@ -138,7 +154,7 @@ def _excluded(excluded: Sequence[ExcludedRow]) -> Iterator[str]:
         [row_title(each), _target(each), each["order"], each["outcome"], each["reason"], each["decision"]] for each in excluded
     ]
     yield from _section("Excluded results")
-    yield from _table(["Row", "Target", "Order", "Outcome", "Reason", "Decision"], body)
+    yield from markdown_table(["Row", "Target", "Order", "Outcome", "Reason", "Decision"], body)
 
 
 def _tried_again(rows: Sequence[RowRecord]) -> Iterator[str]:
@@ -152,7 +168,7 @@ def _tamper(tamper: Sequence[TamperRecord]) -> Iterator[str]:
         return
     body = [[*tables.tamper_row(each), tables.tamper_result(each)] for each in tamper]
     yield from _section("Tamper suite")
-    yield from _table(["Case", "Expected", "Seen", "Key released", "Result"], body)
+    yield from markdown_table(["Case", "Expected", "Seen", "Key released", "Result"], body)
 
 
 def _lifecycle(summary: Summary) -> Iterator[str]:
@@ -185,7 +201,8 @@ def _section(title: str) -> Iterator[str]:
     yield ""
 
 
-def _table(head: Sequence[str], body: Sequence[Sequence[str]]) -> Iterator[str]:
+def markdown_table(head: Sequence[str], body: Sequence[Sequence[str]]) -> Iterator[str]:
+    """The lines of a table, every cell escaped."""
     yield f"| {' | '.join(head)} |"
     yield f"|{'---|' * len(head)}"
     yield from (f"| {' | '.join(_cell(each) for each in line)} |" for line in body)

@@ -1,6 +1,7 @@
-"""A report as one self-contained HTML page: no script, no font, no request. Adds nothing to what the report holds.
+"""A report as one self-contained HTML page: no font, no request, one small script. Adds nothing to what the report holds.
 
-The content security policy in its head forbids every request; the report itself is embedded, compressed, for download.
+The content security policy in its head forbids every request, and every script but the one of `page_table.py`, which it names by
+its digest. The report itself is embedded, compressed, for download.
 """
 
 from __future__ import annotations
@@ -15,9 +16,12 @@ from pytest_glasshouse.render import tables
 from pytest_glasshouse.render.html import Code, MarkedText, bullets, definitions, details, escaped, paragraph, table
 from pytest_glasshouse.render.page_rows import excluded_details, findings, row_card, row_details
 from pytest_glasshouse.render.page_style import style_sheet
+from pytest_glasshouse.render.page_table import SCRIPT, rows_table, script_source
+from pytest_glasshouse.render.page_verdict import failure_cards, verdict_tile
 from pytest_glasshouse.render.plot_interval import common_scale
 from pytest_glasshouse.report.attempts import attempts_line, row_title
 from pytest_glasshouse.report.bundle import report_bytes
+from pytest_glasshouse.wire.printable import counted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -25,7 +29,7 @@ if TYPE_CHECKING:
     from pytest_glasshouse.check.check import Checked
     from pytest_glasshouse.report.fields import Report
 
-_POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'"
+_POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src {}; img-src data:; base-uri 'none'; form-action 'none'"
 #: How many rows are unfolded at first; more would make a long report slow to draw.
 _OPEN = 3
 #: A larger report (compressed, in bytes) is not embedded: the page names the file instead.
@@ -38,10 +42,11 @@ def page(document: Report, checked: Checked) -> str:
     body = "".join(_body(document, checked))
     return (
         '<!DOCTYPE html><html lang="en"><head><meta charset="utf-8">'
-        f'<meta http-equiv="Content-Security-Policy" content="{escaped(_POLICY)}">'
+        f'<meta http-equiv="Content-Security-Policy" content="{escaped(_POLICY.format(script_source()))}">'
         '<meta name="viewport" content="width=device-width,initial-scale=1"><meta name="referrer" content="no-referrer">'
         f"<title>{escaped(title)}</title><style>{style_sheet()}</style></head><body>"
-        f'<a class="skip" href="#rows">To the rows</a><main><h1>{escaped(title)}</h1>{body}</main></body></html>\n'
+        f'<a class="skip" href="#rows">To the rows</a><main><h1>{escaped(title)}</h1>{body}</main>'
+        f"<script>{SCRIPT}</script></body></html>\n"
     )
 
 
@@ -49,23 +54,24 @@ def _body(document: Report, checked: Checked) -> Iterator[str]:
     yield from _top(document, checked)
     yield from _rows(document)
     yield from _sealed(document)
-    yield from _excluded(document)
     yield from _nulls(document)
     yield from _tamper(document)
     yield from _lifecycle_and_cleanup(document)
     yield from _claims(document)
     yield from _methodology(document)
-    yield _digests(document)
-    yield _download(document)
+    # Nobody reads digests off paper, or unpacks a download from it.
+    yield f'<div class="screen">{_digests(document)}{_download(document)}</div>'
 
 
 def _top(document: Report, checked: Checked) -> Iterator[str]:
     summary, maker, subject = document["summary"], document["generatedBy"], document["subject"]
     commit = subject["gitCommit"]
     dirty = " with uncommitted changes" if subject["dirty"] else ""
+    yield verdict_tile(document, checked)
+    yield failure_cards(document)
     yield paragraph(tables.measured_sentence(summary))
     if dry_run := tables.dry_run_sentence(summary):
-        yield f'<p class="banner warn">{escaped(dry_run)}</p>'
+        yield paragraph(dry_run, "warn")
     yield _checked(checked)
     yield definitions(
         [
@@ -78,9 +84,7 @@ def _top(document: Report, checked: Checked) -> Iterator[str]:
 
 def _checked(checked: Checked) -> str:
     if not checked.sound:
-        banner = f"FAULTY: {len(checked.faults)} fault(s) when this page was made. Do not rely on it."
-        faults = bullets(map(str, checked.faults[:3])) + (details("All of them", bullets(map(str, checked.faults))))
-        return f'<div class="banner bad" role="note"><p>{escaped(banner)}</p>{faults}</div>'
+        return details(f"All {counted(len(checked.faults), 'fault')}", bullets(map(str, checked.faults)))
     keys = "; its signing keys were not compared with trusted keys" if checked.level is Level.CONSISTENT else ""
     return paragraph(f"Checked when this page was made: {checked.level.value}, no fault found{keys}.")
 
@@ -88,17 +92,19 @@ def _checked(checked: Checked) -> str:
 def _rows(document: Report) -> Iterator[str]:
     rows = document["rows"]
     yield '<h2 id="rows">Rows</h2>'
-    if not rows:
-        yield paragraph("No row was measured.")
-        return
-    yield paragraph(
-        "Point: overhead. Line: its 95 % interval over rounds; a hollow point is a single sample and has none. Light band: the "
-        "equivalence margin. Dark band: raw against raw, where it was measured. An arrow points to what is beyond the scale.",
-        "soft",
-    )
-    scale = common_scale(rows)
-    yield f'<div class="cards">{"".join(row_card(document, row, scale) for row in rows)}</div>'
-    yield "<h2>Row by row</h2>"
+    yield rows_table(document) or paragraph("No row was run.")
+    if rows:
+        yield paragraph(
+            "Point: overhead. Line: its 95 % interval over rounds; a hollow point is a single sample and has none. Light band: "
+            "the equivalence margin. The bar below: raw against raw, where it was measured. An arrow points to what is beyond "
+            "the scale.",
+            "soft",
+        )
+        scale = common_scale(rows)
+        yield f'<div class="cards">{"".join(row_card(document, row, scale) for row in rows)}</div>'
+    if rows or document["excludedResults"]:
+        yield "<h2>Row by row</h2>"
+    yield from (excluded_details(row, is_open=place < _OPEN) for place, row in enumerate(document["excludedResults"]))
     yield from (row_details(document, row, is_open=place < _OPEN) for place, row in enumerate(rows))
 
 
@@ -113,13 +119,6 @@ def _sealed(document: Report) -> Iterator[str]:
             yield f'<section id="{escaped(row["rowId"])}">{details(row_title(row), attempts + findings(row))}</section>'
 
 
-def _excluded(document: Report) -> Iterator[str]:
-    excluded = document["excludedResults"]
-    if excluded:
-        yield "<h2>Not measured</h2>"
-        yield from (excluded_details(row) for row in excluded)
-
-
 def _nulls(document: Report) -> Iterator[str]:
     rows = document["nullRows"]
     if rows:
@@ -128,7 +127,7 @@ def _nulls(document: Report) -> Iterator[str]:
              "yes" if each["qualifies"] else "no")
             for each in rows
         ]  # fmt: skip
-        yield "<h2>Raw against raw</h2>"
+        yield '<h2 id="nulls">Raw against raw</h2>'
         head = ("row", "ran on", "rounds", "90 % interval, %", "margin", "qualifies")
         yield table("Null rows", head, body, numbers=(2,))
 
@@ -151,7 +150,7 @@ def _lifecycle_and_cleanup(document: Report) -> Iterator[str]:
     if held := tables.lifecycle_sentence(summary):
         yield paragraph(held)
     if outstanding := len(summary["outstandingReleases"]):
-        banner = f"{outstanding} outstanding release(s): a key was released and the leg's exit evidence did not arrive."
+        banner = f"{counted(outstanding, 'outstanding release')}: a key was released and the leg's exit evidence did not arrive."
         yield f'<p class="banner bad">{escaped(banner)}</p>'
     body = [(each["name"], each["provider"], MarkedText(each["status"]), each["reason"]) for each in cleanup["allocations"]]
     yield paragraph(f"Cleanup: {cleanup['status']}.")

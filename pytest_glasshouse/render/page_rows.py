@@ -13,8 +13,10 @@ from pytest_glasshouse.render import tables
 from pytest_glasshouse.render.html import Code, MarkedText, definitions, details, escaped, paragraph, table
 from pytest_glasshouse.render.plot_interval import interval_plot, null_band
 from pytest_glasshouse.render.plot_rate import rate_plot
-from pytest_glasshouse.render.plot_timeline import legend, phases, timeline_plot
+from pytest_glasshouse.render.plot_timeline import legend, phases, timeline_plot, turns_played
 from pytest_glasshouse.report.attempts import attempts_line, row_title
+from pytest_glasshouse.report.failures import causes_first
+from pytest_glasshouse.wire.printable import counted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -45,9 +47,8 @@ def row_details(document: Report, row: MeasuredRow, *, is_open: bool) -> str:
         _facts(row),
         _null(document, row),
         _estimates(row),
-        _throughput(row),
+        f'<div class="plots"><div>{_throughput(row)}</div><div>{"".join(_lifecycle(row))}</div></div>',
         _rounds(row),
-        *_lifecycle(row),
         _costs(row),
         _covariates(row),
         findings(row),
@@ -55,13 +56,14 @@ def row_details(document: Report, row: MeasuredRow, *, is_open: bool) -> str:
     return f'<section id="{escaped(row["rowId"])}">{details(row_title(row), "".join(parts), is_open=is_open)}</section>'
 
 
-def excluded_details(row: ExcludedRow) -> str:
+def excluded_details(row: ExcludedRow, *, is_open: bool) -> str:
     """A row that was not measured: outcome, reason, decision, lifecycle and findings."""
     inside = definitions(
         [("outcome", row["outcome"]), ("reason", row["reason"]), ("decision", row["decision"]), *_conditions(row)]
     )
     inside += _attempts(row) + "".join(_lifecycle(row)) + findings(row)
-    return f'<section id="{escaped(row["rowId"])}">{details(row_title(row) + ": " + row["outcome"], inside)}</section>'
+    whole = details(row_title(row) + ": " + row["outcome"], inside, is_open=is_open, css="bad")
+    return f'<section id="{escaped(row["rowId"])}">{whole}</section>'
 
 
 def _attempts(row: MeasuredRow | ExcludedRow) -> str:
@@ -75,12 +77,13 @@ def findings(row: MeasuredRow | SealedRow | ExcludedRow) -> str:
     held = tables.held_count(judged)
     caption = f"Findings of {row['name']}: {held}"
     body = [
-        (each["invariant"], MarkedText(each["finding"]), each["reason"], Code(each["evidence"][:16] + "...")) for each in judged
+        (each["invariant"], MarkedText(each["finding"]), each["reason"], Code(each["evidence"][:16] + "..."))
+        for each in causes_first(judged)
     ]
     head = ("invariant", "finding", "reason", "evidence SHA-256")
     waived = "".join(paragraph(f"Waived: {each['invariant']}: {each['reason']}") for each in row["waived"])
-    is_open = any(each["finding"] != "held" for each in judged)
-    return details(f"Findings: {held}", table(caption, head, body) + waived, is_open=is_open)
+    failed = any(each["finding"] != "held" for each in judged)
+    return details(f"Findings: {held}", table(caption, head, body) + waived, is_open=failed, css="bad" if failed else "")
 
 
 def _conditions(row: MeasuredRow | ExcludedRow) -> list[tuple[str, Any]]:
@@ -90,7 +93,7 @@ def _conditions(row: MeasuredRow | ExcludedRow) -> list[tuple[str, Any]]:
         ("names", named if named != row["gpuModel"] else None),
         ("provider", row["provider"]),
         ("order", f"{row['order']}{', fixed' if row['fixedOrder'] else ''}"),
-        ("target", f"{tables.target(row)} per leg, {row['rounds']} round(s)"),
+        ("target", f"{tables.target(row)} per leg, {counted(row['rounds'], 'round')}"),
         ("not publishable", "; ".join(row["unpublishableBecause"])),
     ]
 
@@ -107,7 +110,7 @@ def _facts(row: MeasuredRow) -> str:
             ("raw", f"{row['rawPerSec']:,.3f} {unit}/s: {row['rawUnits']:,} in {row['rawElapsedSec']:,.3f} s"),
             ("limit", None if limit is None else f"{limit.verdict.value} of {limit.limit_pct:g} %: {limit.reason}"),
             ("method", row["method"]),
-            ("margin", f"{row['marginPct']:g} points"),
+            ("margin", f"{row['marginPct']:g} {'point' if row['marginPct'] == 1 else 'points'}"),
             ("lifecycle", f"{row['attestation']}, {row['runtimeState']}, raw callback {row['rawCallback']}"),
             ("zeroize", f"{row['zeroizeSec']:.3f} s" if row["zeroizeSec"] is not None else None),
             ("memory scan", f"{row['scanSec']:.3f} s, in no measured time" if "scanSec" in row else None),
@@ -173,7 +176,8 @@ def _lifecycle(row: MeasuredRow | ExcludedRow) -> Iterator[str]:
         return
     yield "<h4>Lifecycle</h4>" + legend([each for _, found in rounds for each in found])
     for number, found in rounds:
-        yield timeline_plot(row["name"], number, found)
+        turns = turns_played(row["observation"], number)
+        yield timeline_plot(row["name"], number, found, turns)
         body = [(each.leg, each.name, f"{each.begin_s:.3f}", f"{each.seconds:.3f}") for each in found]
         caption = f"Round {number} of {row['name']} on the guest's clock"
         phase_table = table(caption, ("leg", "phase", "begins, s", "takes, s"), body, numbers=(2, 3))

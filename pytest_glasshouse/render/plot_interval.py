@@ -13,7 +13,9 @@ if TYPE_CHECKING:
     from pytest_glasshouse.analysis.fields import MeasuredRow
     from pytest_glasshouse.report.fields import Report
 
-_WIDTH, _HEIGHT, _LEFT, _RIGHT, _MIDDLE = 320, 56, 8, 312, 20
+_WIDTH, _HEIGHT, _LEFT, _RIGHT, _MIDDLE = 320, 66, 8, 312, 16
+#: The lane of raw against raw, below that of the overhead.
+_NULL_LANE = 36
 #: The limit of a scale: an interval that goes beyond it ends in an arrow.
 _WIDEST_PCT = 100.0
 
@@ -47,11 +49,12 @@ def interval_plot(row: MeasuredRow, scale: Scale, band: tuple[float, float] | No
 def _parts(row: MeasuredRow, scale: Scale, band: tuple[float, float] | None) -> Iterator[str]:
     margin = row["marginPct"]
     yield rectangle(
-        scale.at(-margin), 4, scale.at(margin) - scale.at(-margin), 32, "margin", f"margin: plus or minus {margin:g} %"
+        scale.at(-margin), 4, scale.at(margin) - scale.at(-margin), 42, "margin", f"margin: plus or minus {margin:g} %"
     )
     if band is not None:
-        yield rectangle(scale.at(band[0]), 8, scale.at(band[1]) - scale.at(band[0]), 24, "null", "raw against raw, 90 % interval")
-    yield line(scale.at(0), 2, scale.at(0), 38, "zero")
+        low, high = scale.at(band[0]), scale.at(band[1])
+        yield rectangle(low, _NULL_LANE - 4, high - low, 8, "null", "raw against raw, 90 % interval")
+    yield line(scale.at(0), 2, scale.at(0), 48, "zero")
     interval = row["overheadCi95Pct"]
     if interval is not None:
         low, high = scale.at(interval[0]), scale.at(interval[1])
@@ -64,8 +67,8 @@ def _parts(row: MeasuredRow, scale: Scale, band: tuple[float, float] | None) -> 
         yield _end(row["overheadPct"], scale)
     for tick in scale.ticks(4):
         anchor = "start" if tick == scale.low else "end" if tick == scale.high else "middle"
-        yield line(scale.at(tick), 38, scale.at(tick), 41, "axis")
-        yield text(scale.at(tick), 52, f"{number(tick, sign=True)} %", anchor=anchor)
+        yield line(scale.at(tick), 48, scale.at(tick), 51, "axis")
+        yield text(scale.at(tick), 62, f"{number(tick, sign=True)} %", anchor=anchor)
 
 
 def _end(value: float, scale: Scale) -> str:

@@ -6,6 +6,7 @@ Of sequential legs only the protected one has progress lines, in its journal; th
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING, Any
 
 from pytest_glasshouse.errors import IntegrityError
@@ -23,6 +24,8 @@ _WIDTH, _HEIGHT, _LEFT, _RIGHT, _TOP, _BOTTOM = 640, 190, 56, 632, 12, 150
 _MARK = 3.5
 #: Above this many marks they cannot be told apart; whole rounds are then drawn by their averages.
 _MOST_MARKS = 1500
+#: A stretch shorter than this share of the usual one is joined with its neighbour.
+_SLIVER = 0.25
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,6 +89,8 @@ def _parts(row: MeasuredRow, found: list[RateSpan], x: Scale, y: Scale) -> Itera
         yield text(x.at(tick), _BOTTOM + 17, number(tick))
     yield line(_LEFT, _BOTTOM, _RIGHT, _BOTTOM, "axis")
     yield text((_LEFT + _RIGHT) / 2, _HEIGHT - 6, f"measured seconds, rounds one after the other; {row['unit']}/s upwards")
+    for border in _round_borders(row):
+        yield line(x.at(border), _TOP, x.at(border), _BOTTOM, "round")
     for each in found:
         css = f"{each.leg}{' average' if each.average else ''}"
         height, middle = y.at(each.rate), x.at((each.begin_s + each.end_s) / 2)
@@ -94,6 +99,14 @@ def _parts(row: MeasuredRow, found: list[RateSpan], x: Scale, y: Scale) -> Itera
             yield f'<circle cx="{middle:g}" cy="{height:g}" r="{_MARK}" class="{each.leg}"/>'
         else:
             yield rectangle(middle - _MARK, height - _MARK, 2 * _MARK, 2 * _MARK, each.leg)
+
+
+def _round_borders(row: MeasuredRow) -> list[float]:
+    """Where one round of a row whose legs run in turn ends and the next one begins, in measured seconds."""
+    if row.get("segments"):
+        return []
+    lengths = [figures["protectedElapsedSec"] + figures["rawElapsedSec"] for figures in row["roundFigures"]]
+    return list(accumulate(lengths))[:-1]
 
 
 def _progress(observed: RoundNotes) -> list[tuple[float, int]]:
@@ -111,8 +124,27 @@ def _progress(observed: RoundNotes) -> list[tuple[float, int]]:
 
 def _spans_between(begin_s: float, progress: list[tuple[float, int]]) -> Iterator[RateSpan]:
     before_s, before = 0.0, 0
-    for seconds, units in progress:
+    for seconds, units in _without_slivers(progress):
         if seconds > before_s and units >= before:
             rate = (units - before) / (seconds - before_s)
             yield RateSpan(leg="protected", begin_s=begin_s + before_s, end_s=begin_s + seconds, rate=rate, average=False)
         before_s, before = seconds, units
+
+
+def _without_slivers(progress: list[tuple[float, int]]) -> list[tuple[float, int]]:
+    """Progress without stretches too short to have a rate, each joined with its neighbour.
+
+    A leg's last line comes right after its last progress line, often with no unit in between: that is no rate of 0. A stretch of
+    the usual length without a unit stays, because there the leg did stand still.
+    """
+    gaps = sorted(after - before for before, after in pairwise([0.0, *(seconds for seconds, _ in progress)]))
+    if not gaps:
+        return []
+    shortest_s = _SLIVER * gaps[len(gaps) // 2]
+    kept = [(0.0, 0)]
+    for seconds, units in progress:
+        if seconds - kept[-1][0] >= shortest_s:
+            kept.append((seconds, units))
+        elif len(kept) > 1:
+            kept[-1] = (seconds, units)
+    return kept[1:]

@@ -1,4 +1,8 @@
-"""The timeline of a round on the guest's clock: when each phase of each leg began, and how many seconds it took."""
+"""The timeline of a round on the guest's clock: when each phase of each leg began, and how many seconds it took.
+
+Turns of an interleaved round are marked on their legs. What takes next to no time beside training (attestation, release, wiping)
+is drawn again below, on a scale of its own.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +10,9 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
+from pytest_glasshouse.errors import IntegrityError, ProtocolError
 from pytest_glasshouse.observation.reading import observed_rounds
+from pytest_glasshouse.observation.turns import read_borders, turns_of
 from pytest_glasshouse.render.html import escaped
 from pytest_glasshouse.render.svg import Scale, line, number, rectangle, svg, text
 
@@ -17,6 +23,10 @@ if TYPE_CHECKING:
 
 _LEGS = ("protected", "raw", "raw2")
 _WIDTH, _LEFT, _RIGHT, _BAR = 640, 72, 632, 18
+#: A phase shorter than this share of its round cannot be seen beside the others.
+_SHORT = 0.02
+#: More turns than this are stripes that cannot be told apart.
+_MOST_TURNS = 120
 #: The phase that ends with each event of a leg's timeline, and its colour class. Other events belong to the next phase.
 _PHASES = {
     "challenge-wanted": ("start", "p0"),
@@ -24,9 +34,9 @@ _PHASES = {
     "key_received": ("key release", "p2"),
     "package_verified": ("open", "p3"),
     "train_started": ("load", "p4"),
-    "started": ("start and load", "p0"),
+    "started": ("start and load", "p9"),
     "train_completed": ("prologue, warm-up, training", "p5"),
-    "callback": ("prologue, warm-up, training, export", "p5"),
+    "callback": ("prologue, warm-up, training, export", "p10"),
     "adapter_exported": ("export", "p6"),
     "zeroized": ("zeroize", "p7"),
     "exit": ("exit", "p8"),
@@ -48,6 +58,37 @@ class Phase:
         return self.end_s - self.begin_s
 
 
+@dataclass(frozen=True, kw_only=True)
+class DrawnTurn:
+    """One turn of a leg, in seconds from the first moment of its round."""
+
+    leg: str
+    begin_s: float
+    end_s: float
+
+
+def turns_played(observation: Observation, number_of_round: int) -> list[DrawnTurn]:
+    """The turns of one round, as the agent signed their borders; none where the legs took no turns, or too many to be drawn."""
+    observed = observed_rounds(observation)[number_of_round - 1]
+    moments = [moment for leg in _LEGS for moment in _times(observed.get(leg)).values()]
+    token = observed.get("borders")
+    if not isinstance(token, str) or not moments:
+        return []
+    try:
+        played = turns_of(read_borders(token))
+    except (IntegrityError, ProtocolError, ValueError, KeyError, TypeError):
+        return []  # the findings say what is wrong with them
+    began, ended = min(moments), max(moments)
+    # The clock of a guest that lies may be anything: what lies outside of the round is not drawn.
+    inside = [each for each in played if began <= each.before.t_ns <= each.after.t_ns <= ended]
+    if len(inside) > _MOST_TURNS:
+        return []
+    return [
+        DrawnTurn(leg=each.role, begin_s=(each.before.t_ns - began) / 1e9, end_s=(each.after.t_ns - began) / 1e9)
+        for each in inside
+    ]
+
+
 def phases(observation: Observation) -> list[tuple[int, list[Phase]]]:
     """Number and phases of every round whose legs have a timeline."""
     found: list[tuple[int, list[Phase]]] = []
@@ -60,10 +101,14 @@ def phases(observation: Observation) -> list[tuple[int, list[Phase]]]:
     return found
 
 
-def timeline_plot(name: str, number_of_round: int, found: Sequence[Phase]) -> str:
+def timeline_plot(name: str, number_of_round: int, found: Sequence[Phase], turns: Sequence[DrawnTurn] = ()) -> str:
     """The plot of one round."""
     title = f"Lifecycle of {name}, round {number_of_round}, in seconds from its beginning; the table has the figures"
-    return svg(_parts(found), width=_WIDTH, height=34 + 26 * len(_present(found)), title=title)
+    strips = [(leg, short) for leg in _present(found) if (short := _short(found, leg))]
+    height = 34 + 26 * len(_present(found)) + (14 + 34 * len(strips) if strips else 0)
+    return svg(
+        [*_parts(found, turns), *_zoomed(strips, 34 + 26 * len(_present(found)))], width=_WIDTH, height=height, title=title
+    )
 
 
 def legend(found: Sequence[Phase]) -> str:
@@ -72,7 +117,30 @@ def legend(found: Sequence[Phase]) -> str:
     return "<p>" + " ".join(f'<span class="key {css}">{escaped(name)}</span>' for name, css in names) + "</p>"
 
 
-def _parts(found: Sequence[Phase]) -> Iterator[str]:
+def _short(found: Sequence[Phase], leg: str) -> list[Phase]:
+    """The phases of a leg that vanish in the plot of the whole round."""
+    whole = max((each.end_s for each in found), default=0.0)
+    return [each for each in found if each.leg == leg and 0 < each.seconds < _SHORT * whole]
+
+
+def _zoomed(strips: Sequence[tuple[str, list[Phase]]], top: float) -> Iterator[str]:
+    """Each leg's short phases one after the other, as wide as they take long, all on one scale."""
+    if not strips:
+        return
+    longest = max(sum(each.seconds for each in short) for _, short in strips)
+    yield text(_LEFT, top + 10, "too short to be seen above, on a scale of its own, one after the other", anchor="start")
+    for place, (leg, short) in enumerate(strips):
+        x, y = float(_LEFT), top + 16 + 34 * place
+        yield text(_LEFT - 6, y + 13, leg, anchor="end")
+        for each in short:
+            width = each.seconds / longest * (_RIGHT - _LEFT)
+            yield rectangle(x, y, width, _BAR, each.css, f"{each.name}: {each.seconds:.4f} s")
+            x += width
+        total = sum(each.seconds for each in short)
+        yield text(_LEFT, y + 29, f"{total * 1000:,.1f} ms in all", anchor="start")
+
+
+def _parts(found: Sequence[Phase], turns: Sequence[DrawnTurn]) -> Iterator[str]:
     x = Scale(low=0.0, high=max(each.end_s for each in found) or 1.0, left=_LEFT, right=_RIGHT)
     legs = _present(found)
     axis = 10 + 26 * len(legs)
@@ -83,6 +151,11 @@ def _parts(found: Sequence[Phase]) -> Iterator[str]:
             if each.leg == leg:
                 title = f"{each.name}: {each.seconds:.3f} s"
                 yield rectangle(x.at(each.begin_s), top, x.at(each.end_s) - x.at(each.begin_s), _BAR, each.css, title)
+        for turn in turns:
+            if turn.leg == leg:
+                title = f"turn: {turn.end_s - turn.begin_s:.3f} s"
+                width = x.at(turn.end_s) - x.at(turn.begin_s)
+                yield rectangle(x.at(turn.begin_s), top + _BAR - 5, width, 5, f"turn {leg}", title)
     yield line(_LEFT, axis, _RIGHT, axis, "axis")
     for tick in x.ticks(6):
         yield line(x.at(tick), axis, x.at(tick), axis + 4, "axis")

@@ -7,9 +7,29 @@ from typing import TYPE_CHECKING
 from pytest_glasshouse.rows.spec import Published, RowSpec
 
 if TYPE_CHECKING:
-    from pytest_glasshouse.rows.published import INTERLEAVED_ROWS, LORA_ROWS, MLP_ROWS, NULL_ROWS, SEALED_ROWS
+    from pytest_glasshouse.rows.published import (
+        ALL_ROWS,
+        INTERLEAVED_ROWS,
+        LORA_ROWS,
+        MLP_ROWS,
+        NULL_ROWS,
+        PUBLISHED_ROWS,
+        SEALED_ROWS,
+        SMOKE_ROWS,
+    )
 
-__all__ = ["INTERLEAVED_ROWS", "LORA_ROWS", "MLP_ROWS", "NULL_ROWS", "SEALED_ROWS", "Published", "RowSpec"]
+__all__ = [
+    "ALL_ROWS",
+    "INTERLEAVED_ROWS",
+    "LORA_ROWS",
+    "MLP_ROWS",
+    "NULL_ROWS",
+    "PUBLISHED_ROWS",
+    "SEALED_ROWS",
+    "SMOKE_ROWS",
+    "Published",
+    "RowSpec",
+]
 
 
 def __getattr__(name: str) -> tuple[RowSpec, ...]:

@@ -187,6 +187,10 @@ NULL_ROWS: tuple[RowSpec, ...] = (
     _interleaved("anygpu", "0.5b", null=True),
 )
 
+#: What ships and needs nothing of the user: every row but those whose model has to be on the machine that starts them.
+ALL_ROWS = MLP_ROWS + LORA_ROWS + INTERLEAVED_ROWS + NULL_ROWS
+SMOKE_ROWS = tuple(row for row in ALL_ROWS if row.smoke)
+
 SEALED_ROWS: tuple[RowSpec, ...] = (
     RowSpec(
         name="anygpu-qwen0.5b-60s-sealed",

@@ -109,8 +109,10 @@ class _KeywordOnly(type):
             if positional:
                 raise ConfigurationError(f"{row}: expected every field by its name; saw {len(positional)} without. {known}")
             if unknown := [name for name in given if name not in fields]:
-                close = _close(unknown[0], fields)
-                raise ConfigurationError(f"{row}: no field {unknown[0]}. {f'Did you mean {close}? ' if close else ''}{known}")
+                told = (
+                    f"no field {name}.{f' Did you mean {close}?' if (close := _close(name, fields)) else ''}" for name in unknown
+                )
+                raise ConfigurationError(f"{row}: {' '.join(told)} {known}")
             if missing := [name for name, needed in fields.items() if needed and name not in given]:
                 allowed = get_args(_CHOICES.get(missing[0]))
                 expected = f"one of {', '.join(allowed)}" if allowed else "a name"
@@ -175,6 +177,24 @@ class RowSpec(metaclass=_KeywordOnly):
     other parameters is another row."""
 
     def __post_init__(self) -> None:
+        refused: dict[str, str] = {}
+        self.__dict__["_refused"] = refused
+        try:
+            self._check()
+        except (TypeError, ValueError):
+            # A later check met a value that an earlier one had refused.
+            if not refused:
+                raise
+        finally:
+            del self.__dict__["_refused"]
+        if refused:
+            told = (
+                f"field {field}: expected {expected}; saw {getattr(self, field, None)!r}" for field, expected in refused.items()
+            )
+            raise ConfigurationError(f"row {self.name!r}: {'; '.join(told)}")
+
+    def _check(self) -> None:
+        """Every check, also after one has failed: all fields that are wrong are told at once."""
         if not isinstance(self.name, str) or not _NAME.fullmatch(self.name):
             self._refuse("name", "1 to 80 of A-Z a-z 0-9 _ . -, starting with a letter or digit")
         for field, allowed in _CHOICES.items():
@@ -186,8 +206,7 @@ class RowSpec(metaclass=_KeywordOnly):
         self._number("warmup_s", self.warmup_s, least=0.0)
         self._number("margin_pct", self.margin_pct, above=0.0)
         self._whole("steps", self.steps)
-        self._whole("rounds", self.rounds)
-        if self.rounds > MOST_ROUNDS:
+        if self._whole("rounds", self.rounds) and self.rounds > MOST_ROUNDS:
             self._refuse("rounds", f"at most {MOST_ROUNDS}")
         self._interleaved()
         self._lora()
@@ -205,11 +224,9 @@ class RowSpec(metaclass=_KeywordOnly):
                 self._refuse(field, f"{usual!r}, for a row that is not interleaved")
 
     def _lora(self) -> None:
-        self._whole("rank", self.rank)
-        if self.rank > _LARGEST_RANK:
+        if self._whole("rank", self.rank) and self.rank > _LARGEST_RANK:
             self._refuse("rank", f"at most {_LARGEST_RANK}")
-        self._whole("alpha", self.alpha)
-        if self.alpha is not None and self.alpha > _LARGEST_ALPHA:
+        if self._whole("alpha", self.alpha) and self.alpha is not None and self.alpha > _LARGEST_ALPHA:
             self._refuse("alpha", f"at most {_LARGEST_ALPHA}")
         names = self.targets
         if (
@@ -219,8 +236,9 @@ class RowSpec(metaclass=_KeywordOnly):
             or len(set(names)) != len(names)
         ):
             self._refuse("targets", f"1 to {_MOST_TARGETS} names of layers, each once, such as ('q_proj', 'v_proj')")
-        # The order has no effect, so it must not change the row id.
-        object.__setattr__(self, "targets", tuple(sorted(names)))
+        else:
+            # The order has no effect, so it must not change the row id.
+            object.__setattr__(self, "targets", tuple(sorted(names)))
         if self.model_source is not None and (self.workload == "mlp" or self.model_source not in get_args(ModelSource)):
             self._refuse("model_source", "nothing, or for a lora row one of " + ", ".join(get_args(ModelSource)))
         for field, usual in {**_LORA, **_BASE}.items():
@@ -245,8 +263,8 @@ class RowSpec(metaclass=_KeywordOnly):
             self._refuse("parameters", f"at most {MOST_PARAMETERS} pairs of short texts, each name once, sorted by name")
 
     def _refuse(self, field: str, expected: str) -> None:
-        seen = getattr(self, field, None)
-        raise ConfigurationError(f"row {self.name!r}: field {field}: expected {expected}; saw {seen!r}")
+        """Note what was expected of a field; what is noted first of it stays."""
+        self.__dict__["_refused"].setdefault(field, expected)
 
     def _number(self, field: str, value: object, *, above: float | None = None, least: float | None = None) -> None:
         if value is None and field == "target_s":
@@ -261,11 +279,14 @@ class RowSpec(metaclass=_KeywordOnly):
         ):
             self._refuse(field, f"a finite number {bound}")
 
-    def _whole(self, field: str, value: object) -> None:
+    def _whole(self, field: str, value: object) -> bool:
+        """Whether the field is a whole number, or may be and is None."""
         if value is None and field in ("steps", "alpha"):
-            return
+            return True
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             self._refuse(field, "a whole number of at least 1")
+            return False
+        return True
 
     @property
     def gpu_model(self) -> str | None:

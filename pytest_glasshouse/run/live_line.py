@@ -152,9 +152,9 @@ def progress_line(
         "round over" if over else printable(event.get("phase") or ""),
         f"{event['fraction']:.0%}" if event.get("fraction") is not None else "",
         f"{event['rate']:.1f}/s" if event.get("rate") is not None else "",
-        "" if over else f"{event.get('elapsed_s') or 0:.0f} s",
+        "" if over else f"for {event.get('elapsed_s') or 0:.0f} s",
         f"row done in about {duration(eta)}" if eta is not None else "",
-        f"interval +-{width:.2f} points" if width is not None else "",
+        f"interval half-width {width:.2f} points" if width is not None else "",
         f"{spent_usd:.2f} USD so far" if spent_usd is not None else "",
         f"{gpu_hours:.2f} GPU-hours so far" if gpu_hours is not None else "",
     ]

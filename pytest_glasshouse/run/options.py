@@ -63,6 +63,7 @@ class Options:
     sweeper: str | None = None
     strict_memory: bool = False
     report: Path | None = None
+    report_dir: Path | None = None
     html: bool = False
     resume: str | None = None
     faults: tuple[str, ...] = ()
@@ -82,6 +83,10 @@ class Options:
     server_ca: Path | None = None
     owner_key: Path | None = None
     policy: Path | None = None
+
+    def reports(self, root: Path) -> Path:
+        """The directory of reports that no option names a path of: `reports` below pytest's root directory, unless told."""
+        return self.report_dir or root / "reports"
 
     @property
     def outside_server(self) -> OutsideServer | None:

@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, TypedDict
 
 from pytest_glasshouse.errors import ConfigurationError
+from pytest_glasshouse.wire.printable import counted
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -169,7 +170,7 @@ def _resumed(options: Options, root: Path, engine: Engine) -> tuple[RunPlan, Ear
     from pytest_glasshouse.run.records import failure_of
     from pytest_glasshouse.run.resume import read
 
-    reports = options.report.parent if options.report is not None else root / "reports"
+    reports = options.report.parent if options.report is not None else options.reports(root)
     earlier = read(str(options.resume), reports, environ=os.environ, derivation=derivation_of(engine))
     if options.seed not in (None, earlier.seed):
         raise ConfigurationError(
@@ -183,6 +184,6 @@ def _resumed(options: Options, root: Path, engine: Engine) -> tuple[RunPlan, Ear
         attempt=attempt,
         judged_before={row_id: failure_of(record, options) for row_id, record in earlier.records.items()},
         earlier_attempts={row_id: len(entries) for row_id, entries in earlier.unjudged.items()},
-        notes=(f"attempt {attempt} of this run: {len(earlier.records)} row(s) kept as they were judged before",),
+        notes=(f"attempt {attempt} of this run: {counted(len(earlier.records), 'row')} kept as judged before",),
     )
     return plan, earlier

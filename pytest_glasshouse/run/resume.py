@@ -26,7 +26,7 @@ from pytest_glasshouse.run.attempt_history import (
 )
 from pytest_glasshouse.run.options import order_named
 from pytest_glasshouse.wire.folder import expanded
-from pytest_glasshouse.wire.printable import printable
+from pytest_glasshouse.wire.printable import counted, printable
 
 if TYPE_CHECKING:
     from pytest_glasshouse.analysis.fields import Record, RowRecord
@@ -265,7 +265,7 @@ def _document_of(path: Path, environ: Mapping[str, str], derivation: Derivation 
         )
     faults = check_bytes(data, derivation=derivation).faults
     if faults:
-        raise ConfigurationError(f"{path} has {len(faults)} fault(s), first {faults[0]}; start a new run")
+        raise ConfigurationError(f"{path} has {counted(len(faults), 'fault')}, first {faults[0]}; start a new run")
     return document
 
 

@@ -53,7 +53,7 @@ class Run:
         self.plan = plan
         self.selected = selected
         earlier = inputs.earlier
-        default = inputs.root / "reports" / f"{plan.run_id}.json" if earlier is None else earlier.report
+        default = inputs.options.reports(inputs.root) / f"{plan.run_id}.json" if earlier is None else earlier.report
         path = self.options.report or default
         beside = default if is_passed_through(path) else path
         self.directory = beside.parent / f"{plan.run_id}.run"

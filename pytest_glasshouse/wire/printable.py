@@ -59,6 +59,11 @@ def visible(line: object, *, limit: int = WHOLE_LINE, data: bool = False) -> str
     return _BRACKETED.sub(lambda found: _escape("#") + found[0][1:], shown) + (_CUT if len(text) > limit else "")
 
 
+def counted(number: int, noun: str) -> str:
+    """A number with its noun, in the singular for one: `1 row`, `5 rounds`."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
 def json_text(value: object, *, indent: int | None = 2, sort_keys: bool = False) -> str:
     """JSON for a terminal or a log: ASCII, and no text in it means anything to either."""
     return json.dumps(value, indent=indent, sort_keys=sort_keys).replace("\x7f", "\\u007f").replace("##", "\\u0023#")

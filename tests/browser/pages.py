@@ -10,6 +10,9 @@ import string
 from pathlib import Path
 from typing import Any
 
+from pytest_glasshouse.observation.outcome import Outcome
+from tests.unit.report import example
+
 DATA = Path(__file__).parents[1] / "data" / "reports"
 
 
@@ -41,7 +44,7 @@ def report_with_everything() -> dict[str, Any]:
     }  # fmt: skip
     row["roundFigures"] = [{**row["roundFigures"][0], "round": number} for number in range(1, 7)]
     document["nullRows"] = [
-        {"name": "null-h100", "gpuModel": row["gpuModel"], "allocationName": row["allocationName"], "workload": row["workload"],
+        {"rowId": "null-000000000000", "observation": {}, "dryRun": False, "differencePct": 0.05, "order": "interleaved", "name": "null-h100", "gpuModel": row["gpuModel"], "allocationName": row["allocationName"], "workload": row["workload"],
          "rounds": 6, "differenceCi90Pct": [-0.31, 0.42], "marginPct": 1.0, "qualifies": True}
     ]  # fmt: skip
     wide = {
@@ -59,7 +62,7 @@ def report_with_everything() -> dict[str, Any]:
         name: row[name]
         for name in ("findings", "waived", "order", "fixedOrder", "gpuModel", "namedGpuModel", "provider", "rounds")
     }
-    excluded |= {"rowId": "lost-000000000000", "name": "lost", "outcome": "excluded", "reason": "the raw callback never came",
+    excluded |= {"rowId": "lost-000000000000", "dryRun": False, "publishable": False, "name": "lost", "outcome": "excluded", "reason": "the raw callback never came",
                  "decision": "Excluded from overhead calculation", "targetSec": 60.0, "observation": {}, "unpublishableBecause": ["not measured"]}  # fmt: skip
     document["excludedResults"] = [excluded]
     document["tamper"] = [
@@ -82,6 +85,26 @@ def report_with_everything() -> dict[str, Any]:
     ]
     document["claims"]["notShown"] = ["memory scanned clean: not required here"]
     document["cleanup"]["allocations"][0]["status"] = "leak"
+    return document
+
+
+def broken_row(*, beside: int = 0) -> dict[str, Any]:
+    """A report of a row that left plaintext behind, and of `beside` rows that were measured."""
+    seen = example.observation(unseen=())
+    seen["allocation"]["broken"] = ["runtime zeroized"]
+    row = example.row(name="left-behind")
+    record = example.record_of(Outcome(row=row, declared=row, allocation=example.allocation(), observation=seen))
+    (zeroized,) = [each for each in record["record"]["findings"] if each["finding"] == "broken"]
+    zeroized["reason"] = "the scan found 80 plaintext copies after the wipe"
+    measured = [example.measured(name=f"measured-{place}") for place in range(beside)]
+    found: dict[str, Any] = example.document(*measured, record)
+    return found
+
+
+def six_single_samples() -> dict[str, Any]:
+    """Six rows of one round each, as the smoke rows are."""
+    document = many(6)
+    document["excludedResults"] = []
     return document
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pytest_glasshouse.check.check import check_bytes
+from pytest_glasshouse.cli.main import main
 from tests.limits import HANG_S
 from tests.numpy_guest import engine
 from tests.numpy_guest.bytecode import keep_in_cache
@@ -151,3 +152,15 @@ def test_guest_that_does_not_boot_is_an_error_that_is_safe_to_retry(with_numpy: 
     result.stdout.fnmatch_lines(["*did not boot: expected its agent within 1 s, saw no answer*"])
     (row,) = with_numpy.report()["excludedResults"]
     assert row["outcome"] == "infrastructure"
+
+
+def test_row_that_init_writes_passes_as_it_is(with_numpy: Project) -> None:
+    """The first row of a newcomer: every invariant is asserted, because it names none."""
+    folder = with_numpy.pytester.path
+    (folder / "test_mlp.py").unlink()
+    assert main(["init", str(folder), "--no-workflows"]) == 0
+
+    result = with_numpy.spawn("rows", *SHORT)
+
+    result.assert_outcomes(passed=1)
+    assert [(row["name"], len(row["findings"])) for row in with_numpy.report()["rows"]] == [("first", 15)]

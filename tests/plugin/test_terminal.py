@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_glasshouse.plugin.terminal import findings, shared_gpus, table
+from pytest_glasshouse.plugin.summary import findings, shared_gpus, summary
 from pytest_glasshouse.run.live_line import Live, progress_line
+from pytest_glasshouse.wire.output import RedLine
+from tests.unit.report import example
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -58,11 +60,12 @@ def test_summary_shows_measured_rows_and_why_others_were_not(project: Project) -
     result = project.rows("good", "lostcallback").run()
     result.stdout.fnmatch_lines(
         [
+            "failed:",
+            "  lostcallback (raw-first): excluded",
+            "      reason    raw callback completed broken: the raw callback never came",
+            "      decision  Excluded from overhead",
             "row * order * protected * raw * overhead * 95 % interval * verdict * findings",
             "good *raw-first *epochs/s *single sample *13 of 13 held",
-            "  lostcallback (raw-first): excluded",
-            "      reason    the raw callback never came",
-            "      decision  Excluded from overhead",
         ]
     )
 
@@ -119,13 +122,37 @@ def test_failure_names_also_what_its_test_does_not_assert(project: Project, work
     assert shown.count("BROKEN  runtime zeroized") == 1
 
 
+@pytest.mark.parametrize("name", ["lostcallback", "guestgone"])
+def test_short_summary_begins_with_the_row(project: Project, name: str) -> None:
+    """It began with the path of a class, cut before it said anything."""
+    result = project.rows(name).run()
+    expected = {
+        "lostcallback": "* - lostcallback: raw callback comp*",
+        "guestgone": "* - guestgone: infrastructure: *",
+    }
+    result.stdout.fnmatch_lines(["*short test summary info*", expected[name]])
+
+
+def test_collecting_only_shows_where_rows_run_and_for_how_long(project: Project) -> None:
+    result = project.rows("good", ("free", "anygpu", "protected-first")).run("--co")
+
+    result.stdout.fnmatch_lines(
+        [
+            "row   GPU * order * rounds  per leg  minutes",
+            "good  NVIDIA H100* raw-first * 1 * 2 s *",
+            "free  any * protected-first * 1 * 2 s *",
+            "2 rows, about * minutes at most, one after the other",
+        ]
+    )
+
+
 def test_quiet_run_has_no_header(project: Project) -> None:
     project.rows("good").run("-q").stdout.no_fnmatch_line("glasshouse: provider*")
 
 
 def test_live_line_is_printed_for_each_leg_without_a_terminal(project: Project, capfd: pytest.CaptureFixture[str]) -> None:
     result = project.rows("good").fork()
-    result.stdout.fnmatch_lines(["  good  raw  train  1 s"])
+    result.stdout.fnmatch_lines(["  good  raw  train  for 1 s"])
     del capfd
 
 
@@ -149,7 +176,7 @@ def test_live_line_on_a_terminal_is_gone_before_pytest_writes_again(pipe: tuple[
     live = Live(writer, terminal=True, width_of_current_line=lambda: 7)
     live.show(EVENT)
     live.show({**EVENT, "phase": "zeroize"})
-    assert read() == "\n\r\x1b[2Kh100-60s  raw  train  2 s\r\x1b[2Kh100-60s  raw  zeroize  2 s"
+    assert read() == "\n\r\x1b[2Kh100-60s  raw  train  for 2 s\r\x1b[2Kh100-60s  raw  zeroize  for 2 s"
     live.close()
     assert read() == "\r\x1b[2K\x1b[A\x1b[7C"
 
@@ -160,7 +187,7 @@ def test_live_line_without_a_terminal_comes_once_for_each_leg(pipe: tuple[int, C
     for phase in ("start", "train", "zeroize"):
         live.show({**EVENT, "phase": phase}, worker="gw0")
     live.show({**EVENT, "leg": "protected"}, worker="gw0")
-    assert read() == "\n  [gw0]  h100-60s  raw  start  2 s\n  [gw0]  h100-60s  protected  train  2 s\n"
+    assert read() == "\n  [gw0]  h100-60s  raw  start  for 2 s\n  [gw0]  h100-60s  protected  train  for 2 s\n"
     live.close()
 
 
@@ -171,7 +198,7 @@ def test_finished_boot_is_removed_from_the_live_line(pipe: tuple[int, Callable[[
     assert "bootstrap" in read()
     live.show_boot("glasshouse-x-1", "")
     live.show(EVENT)
-    assert read() == "\r\x1b[2Kh100-60s  raw  train  2 s"
+    assert read() == "\r\x1b[2Kh100-60s  raw  train  for 2 s"
     live.close()
 
 
@@ -187,11 +214,35 @@ def test_live_line_survives_a_closed_standard_output(pipe: tuple[int, Callable[[
 
 def test_progress_line_shows_round_fraction_and_rate_where_there_are_some() -> None:
     line = progress_line({**EVENT, "round": 2, "rounds": 3, "fraction": 0.5, "rate": 12.34}, worker="gw1")
-    assert line == "[gw1]  h100-60s  raw  round 2 of 3  train  50%  12.3/s  2 s"
+    assert line == "[gw1]  h100-60s  raw  round 2 of 3  train  50%  12.3/s  for 2 s"
 
 
-def test_table_is_aligned_without_trailing_blanks() -> None:
-    assert list(table([("a", "bb"), ("ccc", "d")])) == ["a    bb", "ccc  d"]
+@pytest.mark.parametrize("columns", [60, 80, 100, 140])
+def test_summary_fits_the_terminal(columns: int) -> None:
+    """It needed 130 columns and wrapped below."""
+    records = [example.measured(), example.measured(rounds=6, name="a-row-with-a-name-that-is-rather-long"), example.null_row()]
+    lines = list(summary(records, (), width=columns))
+
+    assert max(map(len, lines)) <= columns
+    assert next(line for line in lines if line.startswith("mlp-h100-60s")).count("+1.05 %") == 1
+    assert sum("single sample" in line for line in lines) == 1
+
+
+def test_what_failed_is_the_first_thing_in_the_summary_and_red() -> None:
+    lines = list(summary([example.measured(), example.excluded()], ()))
+
+    assert isinstance(lines[0], RedLine)
+    assert lines[1].strip() == "mlp-h100-30m (protected-first): excluded"
+    assert [place for place, line in enumerate(lines) if line.startswith("row ")] > [1]
+
+
+def test_stand_in_is_in_the_table() -> None:
+    record = example.measured()
+    record["record"] |= {"standIn": True, "modelId": "Qwen/Qwen2.5-7B-Instruct"}
+    lines = list(summary([record], ()))
+
+    assert "stand-in" in lines[1]
+    assert "in place of Qwen/Qwen2.5-7B-Instruct" in lines[2]
 
 
 def test_findings_that_did_not_hold_are_counted_by_kind() -> None:
@@ -202,4 +253,4 @@ def test_findings_that_did_not_hold_are_counted_by_kind() -> None:
 def test_progress_line_shows_how_wide_an_interval_is_and_not_where() -> None:
     """Its position would allow stopping at a convenient result."""
     line = progress_line({**EVENT, "leg": "", "phase": "interval", "round": 3, "rounds": 6, "half_width_pct": 0.754})
-    assert line.split("  ")[1:] == ["round 3 of 6", "round over", "interval +-0.75 points"]
+    assert line.split("  ")[1:] == ["round 3 of 6", "round over", "interval half-width 0.75 points"]

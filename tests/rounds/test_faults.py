@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -65,6 +66,22 @@ def test_fault_breaks_its_invariant_and_no_other(fault: str, order: str, tmp_pat
     assert not ran.guest_directory.exists()
     with pytest.raises(InvariantBroken, match=FAULT_BREAKS[fault][0]):
         assert_held(ran.outcome, *ALL)
+
+
+def test_refusal_names_component_expected_and_seen_and_what_follows_from_it(tmp_path: Path) -> None:
+    """It named its check, and ten findings told to see how the row ended."""
+    ran = carry_out(short_row(), tmp_path, faults=("attestation-reject",))
+
+    assert ran.outcome.ended is not None
+    assert re.fullmatch(
+        r"the attestation server refused: composite \(component archive: expected [0-9a-f]{16}\.\.\., saw [0-9a-f]{16}\.\.\.\)",
+        ran.outcome.ended.reason,
+    )
+    findings = judge(ran.outcome.observation)
+    (refused,) = [each for each in findings if each.finding == "broken"]
+    assert refused.expected.startswith("component archive ")
+    unseen = [each.todo for each in findings if each.finding == "unseen"]
+    assert set(unseen) == {"follows from attestation verified: the server refused the evidence"}
 
 
 @pytest.mark.parametrize("case", OBSERVED_CASES, ids=lambda case: case.name)

@@ -35,7 +35,7 @@ def commands(path: Path) -> list[str]:
 
 
 def test_there_is_an_example_for_each_purpose() -> None:
-    assert [path.stem for path in EXAMPLES] == ["nightly", "pull-request", "release", "sweeper"]
+    assert [path.stem for path in EXAMPLES] == ["nightly", "pull-request", "release", "site", "sweeper"]
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)

@@ -8,12 +8,15 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
-from pytest_glasshouse.check.compare import compare, lines
+from pytest_glasshouse.check.compare import compare, judged_difference
 from pytest_glasshouse.check.history import history
 from pytest_glasshouse.check.history import lines as history_lines
+from pytest_glasshouse.overhead.difference import difference
 from pytest_glasshouse.publish.writer import publish
 from pytest_glasshouse.render.badge import LABEL, badge, svg
+from pytest_glasshouse.render.comparison import lines, markdown
 from pytest_glasshouse.report.bundle import report_bytes
+from pytest_glasshouse.wire.output import RedLine
 from tests.unit.report import example
 
 
@@ -30,7 +33,8 @@ def real(*, rounds: int = 6, name: str = "mlp-h100-60s", **changes: Any) -> Any:
 def test_rows_of_both_are_compared_with_an_interval() -> None:
     shown = "\n".join(lines(compare(report(real(), real(name="a")), report(real(), real(name="b"))), names=("x.json", "y.json")))
 
-    assert "B - A  0.00 points (95 % interval" in shown
+    assert "B - A, points" in shown
+    assert "0.00" in shown
     assert "no difference shown" in shown
     assert "only A measured: a" in shown
     assert "only B measured: b" in shown
@@ -39,7 +43,65 @@ def test_rows_of_both_are_compared_with_an_interval() -> None:
 def test_difference_of_single_samples_has_no_interval() -> None:
     shown = "\n".join(lines(compare(report(real(rounds=1)), report(real(rounds=1))), names=("x", "y")))
 
-    assert "single sample: no interval" in shown
+    assert "nothing can be said" in shown
+
+
+def test_rows_of_one_name_say_what_differs() -> None:
+    """They were "only A" and "only B" with no word on why."""
+    one = report(real(rounds=6))
+    other = report(example.measured(rounds=1, row=example.row(order="raw-first", rounds=1)))
+    shown = "\n".join(lines(compare(one, other), names=("x", "y")))
+
+    assert "not the same row in both: mlp-h100-60s: order: protected-first, raw-first; rounds: 6, 1" in shown
+    assert "only" not in shown
+
+
+def test_what_failed_comes_before_what_is_compared() -> None:
+    compared = compare(report(real(), example.excluded()), report(real(), example.lost()))
+    shown = list(lines(compared, names=("x", "y")))
+
+    assert [isinstance(line, RedLine) for line in shown[:3]] == [True, True, False]
+    assert shown[0].startswith("failed in A: mlp-h100-30m: raw callback completed broken")
+    assert markdown(compared, names=("x", "y")).index("failed in B") < markdown(compared, names=("x", "y")).index("| row |")
+
+
+@pytest.mark.parametrize("columns", [60, 80, 100, 140])
+def test_comparison_and_history_fit_the_terminal(columns: int, tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_bytes(
+        report_bytes(report(real(name="a-row-with-a-rather-long-name-of-its-own"), example.excluded()))
+    )
+    document = report(real(name="a-row-with-a-rather-long-name-of-its-own"), example.excluded())
+    compared = compare(document, document)
+    shown = [*lines(compared, names=("x" * 200, "y"), width=columns, limit_points=1.0)]
+    shown += history_lines(history(tmp_path, derivation=example.EXAMPLE), width=columns)
+
+    assert max(map(len, shown)) <= columns
+    assert any("+1.17" in line for line in shown)
+
+
+LIMITS = [(0.0, "over the limit"), (0.2, "inconclusive"), (3.0, "within the limit")]
+
+
+@pytest.mark.parametrize(("limit", "expected"), LIMITS)
+def test_rise_of_the_overhead_is_judged_by_its_interval(limit: float, expected: str) -> None:
+    before, after = [-0.010, -0.011, -0.012, -0.0105], [-0.012, -0.013, -0.0145, -0.0125]
+
+    assert judged_difference(difference(before, after), limit_points=limit).value == expected
+    assert judged_difference(difference(before[:1], after), limit_points=limit).value == "inconclusive"
+
+
+def test_history_shows_what_failed_first_and_tells_rows_of_one_name_apart(tmp_path: Path) -> None:
+    """Three headings looked alike, and a row that broke was not in it at all."""
+    for number, records in enumerate(([real()], [example.excluded(name="mlp-h100-60s")], [real(rounds=3)]), 1):
+        made = report(*records, run_id=f"run-{number}", created_at=f"2026-11-2{number}T17:00:00Z")
+        (tmp_path / f"run-{number}.json").write_bytes(report_bytes(made))
+    shown = list(history_lines(history(tmp_path, derivation=example.EXAMPLE)))
+
+    assert isinstance(shown[0], RedLine)
+    assert shown[0].startswith("failed: 2026-11-22T17:00:00Z  mlp-h100-60s: raw callback completed broken")
+    headings = [line for line in shown if line.startswith("mlp-h100-60s on ")]
+    assert len(set(headings)) == len(headings) == 3
+    assert "6 rounds" in headings[0]
 
 
 def test_unlike_machines_are_named() -> None:
@@ -85,7 +147,7 @@ def test_history_is_in_order_counts_a_run_once_and_names_what_it_left_out(tmp_pa
     shown = "\n".join(history_lines(found))
     assert "95 % interval" in shown
     assert "left out: faulty.json" in shown
-    assert "passed over: 2 JSON file(s) that are no report" in shown
+    assert "passed over: 2 JSON files that are no report" in shown
     assert history(tmp_path, pattern="a4000*", derivation=example.EXAMPLE).entries == ()
     assert "no measured row was found" in "\n".join(history_lines(history(tmp_path, pattern="x", derivation=example.EXAMPLE)))
 
@@ -99,7 +161,7 @@ BADGES = [
     ("one of two without bound", (real(), real(rounds=1, name="b")), {}, "no bound yet", "#6a737d"),
     ("single order", (real(given=example.settings(overridden=(), fixed_order=True)),), {}, "no bound yet", "#6a737d"),
     ("dry run", (example.measured(rounds=6),), {"max_overhead_pct": 3.0}, "dry run", "#6a737d"),
-    ("excluded", (real(), example.excluded()), {"max_overhead_pct": 3.0}, "1 row(s) not measured", "#b3261e"),
+    ("excluded", (real(), example.excluded()), {"max_overhead_pct": 3.0}, "1 row not measured", "#b3261e"),
 ]
 
 

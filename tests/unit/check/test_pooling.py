@@ -50,7 +50,7 @@ def test_two_allocations_have_no_figure_and_no_gpu() -> None:
 
     assert "H100" not in text
     assert "%" not in text
-    assert "2 allocation(s), a pool takes 3" in text
+    assert "2 allocations, a pool takes 3" in text
 
 
 def test_same_gpu_rented_again_is_one_allocation() -> None:

@@ -12,15 +12,15 @@ import pytest
 
 from pytest_glasshouse.check.check import Checked, Level, check_bytes
 from pytest_glasshouse.check.compare import compare
-from pytest_glasshouse.check.compare import lines as compared_lines
 from pytest_glasshouse.check.gate import GatePolicy, Ruling, gate
 from pytest_glasshouse.check.history import history
 from pytest_glasshouse.check.history import lines as history_lines
 from pytest_glasshouse.check.pooling import groups
-from pytest_glasshouse.plugin.terminal import summary
+from pytest_glasshouse.plugin.summary import summary
 from pytest_glasshouse.publish.objections import Objection
 from pytest_glasshouse.publish.redact_published import redact_document
 from pytest_glasshouse.render.badge import badge
+from pytest_glasshouse.render.comparison import lines as compared_lines
 from pytest_glasshouse.render.markdown import markdown
 from pytest_glasshouse.render.page import page
 from pytest_glasshouse.report.bundle import bundle_bytes, report_bytes
@@ -126,7 +126,7 @@ def test_the_badge_says_that_there_is_no_overhead() -> None:
     assert badge(sealed_report(), sound=True).message == "dry run"
     again = sealed_report(on_a_gpu)
     again["sealedRows"][0]["attempts"] = [{}]
-    assert badge(again, sound=True).message == "1 row(s) needed another attempt"
+    assert badge(again, sound=True).message == "1 row needed another attempt"
 
 
 def test_a_gate_finds_such_a_row_where_it_is_required() -> None:

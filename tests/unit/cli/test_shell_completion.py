@@ -54,3 +54,16 @@ def test_fish_script_names_every_command_once(capsys: pytest.CaptureFixture[str]
     assert "from gate' -l max-overhead" in output
     if shutil.which("fish"):
         subprocess.run(["fish", "--no-execute"], input=output, text=True, check=True)
+
+
+def test_zsh_script_loads_what_it_needs_and_is_that_of_bash(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["completion", "bash"])
+    of_bash = capsys.readouterr().out
+    main(["completion", "zsh"])
+    of_zsh = capsys.readouterr().out
+
+    assert of_zsh.endswith(of_bash)
+    assert "autoload -Uz bashcompinit && bashcompinit\n" in of_zsh
+    if shutil.which("zsh"):
+        done = subprocess.run(["zsh", "-f"], input=of_zsh + "whence -w _glasshouse", text=True, check=True, capture_output=True)
+        assert "_glasshouse: function" in done.stdout

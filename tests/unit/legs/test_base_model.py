@@ -249,7 +249,7 @@ FAILURES: dict[str, tuple[str, str, str]] = {
     "another hub's word for it": ("gated", "the hub asks for a token that may read the model", "set HF_TOKEN"),
     "no space": ("no-space", "the guest has 3 MiB of disk left; the model needs 9", "more disk"),
     "no space while it is written": ("no-space", "No space left on device", "more disk"),
-    "slow": ("slow", "no byte arrived from the hub for 180 s, after 7 MiB", "docs/models.md"),
+    "slow": ("slow", "no byte arrived from the hub for 180 s, after 7 MiB", "/docs/models/"),
 }
 
 

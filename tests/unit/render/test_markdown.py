@@ -146,6 +146,6 @@ def test_raw_against_raw_is_shown_with_its_interval() -> None:
     """A difference without it shows nothing about the allocation."""
     page = markdown(example.document(example.null_row()))
     (line,) = [each for each in page.splitlines() if each.startswith("| mlp-h100-null ")]
-    assert "+-1 %" in line
+    assert "±1 %" in line
     assert " to " in line
     assert "single sample" in markdown(example.document(example.null_row(rounds=1)))

@@ -6,6 +6,7 @@ import copy
 import dataclasses
 import json
 import math
+import re
 from typing import Any, cast
 
 import pytest
@@ -97,6 +98,20 @@ def test_fields_go_by_name_only_and_a_row_can_be_copied() -> None:
 def test_malformed_row_is_refused_naming_row_and_field(field: str, value: object) -> None:
     with pytest.raises(ConfigurationError, match=rf"row .*: field {field}: expected .*; saw"):
         RowSpec(**{**GOOD, field: value})
+
+
+def test_every_bad_field_is_told_at_once() -> None:
+    """They were told one a run."""
+    with pytest.raises(ConfigurationError) as caught:
+        RowSpec(**{**GOOD, "gpu": "h200", "order": "sideways", "rounds": 0, "warmup_s": -1, "rank": "four", "model": "x"})
+
+    told = str(caught.value)
+    assert told.startswith("row 'mine': field gpu: expected one of h100, ")
+    assert re.findall(r"field (\w+): expected", told) == ["gpu", "order", "warmup_s", "rounds", "rank", "model"]
+    with pytest.raises(
+        ConfigurationError, match=r"no field gpus. Did you mean gpu\? no field target. Did you mean target_s\? A row has"
+    ):
+        RowSpec(**{**GOOD, "gpus": 1, "target": 1})
 
 
 def test_row_with_both_targets_is_refused() -> None:

@@ -1,0 +1,86 @@
+"""Whether a report was found sound before, so that a directory of many is not checked whole each time.
+
+A verdict is that of these bytes and of this code: its key is a digest of both. It lies in the account's cache directory, and a
+file there that others may write is not read. Only the outcome is kept; what a report says is read from the report.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pytest_glasshouse.check.check import check_bytes
+from pytest_glasshouse.errors import ConfigurationError
+from pytest_glasshouse.wire.own_file import read_own
+from pytest_glasshouse.wire.whole_file import put
+
+if TYPE_CHECKING:
+    from pytest_glasshouse.check.recompute import Derivation
+
+_NAME = "checked.json"
+_LIMIT = 16 << 20
+#: The oldest verdicts are forgotten beyond this.
+_MOST = 50_000
+
+
+class VerdictCache:
+    """Verdicts by digest: an empty text is a sound report, else its faults in one line. Written back by `close`."""
+
+    def __init__(self, directory: Path | None = None) -> None:
+        self._path = (directory or cache_directory()) / _NAME
+        self._code = _digest_of_code()
+        self._known = self._read()
+        self._new = False
+
+    def faults_of(self, data: bytes, *, derivation: Derivation | None = None) -> str:
+        """Why a report is not sound; empty where it is. Raises `ReportError` for a bundle that cannot be read."""
+        if derivation is not None:
+            return _checked(data, derivation)  # judged by other functions than this code's
+        key = hashlib.sha256(self._code + data).hexdigest()
+        if key not in self._known:
+            self._known[key] = _checked(data, None)
+            self._new = True
+        return self._known[key]
+
+    def close(self) -> None:
+        """Keep what was learnt; a cache that cannot be written costs time only."""
+        if not self._new:
+            return
+        kept = dict(list(self._known.items())[-_MOST:])
+        with contextlib.suppress(OSError):
+            self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            put(self._path, json.dumps(kept).encode(), mode=0o600)
+
+    def _read(self) -> dict[str, str]:
+        try:
+            found = json.loads(read_own(self._path, what="the cache of verdicts", limit=_LIMIT, secret=False))
+        except (ConfigurationError, ValueError):
+            return {}
+        if not isinstance(found, dict):
+            return {}
+        return {key: text for key, text in found.items() if isinstance(text, str)}
+
+
+def cache_directory() -> Path:
+    """Where the account keeps what may be lost (XDG base directories)."""
+    named = os.environ.get("XDG_CACHE_HOME", "")
+    return (Path(named) if Path(named).is_absolute() else Path.home() / ".cache") / "glasshouse"
+
+
+def _checked(data: bytes, derivation: Derivation | None) -> str:
+    from pytest_glasshouse.wire.printable import counted, printable
+
+    faults = check_bytes(data, derivation=derivation).faults
+    return printable(f"{counted(len(faults), 'fault')}; first: {faults[0]}", limit=400) if faults else ""
+
+
+def _digest_of_code() -> bytes:
+    """A digest of this package's files as they are now: another version judges anew."""
+    package = Path(__file__).parents[1]
+    seen = sorted((str(each.relative_to(package)), each.stat()) for each in package.rglob("*.py"))
+    text = "\n".join(f"{name} {status.st_size} {status.st_mtime_ns}" for name, status in seen)
+    return hashlib.sha256(text.encode()).digest()

@@ -1,0 +1,142 @@
+"""`glasshouse site`: pages of all reports of a directory; `glasshouse view` serves them on this machine."""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import os
+import sys
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pytest_glasshouse.cli.derivation import derivation_of
+from pytest_glasshouse.cli.reports import declare_directory, existing
+from pytest_glasshouse.errors import ConfigurationError, ReportError
+from pytest_glasshouse.run.exit_codes import EXIT_NOTHING, EXIT_OK, EXIT_USAGE
+from pytest_glasshouse.wire.output import write_lines
+from pytest_glasshouse.wire.printable import counted
+
+if TYPE_CHECKING:
+    from pytest_glasshouse.check.recompute import Derivation
+    from pytest_glasshouse.cli.parser import Commands
+    from pytest_glasshouse.render.site_data import SiteRun
+
+_SITE = """\
+Write pages of all reports below a directory: an index with every row's overhead over time, a page for each run and each row, a
+comparison of any two runs, and the badge of the newest one. They need no network and no server. Faulty reports are left out, and
+named on the index.
+"""
+#: Below this many reports another process takes longer to start than it saves.
+_ALONE = 40
+#: What the processes that check reports inherit: functions cannot be sent to them.
+_INHERITED: list[Derivation | None] = [None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class BuiltRun:
+    """One report as the site shows it: its entry, its page and its badge; or why it is left out."""
+
+    run: SiteRun | None = None
+    page: str = ""
+    badge: str = ""
+    left_out: str = ""
+
+
+def declare(commands: Commands) -> None:
+    """Add the command."""
+    site = commands.add_parser("site", help="pages of all reports of a directory", description=_SITE, allow_abbrev=False)
+    declare_directory(site)
+    site.add_argument("--out", type=Path, default=Path("public"), metavar="DIR", help="where to write (default: public)")
+    site.set_defaults(run=_site, report_error_code=EXIT_USAGE)
+
+
+def _site(options: argparse.Namespace) -> int:
+    directory: Path = existing(options.directory)
+    out: Path = options.out
+    if out.exists() and not out.is_dir():
+        raise ConfigurationError(f"--out {out}: expected a directory, or no such file; saw a file")
+    count, left_out = build_site(directory, out, derivation=derivation_of(options))
+    write_lines(f"left out: {name}: {why}" for name, why in left_out)
+    if not count:
+        write_lines([f"{directory}: no report is there to make pages of"])
+        return EXIT_NOTHING
+    write_lines([f"site  {out / 'index.html'}  ({counted(count, 'run')})"])
+    return EXIT_OK
+
+
+def build_site(directory: Path, out: Path, *, derivation: Derivation | None) -> tuple[int, list[tuple[str, str]]]:
+    """Write the site; how many runs it has, and which files were left out and why."""
+    from pytest_glasshouse.check.found_reports import BASELINES, report_paths
+    from pytest_glasshouse.render.badge import GREY_BADGE, svg
+    from pytest_glasshouse.render.site import run_address, site_files
+    from pytest_glasshouse.report.bundle import SUFFIX
+
+    paths = [path for path in report_paths(directory) if BASELINES not in path.relative_to(directory).parts]
+    # A run's report and its bundle say the same, and the report is the smaller one.
+    reports = {path.stem for path in paths if path.suffix == ".json"}
+    paths = [path for path in paths if path.suffix == ".json" or path.name.removesuffix(SUFFIX) not in reports]
+    built: dict[str, BuiltRun] = {}
+    left_out: list[tuple[str, str]] = []
+    for path, each in zip(paths, _built(paths, derivation), strict=True):
+        if each.run is not None:
+            built.setdefault(each.run.run_id, each)
+        elif each.left_out:
+            left_out.append((str(path.relative_to(directory)), each.left_out))
+    whole = sorted((each for each in built.values() if each.run is not None), key=lambda each: _when(each.run))
+    if not whole:
+        return 0, left_out
+    runs = [each.run for each in whole if each.run is not None]
+    badge = whole[-1].badge or svg(GREY_BADGE)
+    for name, text in site_files(runs, badge_svg=badge, left_out=left_out):
+        _write(out / name, text)
+    for each in whole:
+        if each.run is not None:
+            _write(out / run_address(each.run.run_id), each.page)
+    return len(runs), left_out
+
+
+def _when(run: SiteRun | None) -> tuple[str, str]:
+    return ("", "") if run is None else (run.created_at, run.run_id)
+
+
+def _write(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")
+
+
+def _built(paths: list[Path], derivation: Derivation | None) -> list[BuiltRun]:
+    _INHERITED[0] = derivation
+    workers = min(os.cpu_count() or 1, 8)
+    if len(paths) < _ALONE or workers == 1 or sys.platform != "linux":
+        return [_build(path) for path in paths]
+    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("fork")) as pool:
+        return list(pool.map(_build, paths, chunksize=max(1, len(paths) // (4 * workers))))
+
+
+def _build(path: Path) -> BuiltRun:
+    from pytest_glasshouse.check.check import check_bytes, load_document
+    from pytest_glasshouse.check.legacy_results import may_be_report
+    from pytest_glasshouse.errors import IntegrityError
+    from pytest_glasshouse.render.badge import badge, svg
+    from pytest_glasshouse.render.page import page
+    from pytest_glasshouse.render.site_data import site_run
+    from pytest_glasshouse.report.bundle import parse_report, read_report
+
+    try:
+        data = read_report(path)
+    except ReportError as error:
+        return BuiltRun(left_out=str(error).removeprefix(f"{path}: "))
+    try:
+        document = load_document(data)
+    except ReportError as error:
+        try:
+            other = not may_be_report(parse_report(data))
+        except IntegrityError:
+            other = False
+        return BuiltRun(left_out="" if other else str(error)[:200])
+    checked = check_bytes(data, derivation=_INHERITED[0])
+    if checked.faults:
+        return BuiltRun(left_out=f"{counted(len(checked.faults), 'fault')}; first: {checked.faults[0]}")
+    return BuiltRun(run=site_run(document), page=page(document, checked), badge=svg(badge(document, sound=True)))
