@@ -2,10 +2,12 @@
 
     python benchmarks/sealed.py [MIB]
 
-Prints and judges nothing. The model is made in a temporary directory, sealed shard by shard, opened and trained on for a few
-steps on the mock provider. Memory is read every 50 ms while the row runs: the anonymous memory of every process of the guest, and
-its memory files, such as the sealed package. Pages of files on disk (libraries, the page cache) are not counted. The guest's
-directory is searched for pieces of every tensor all the while.
+Prints and judges nothing; needs root, which alone may read what a hardened process holds. The model is made in a temporary
+directory, sealed shard by shard, opened and trained on for a few steps on the mock provider. Memory is read every 50 ms while the
+row runs: the anonymous memory of every process of the guest, and its memory files, such as the sealed package. That is what the
+system cannot take back; pages of files on disk (libraries, the page cache) it can, and they are not counted. A page that several
+processes share counts once (the kernel's Pss): the sum of their resident sizes has it several times. The guest's directory is
+searched for pieces of every tensor all the while.
 """
 
 from __future__ import annotations
@@ -34,9 +36,10 @@ from pytest_glasshouse.workloads import stand_in
 from pytest_glasshouse.workloads.stand_in import StandInShape
 
 SIZE_MIB = 2048
-#: Layers of Qwen2.5-7B, as many as give the size.
+#: Layers of Qwen2.5-32B, as many as give the size. What a step of training holds grows with their number: few and wide ones show
+#: what the guest itself needs.
 LAYER = StandInShape(
-    name="random", layers=1, hidden=3584, inner=18944, heads=28, key_heads=4, positions=512, largest_file=1 << 29
+    name="random", layers=1, hidden=5120, inner=27648, heads=40, key_heads=8, positions=512, largest_file=1 << 29
 )
 MIB = 1 << 20
 _SAMPLE_S = 0.05
@@ -111,9 +114,10 @@ def _name(pid: str) -> str:
 
 
 def _anonymous_bytes(pid: str) -> int:
+    """What a process has of anonymous memory; of pages that it shares with the process it was forked from, its part of each."""
     with contextlib.suppress(OSError):
-        for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-            if line.startswith("RssAnon:"):
+        for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+            if line.startswith("Pss_Anon:"):
                 return int(line.split()[1]) * 1024
     return 0
 
@@ -208,7 +212,7 @@ def _print(size: int, outcome: Any, memory: Memory, began: dict[str, float], hit
         print(
             f"the leg's own peak (ru_maxrss, pages of libraries too): {(measured.protected.peak_memory_bytes or 0) / MIB:.0f} MiB"
         )
-    print(f"the guest held at most {memory.most / MIB:.0f} MiB: the model and {(memory.most - size) / MIB:.0f} MiB")
+    print(f"the guest held at most {memory.most / MIB:.0f} MiB: the model and {(memory.most - size) / 1e6:.0f} MB")
     print(
         f"its leg, which opens the package and trains, at most {memory.leg / MIB:.0f} MiB: "
         f"the model and {(memory.leg - size) / 1e6:.0f} MB"

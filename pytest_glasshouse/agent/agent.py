@@ -7,7 +7,6 @@ keeps the spool. It holds no data key, plays no faults and judges nothing.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
 import secrets
 import shutil
@@ -35,6 +34,7 @@ from pytest_glasshouse.agent.spool import Spool
 from pytest_glasshouse.agent.turn_scheduler import TurnScheduler
 from pytest_glasshouse.errors import GlasshouseError, ProtocolError
 from pytest_glasshouse.guest import machine
+from pytest_glasshouse.guest.launcher import give_back_freed, keep_little
 from pytest_glasshouse.guest.nvml import Gpu, Nvml
 from pytest_glasshouse.guest.torch_probe import TorchAnswer, ask_torch, device_variables
 from pytest_glasshouse.wire import evidence, frames, tokens
@@ -66,8 +66,8 @@ _LONGEST_PULL_S = 10.0
 _KILL_S = 4.0
 #: Deadline for one frame once it has begun: a slow client must not occupy a thread of the agent.
 _FRAME_S = 300.0
-#: glibc's parameter for the least size that gets a mapping of its own, and that size: what is at least as large.
-_M_MMAP_THRESHOLD, _LARGE_BYTES = -3, 1 << 20
+#: The least size of blocks of memory that are given back at once: messages of megabytes.
+_LARGE_BYTES = 1 << 20
 
 
 class Agent:
@@ -337,12 +337,13 @@ class Agent:
 
 def serve(*, directory: str, allocation: str, site_packages: list[str], until_eof: bool, contact: str | None = None) -> int:
     """Serve the host on `<directory>/agent.sock` until killed; with `until_eof`, until standard input ends."""
-    # Messages of megabytes are given back to the system at once, and not kept by every thread that received one.
-    ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, _LARGE_BYTES)
+    keep_little(_LARGE_BYTES)
     root = Path(directory)
     contact_file = None if contact is None else Path(contact)
     archive = Path(sys.argv[0]).read_bytes()
     agent = Agent(archive=archive, directory=root, allocation=allocation, site_packages=site_packages, contact=contact_file)
+    del archive
+    give_back_freed()
     listener = socket.socket(socket.AF_UNIX)
     path = root / "agent.sock"
     path.unlink(missing_ok=True)

@@ -31,6 +31,7 @@ from pytest_glasshouse.agent.page_cache import warm_page_cache
 from pytest_glasshouse.agent.peer_credentials import PeerCredentialSocket, is_child, no_process_left
 from pytest_glasshouse.agent.stretches import StretchRecorder
 from pytest_glasshouse.errors import ProtocolError, RefusedError
+from pytest_glasshouse.guest.launcher import give_back_freed
 from pytest_glasshouse.wire import evidence, frames, tokens
 from pytest_glasshouse.wire.canonical import canonical
 from pytest_glasshouse.wire.guest_messages import check_event, failure
@@ -349,6 +350,7 @@ class LegProcess(threading.Thread):
         if stage == "trained":
             self._gpu.record_in_use(self._leg_pid)
         self._scan.scan_stage(stage, body)
+        give_back_freed()
         self._spool.append(self._leg_id, f"scanned-{stage}", {})
         self._send(ours, "scanned", {})
 

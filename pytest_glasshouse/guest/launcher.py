@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import gc
 import os
 import resource
 from typing import NoReturn
@@ -18,6 +19,10 @@ _PR_SET_PDEATHSIG = 1
 _PR_SET_DUMPABLE = 4
 _PR_SET_CHILD_SUBREAPER = 36
 _SIGKILL = 9
+#: glibc's parameter for the least size that gets a mapping of its own, which goes back to the system as soon as it is freed.
+_M_MMAP_THRESHOLD = -3
+#: And the one for how many heaps its threads have.
+_M_ARENA_MAX = -8
 
 
 def die_with_parent() -> None:
@@ -30,6 +35,25 @@ def harden_process() -> None:
     if ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0) != 0:
         raise OSError(ctypes.get_errno(), "prctl(PR_SET_DUMPABLE, 0)")
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+
+def give_back_freed() -> None:
+    """Give memory that this process has freed, and glibc keeps for later, back to the system."""
+    gc.collect()
+    with contextlib.suppress(AttributeError):  # another C library
+        ctypes.CDLL(None).malloc_trim(0)
+
+
+def keep_little(large_bytes: int) -> None:
+    """Let glibc keep little of what this process frees: blocks of `large_bytes` or more go back to the system at once.
+
+    By itself it raises that size to that of the largest block that was freed, and keeps what is smaller: of tensors of megabytes,
+    tens of MiB that nothing uses. And each thread gets a heap of its own, with holes of its own: one is enough here.
+    """
+    with contextlib.suppress(AttributeError):  # another C library
+        libc = ctypes.CDLL(None)
+        libc.mallopt(_M_MMAP_THRESHOLD, large_bytes)
+        libc.mallopt(_M_ARENA_MAX, 1)
 
 
 def launch_leg(pid_fd: int) -> None:
@@ -63,6 +87,7 @@ def launch_agent() -> None:
 def _wait_for(pid: int) -> NoReturn:
     # Close the launcher's copies of the child's sockets: the agent must see them close when the child ends.
     os.closerange(3, 256)
+    give_back_freed()
     status = 1
     with contextlib.suppress(ChildProcessError):
         status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])

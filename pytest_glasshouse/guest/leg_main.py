@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from pytest_glasshouse.errors import GlasshouseError
 from pytest_glasshouse.guest.control import Control
+from pytest_glasshouse.guest.launcher import keep_little
 from pytest_glasshouse.guest.opener import map_file, releasing
 from pytest_glasshouse.guest.protected import Protected
 from pytest_glasshouse.guest.raw import Raw
@@ -27,12 +28,15 @@ from pytest_glasshouse.workloads.cuda import is_out_of_memory
 if TYPE_CHECKING:
     from pytest_glasshouse.wire.canonical import Json
 
+#: The least size of blocks of memory that are given back at once: tensors of a step. Smaller ones are used again soon.
+_LARGE_BYTES = 1 << 18
 DONE, TRAINING_FAILED, NOT_VERIFIED, BROKEN = 0, 3, 4, 5
 
 
 def run_leg(control_fd: int) -> int:
     """Run the leg the agent asks for on `control_fd`; returns its exit status."""
     hide_unneeded()
+    keep_little(_LARGE_BYTES)
     control = Control(socket.socket(fileno=control_fd))
     begin = check_typed(control.receive("begin")[1], Begin, "begin")
     order, descriptors = begin["order"], begin["descriptors"]

@@ -49,8 +49,8 @@ _IMPORTS = {
 
 #: A model that is nowhere: the stand-in takes its place.
 _NO_MODEL = "glasshouse/nowhere"
-#: Packages that transformers and peft import where they find them, though no training uses them: 30 MiB of each leg's memory.
-_NOT_NEEDED = ("scipy", "boto3")
+#: Packages that transformers and peft import where they find them, though no training uses them: 32 MiB of each leg's memory.
+_NOT_NEEDED = ("scipy", "boto3", "jinja2")
 
 #: Variables in which legs may differ: each names the leg's own directory.
 _OWN_DIRECTORY = ("HOME", "TMPDIR", "PWD")
