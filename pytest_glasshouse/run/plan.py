@@ -94,6 +94,11 @@ class RunPlan:
         return None if found is None else found["reference"]
 
 
+def planned_rows_of(selected: Selected) -> tuple[PlannedRow, ...]:
+    """The rows of a run, as the attestation server is told before the first key."""
+    return tuple((each.row.row_id, each.row.rounds) for each in selected.rows.values())
+
+
 @dataclass(frozen=True, kw_only=True)
 class RunContext:
     """What the fixtures of this process need of the run. `broker` is None where no row was selected."""
