@@ -86,11 +86,11 @@ class RunWitness:
         asked = BegunRound(nonce=str(claims["round"]), run=run, row=row, attempt=str(claims["attempt"]), plan=str(claims["plan"]))
         require(is_nonce(nonce) and is_sha256(asked.nonce) and is_sha256(asked.plan), "malformed", "mark")
         require(0 < len(asked.attempt) <= MOST_NAME, "malformed", "attempt")
-        # 2. A round is of a row that was planned, belongs to the attempt that began it, and begins with a mark of its own nonce.
+        # 2. A round is of a row that was planned, belongs to the attempt that began it, and begins with its first mark.
         begun, mark = self._ledger.round(asked.nonce), self._ledger.mark(nonce)
         if begun is None:
             require(row in self._rows_of(run), "run-plan", "the row is not of this run's plan")
-            require(nonce == asked.nonce and mark is None, "round", "not begun")
+            require(mark is None, "round", "another round's nonce")
             self._ledger.record_round(asked)
         else:
             same = (begun.run, begun.row, begun.attempt, begun.plan) == (run, row, asked.attempt, asked.plan)

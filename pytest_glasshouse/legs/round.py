@@ -185,7 +185,7 @@ class Round:
         """Begin the round at the attestation server, before anything of it is started. Raises `InfrastructureError`."""
         if self.marks is not None:
             self.notes["marks"] = {"times": [], "agent": {}}
-            self._mark(self.nonce)
+            self._mark(secrets.token_hex(16))
 
     @property
     def witness(self) -> str | None:

@@ -353,7 +353,7 @@ class CovariatesSeen(TypedDict):
 class MarksSeen(TypedDict):
     """The attestation server's marks of a round: `[nonce, t_us]` in its order, and the agents' signed accounts of them.
 
-    The first is of the round's own nonce: it began then. An account is of `turns`, or of a leg that trains in one go.
+    The first is of no border: the round began then. An account is of `turns`, or of a leg that trains in one go.
     """
 
     times: list[list[str | int]]

@@ -79,7 +79,7 @@ _NAMED_FIELDS = frozenset(
     {
         "evidence", "nonce", "agentNonce", "eat_nonce", "prev", "head", "composite", "manifest", "policy", "plan", "container",
         "commitment", "header", "initial", "base", "adapter", "exit", "result", "jti", "package", "required",
-        "round_nonce", "gitCommit", "ak", "proof", "server", "servers", "owner", "owners", "hpke", "owner_hpke", "sig",
+        "run_plan", "round", "chain", "round_nonce", "gitCommit", "ak", "proof", "server", "servers", "owner", "owners", "hpke", "owner_hpke", "sig",
         "kid", "iss", "aud",
     }
 )  # fmt: skip

@@ -15,13 +15,14 @@ from typing import TYPE_CHECKING, TypedDict
 from pytest_glasshouse.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from pytest_glasshouse.analysis.fields import Record
     from pytest_glasshouse.broker.broker import Broker
     from pytest_glasshouse.broker.broker_socket import BrokerClient
     from pytest_glasshouse.check.recompute import Derivation
+    from pytest_glasshouse.owner.run_plan import PlannedRow
     from pytest_glasshouse.report.fields import Subject
     from pytest_glasshouse.rows.overrides import RowItem
     from pytest_glasshouse.rows.spec import RowSpec
@@ -86,17 +87,14 @@ class RunPlan:
     """How many attempts earlier runs made at a row that runs again, by its id."""
     models: dict[str, ResolvedModel] = field(default_factory=dict)
     """By the model of a row, what it was resolved to before anything was rented."""
+    planned: Sequence[PlannedRow] = ()
+    """Every row that was selected, with its rounds, as the attestation server is told before the first key."""
     notes: tuple[str, ...] = ()
 
     def reference(self, row: RowSpec) -> str | None:
         """The commit of the row's model, where it is of a hub."""
         found = self.models.get(row.model or "")
         return None if found is None else found["reference"]
-
-
-def planned_rows_of(selected: Selected) -> tuple[PlannedRow, ...]:
-    """The rows of a run, as the attestation server is told before the first key."""
-    return tuple((each.row.row_id, each.row.rounds) for each in selected.rows.values())
 
 
 @dataclass(frozen=True, kw_only=True)

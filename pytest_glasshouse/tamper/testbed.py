@@ -165,7 +165,7 @@ class TamperTestbed:
         """Begin a round of a planned run, for one session; its nonce."""
         self.plan_run(run)
         nonce = secrets.token_hex(32)
-        self.client.mark(self.mark_request(nonce=nonce, round_nonce=nonce, run=run, **changed))
+        self.client.mark(self.mark_request(nonce=secrets.token_hex(16), round_nonce=nonce, run=run, **changed))
         return nonce
 
     def mark_request(self, *, nonce: str, round_nonce: str, run: str = "run-1", **changed: Json) -> str:

@@ -33,8 +33,8 @@ class MarkWanted(TypedDict):
 
 
 def is_nonce(text: str) -> bool:
-    """Whether this is a nonce of a mark: of a border, or of a round, whose first mark has it."""
-    return re.fullmatch("[0-9a-f]{32}|[0-9a-f]{64}", text) is not None
+    """Whether this is a nonce of a mark."""
+    return re.fullmatch("[0-9a-f]{32}", text) is not None
 
 
 def chained(before: str, nonce: str, t_us: int) -> str:

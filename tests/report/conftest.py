@@ -87,8 +87,10 @@ def _made(directory: Path, key: Ed25519PrivateKey) -> None:
         (lossy, short_row(name="lost-callback", order="protected-first")),
     ]
     cleanups: list[dict[str, Any]] = []
+    planned = tuple((row.row_id, row.rounds) for _, row in rows)
     try:
-        records = [_record(_carried_out(each, row, host_attestation)) for each, row in rows]
+        records = [_record(_carried_out(each, row, host_attestation, planned)) for each, row in rows]
+        tally = host_attestation.tally(RUN_ID)
     finally:
         host_attestation.close()
         for each in (broker, lossy):
@@ -100,7 +102,8 @@ def _made(directory: Path, key: Ed25519PrivateKey) -> None:
         )
         for each in cleanups
     ]
-    document = assemble(example.facts(run_id=RUN_ID, cleanup=tuple(proven)), records, tamper=example.tamper(), key=key)
+    facts = example.facts(run_id=RUN_ID, cleanup=tuple(proven), tallies=(tally,))
+    document = assemble(facts, records, tamper=example.tamper(), key=key)
     publish(document, report=directory / "out" / "run.json", run_directory=directory / "run", key=key)
 
 
@@ -125,9 +128,12 @@ def _read(directory: Path, key: Ed25519PrivateKey) -> RealRun:
     )
 
 
-def _carried_out(broker: Broker, row: RowSpec, host_attestation: HostAttestation) -> Outcome:
+def _carried_out(
+    broker: Broker, row: RowSpec, host_attestation: HostAttestation, planned: tuple[tuple[str, int], ...]
+) -> Outcome:
     grant = broker.acquire(row)
-    settings = RowSettings(declared=row, run_id=RUN_ID, seed=7, subject=dict(example.facts().subject), revision=newest())
+    subject = dict(example.facts().subject)
+    settings = RowSettings(declared=row, run_id=RUN_ID, seed=7, subject=subject, revision=newest(), planned=planned)
     outcome: Outcome = row.run(
         Allocation(grant, broker, settings, lambda _: None), ProtectedRuntime(host_attestation), RawRunner()
     )
