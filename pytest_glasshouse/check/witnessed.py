@@ -69,7 +69,7 @@ def attempts_elsewhere(document: Report) -> Iterator[str]:
     for path, _, row in every_row(document):
         counted, named = server_attempt(row["observation"]), len(row.get("attempts", ())) or 1
         if counted is not None and counted > named:
-            yield f"{path}: by the server's count it is attempt {counted} at this row, over all runs of the owner for this subject"
+            yield f"{path}: by the server's count it is attempt {counted} at this row, over all runs of its owner and subject"
 
 
 def _unsigned_by(document: Report, witnesses: frozenset[str]) -> Iterator[str]:

@@ -42,7 +42,10 @@ WAIVED = {"memory scanned clean": "not required here"}
 
 @dataclass(frozen=True, kw_only=True)
 class RealRun:
-    """What a reader gets, and the keys a reader trusts. `report_key` is the publisher's own."""
+    """What a reader gets, and the keys a reader trusts. `report_key` is the publisher's own.
+
+    `server_key` is the attestation server's: a test signs with it what the server would have, had it seen something else.
+    """
 
     document: Any
     bundle: bytes
@@ -50,6 +53,7 @@ class RealRun:
     bundle_path: Path
     trust: Trust
     report_key: Ed25519PrivateKey
+    server_key: Ed25519PrivateKey
 
 
 def _record(outcome: Outcome) -> Record:
@@ -91,6 +95,8 @@ def _made(directory: Path, key: Ed25519PrivateKey) -> None:
     try:
         records = [_record(_carried_out(each, row, host_attestation, planned)) for each, row in rows]
         tally = host_attestation.tally(RUN_ID)
+        assert host_attestation._embedded is not None
+        (directory / "server.key").write_bytes(host_attestation._embedded.server._signing.private_bytes_raw())
     finally:
         host_attestation.close()
         for each in (broker, lossy):
@@ -125,6 +131,7 @@ def _read(directory: Path, key: Ed25519PrivateKey) -> RealRun:
         bundle_path=bundle,
         trust=Trust(keys=frozenset(named)),
         report_key=key,
+        server_key=Ed25519PrivateKey.from_private_bytes((directory / "server.key").read_bytes()),
     )
 
 
