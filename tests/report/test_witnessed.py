@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from pytest_glasshouse.check import witnessed
 from pytest_glasshouse.check.authenticity import Trust
 from pytest_glasshouse.check.check import Level, check_bytes
-from pytest_glasshouse.check.witnessed import unwitnessed
+from pytest_glasshouse.check.witnessed import attempts_elsewhere, unwitnessed
 from pytest_glasshouse.owner.run_plan import counted_sha256
 from pytest_glasshouse.publish.redact_published import resealed
 from pytest_glasshouse.report.bundle import report_bytes
@@ -218,14 +218,33 @@ def test_report_of_an_older_server_is_judged_by_its_receipts(real_run: RealRun) 
     assert [*unwitnessed(document, _trust(real_run))] == []
 
 
+def _tried_elsewhere(run: RealRun) -> Json:
+    """The server counted three attempts in other runs."""
+    document: Json = copy.deepcopy(run.document)
+    protected = document["rows"][1]["observation"]["rounds"][0]["protected"]
+    claims = {**tokens.peek(protected["result"]), "attempt": 4}
+    protected["result"] = tokens.sign(claims, key=run.server_key, typ=evidence.TYP_RESULT)
+    return document
+
+
+def test_attempts_in_other_runs_are_told(real_run: RealRun) -> None:
+    """Another run is no part of this report; its server counted it, and the reader is told."""
+    assert [*attempts_elsewhere(real_run.document)] == []
+    assert ["is attempt 4 at this row" in each for each in attempts_elsewhere(_tried_elsewhere(real_run))] == [True]  # type: ignore[arg-type]
+
+
 def test_removal_of_any_check_is_noticed(real_run: RealRun) -> None:
     trust = _trust(real_run)
     documents = {"as it is": real_run.document, **{name: _lied(real_run, name) for name in LIES}}
 
-    def asked(document: Json) -> object:
-        return [*unwitnessed(document, trust)]  # type: ignore[arg-type]
+    def asked(document: Json, by: Trust = trust) -> object:
+        return [*unwitnessed(document, by)], [*attempts_elsewhere(document)]  # type: ignore[arg-type]
 
     asks: dict[str, Ask] = {name: partial(asked, document) for name, document in documents.items()}
+    asks |= {
+        "no witness": partial(asked, real_run.document, real_run.trust),
+        "tried elsewhere": partial(asked, _tried_elsewhere(real_run)),
+    }
     unnoticed, checks = unnoticed_in(asks, witnessed)
     print(f"witnessed: {checks} checks, {len(asks)} cases")  # noqa: T201
     assert "\n".join(unnoticed) == ""
