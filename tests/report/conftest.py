@@ -8,6 +8,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,12 +23,15 @@ from pytest_glasshouse.check.authenticity import Trust
 from pytest_glasshouse.invariants import judge
 from pytest_glasshouse.invariants.revisions import newest
 from pytest_glasshouse.legs.attestation import HostAttestation
+from pytest_glasshouse.legs.leg_watch import Progress
 from pytest_glasshouse.legs.row_runner import Allocation, ProtectedRuntime, RawRunner, RowSettings
 from pytest_glasshouse.observation.outcome import Outcome
 from pytest_glasshouse.observation.results import results
+from pytest_glasshouse.owner.run_plan import TallyRecord
 from pytest_glasshouse.publish.writer import publish
 from pytest_glasshouse.report.bundle import SUFFIX
 from pytest_glasshouse.report.document import AllocationCleanup, assemble
+from pytest_glasshouse.report.fields import Report
 from pytest_glasshouse.rows.spec import RowSpec
 from pytest_glasshouse.wire.tokens import public_text
 from tests.numpy_guest.archive import numpy_provider
@@ -56,7 +60,7 @@ class RealRun:
     server_key: Ed25519PrivateKey
 
 
-def _record(outcome: Outcome) -> Record:
+def record_of(outcome: Outcome) -> Record:
     findings = judge(outcome.observation)
     settings = RecordSettings(seed=7, overridden=("target", "warmup"), waived=WAIVED)
     return build_record(outcome, results(outcome.observation), findings, settings)
@@ -81,7 +85,10 @@ def real_run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
 
 def _made(directory: Path, key: Ed25519PrivateKey) -> None:
     """Carried out, judged, sealed and published."""
-    broker, lossy = _broker(RUN_ID, directory / "broker"), _broker(RUN_ID + "-b", directory / "lossy", "raw-callback-lost")
+    broker, lossy = (
+        numpy_broker(RUN_ID, directory / "broker"),
+        numpy_broker(RUN_ID + "-b", directory / "lossy", "raw-callback-lost"),
+    )
     host_attestation = HostAttestation()
     rows = [
         (broker, short_row(name="one", rounds=2)),
@@ -93,7 +100,7 @@ def _made(directory: Path, key: Ed25519PrivateKey) -> None:
     cleanups: list[dict[str, Any]] = []
     planned = tuple((row.row_id, row.rounds) for _, row in rows)
     try:
-        records = [_record(_carried_out(each, row, host_attestation, planned)) for each, row in rows]
+        records = [record_of(carried_out(each, row, host_attestation, planned)) for each, row in rows]
         tally = host_attestation.tally(RUN_ID)
         assert host_attestation._embedded is not None
         (directory / "server.key").write_bytes(host_attestation._embedded.server._signing.private_bytes_raw())
@@ -102,6 +109,14 @@ def _made(directory: Path, key: Ed25519PrivateKey) -> None:
         for each in (broker, lossy):
             cleanups += each.end_all().allocations
     assert [record["list"] for record in records] == ["rows", "rows", "rows", "nullRows", "excludedResults"], records
+    document = document_of(records, cleanups, tally, key=key)
+    publish(document, report=directory / "out" / "run.json", run_directory=directory / "run", key=key)
+
+
+def document_of(
+    records: Sequence[Record], cleanups: Sequence[dict[str, Any]], tally: TallyRecord, *, key: Ed25519PrivateKey
+) -> Report:
+    """The report of a run with these records."""
     proven = [
         AllocationCleanup(
             provider="mock", name=each["name"], provider_instance_id=each.get("instanceId"), status="proven", reason="gone"
@@ -109,11 +124,10 @@ def _made(directory: Path, key: Ed25519PrivateKey) -> None:
         for each in cleanups
     ]
     facts = example.facts(run_id=RUN_ID, cleanup=tuple(proven), tallies=(tally,))
-    document = assemble(facts, records, tamper=example.tamper(), key=key)
-    publish(document, report=directory / "out" / "run.json", run_directory=directory / "run", key=key)
+    return assemble(facts, records, tamper=example.tamper(), key=key)
 
 
-def _broker(run_id: str, run_dir: Path, *faults: str) -> Broker:
+def numpy_broker(run_id: str, run_dir: Path, *faults: str) -> Broker:
     options = BrokerOptions(provider="mock", run_id=run_id, run_dir=run_dir, faults=faults)
     provider = numpy_provider(faults)
     use_kept(provider, "numpy")
@@ -135,15 +149,18 @@ def _read(directory: Path, key: Ed25519PrivateKey) -> RealRun:
     )
 
 
-def _carried_out(
-    broker: Broker, row: RowSpec, host_attestation: HostAttestation, planned: tuple[tuple[str, int], ...]
+def carried_out(
+    broker: Broker,
+    row: RowSpec,
+    host_attestation: HostAttestation,
+    planned: tuple[tuple[str, int], ...],
+    on_progress: Callable[[Progress], None] = lambda _moment: None,
 ) -> Outcome:
+    """The row, on an allocation of its own, in a run of these rows."""
     grant = broker.acquire(row)
     subject = dict(example.facts().subject)
     settings = RowSettings(declared=row, run_id=RUN_ID, seed=7, subject=subject, revision=newest(), planned=planned)
-    outcome: Outcome = row.run(
-        Allocation(grant, broker, settings, lambda _: None), ProtectedRuntime(host_attestation), RawRunner()
-    )
+    outcome: Outcome = row.run(Allocation(grant, broker, settings, on_progress), ProtectedRuntime(host_attestation), RawRunner())
     keep(Path(grant.address).parent / "bytecode", "numpy")
     broker.release(grant)
     return outcome
