@@ -146,6 +146,10 @@ def test_report_of_a_guest_with_a_slow_clock_is_refused_at_witnessed(tmp_path: P
         run = Run(server, tmp_path)
         records, tally = run.carry_out(short_row(name="slow", target_s=0.5), broker=broker)
         checked = run.checked(records, tally)
-    not_held = [(each["reason"], each["expected"], each["seen"]) for each in records[0]["record"]["findings"] if each["finding"] == "broken"]
+    not_held = [
+        (each["reason"], each["expected"], each["seen"])
+        for each in records[0]["record"]["findings"]
+        if each["finding"] == "broken"
+    ]
     assert (not_held, checked.level) == ([], Level.AUTHENTIC)
     assert any("by the guest's clock" in each and "it runs at another rate" in each for each in checked.missing), checked.missing
