@@ -253,6 +253,7 @@ class Agent:
             turns=conduct["turns"],
             key=self._key,
             spool=self._spool,
+            witness=conduct.get("witness"),
         )
         self._schedulers[name] = scheduler
         self._covariates.begin(self._found.result())
@@ -270,9 +271,10 @@ class Agent:
         return {}, b""
 
     def on_answer(self, request: dict[str, Json], _payload: bytearray) -> AgentReply:
-        """Relay the server's answer to a leg."""
+        """Relay the server's answer to a leg, or to the turns of a round."""
         answer = check_typed(request, AnswerRequest, "answer")
-        self._leg(answer["leg"]).answer(answer["kind"], answer["body"])
+        asked = self._schedulers.get(answer["leg"]) or self._leg(answer["leg"])
+        asked.answer(answer["kind"], answer["body"])
         return {}, b""
 
     def on_kill(self, request: dict[str, Json], _payload: bytearray) -> AgentReply:

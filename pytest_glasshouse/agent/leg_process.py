@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pytest_glasshouse.agent.base_models import descriptors_of
+from pytest_glasshouse.agent.border_marks import BorderMarks
 from pytest_glasshouse.agent.hardware_evidence import collect
 from pytest_glasshouse.agent.leg_code import LegCode
 from pytest_glasshouse.agent.leg_environment import leg_command, leg_environment
@@ -115,6 +116,7 @@ class LegProcess(threading.Thread):
         self._challenge: ChallengeAnswer | None = None
         self._challenged_ns = 0
         self._stretches = StretchRecorder()
+        self._marks = BorderMarks(order.get("witness"), nonce=order["nonce"], label=leg_id, spool=spool, answer=self._answer)
         self._scan = LegScan()
         self._gpu = gpu
         self._ended = threading.Event()
@@ -234,7 +236,7 @@ class LegProcess(threading.Thread):
             "resident": lambda: self._on_turn(ours, kind, body),
             "turn-done": lambda: self._on_turn(ours, kind, body),
             "drain": lambda: self._on_drain(ours),
-            "clock-read": self._stretches.clock_read,
+            "clock-read": self._on_clock_read,
             "images": lambda: self._spool.append(
                 self._leg_id, "images", {**self._code.measure_again(check_typed(body, LoadedFiles, "images"))}
             ),
@@ -260,8 +262,15 @@ class LegProcess(threading.Thread):
 
     def _on_drain(self, ours: PeerCredentialSocket) -> None:
         """Every earlier message is in the spool: this thread handles one after the other."""
+        if not self._stretches.timing:
+            self._marks.cross()
         self._stretches.drained()
         self._send(ours, "drained", {})
+
+    def _on_clock_read(self) -> None:
+        self._stretches.clock_read()
+        if not self._stretches.timing:
+            self._marks.cross()
 
     def _on_export(self, body: dict[str, Json], payload: bytearray) -> None:
         export = check_typed(body, Export, "export")
@@ -308,24 +317,12 @@ class LegProcess(threading.Thread):
         elapsed_s = (time.monotonic_ns() - self._challenged_ns) // 1_000_000_000
         cnf = evidence.read_cnf({**ready["cnf"]})
         claims = evidence.evidence_claims(
-            ak=self._key.public_key(),
-            sub=challenge["sub"],
-            aud=challenge["aud"],
-            iat=challenge["issued_at"] + elapsed_s,
-            jti=secrets.token_hex(16),
-            nonce=challenge["nonce"],
-            policy=challenge["policy"],
-            plan=challenge["plan"],
-            hpke=cnf.hpke,
-            sig=cnf.sig,
-            components=self._components,
-            manifest=challenge["manifest"],
-            manifest_version=challenge["manifest_version"],
-            container=self._container,
-            observed=ready["antidebug"],
-            memory=ready["memory"],
-            state_head=attest["head"],
-        )
+            ak=self._key.public_key(), sub=challenge["sub"], aud=challenge["aud"], iat=challenge["issued_at"] + elapsed_s,
+            jti=secrets.token_hex(16), nonce=challenge["nonce"], policy=challenge["policy"], plan=challenge["plan"],
+            hpke=cnf.hpke, sig=cnf.sig, components=self._components, manifest=challenge["manifest"],
+            manifest_version=challenge["manifest_version"], container=self._container, observed=ready["antidebug"],
+            memory=ready["memory"], state_head=attest["head"],
+        )  # fmt: skip
         submods, beside = collect([*challenge.get("hardware", ())], nonce=challenge["nonce"], cnf=cnf)
         token = tokens.sign({**claims, **submods}, key=self._key, typ=evidence.TYP_EVIDENCE)
         self._spool.append(self._leg_id, "evidence", {"evidence": token, "log": [*attest["log"]], **beside})
@@ -378,6 +375,7 @@ class LegProcess(threading.Thread):
         kind, nonce = self._order["kind"], self._order["nonce"]
         if kind == "protected":
             nonce = "" if self._challenge is None else self._challenge["nonce"]
+        self._marks.write(self._key)
         stretches = tokens.sign(self._stretches.claims(nonce), key=self._key, typ=evidence.TYP_STRETCHES)
         self._spool.append(self._leg_id, "stretches", {"stretches": stretches})
         claims = evidence.exit_claims(

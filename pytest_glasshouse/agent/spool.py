@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 _LINE_LIMIT = 1024 * 1024
 #: Events delivered from memory even where the disk is full: a leg's failure, and what its agent signs at its end.
-_FINAL_EVENTS = frozenset({"failed", "stretches", "exit"})
+_FINAL_EVENTS = frozenset({"failed", "marks", "stretches", "exit"})
 
 
 class Spool:

@@ -59,6 +59,11 @@ class StretchRecorder:
             self._rows.append([*self._edges, self._units, max(0, waited - (self._waited or 0))])
             self._edges, self._waited = [], waited
 
+    @property
+    def timing(self) -> bool:
+        """Whether a stretch has begun and not ended."""
+        return bool(self._edges)
+
     def claims(self, nonce: str) -> dict[str, Json]:
         """What the agent signs of a leg's stretches."""
         return evidence.stretches_claims(nonce=nonce, stretches=self._rows, conditions=self._conditions)

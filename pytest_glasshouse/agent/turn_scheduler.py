@@ -1,7 +1,7 @@
 """Gives the legs of one round their turns, one at a time, and reads each leg's processor time at both ends of a turn.
 
 The order of turns was drawn before; the host judges the readings. It runs in a thread of its own: no leg trains while it
-reads, and no leg's time includes it.
+reads, and no leg's time includes it. Between turns it has the attestation server sign its time (`agent.border_marks`).
 """
 
 from __future__ import annotations
@@ -11,8 +11,9 @@ import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol
 
+from pytest_glasshouse.agent.border_marks import BorderMarks
 from pytest_glasshouse.agent.cpu_time import CpuMeter, processes
-from pytest_glasshouse.errors import ProtocolError
+from pytest_glasshouse.errors import GlasshouseError, ProtocolError
 from pytest_glasshouse.guest.clock import now_ns
 from pytest_glasshouse.wire import evidence, tokens
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
     from pytest_glasshouse.agent.spool import Spool
     from pytest_glasshouse.wire.canonical import Json
+    from pytest_glasshouse.wire.host_messages import AnswerBody
 
 
 class ScheduledLeg(Protocol):
@@ -48,12 +50,29 @@ class LegEvent:
     kind: Literal["waiting", "ended"]
 
 
+@dataclass(frozen=True, kw_only=True)
+class HostAnswer:
+    """What the host answered to an event of the turns."""
+
+    kind: str
+    body: AnswerBody
+
+
 class TurnScheduler(threading.Thread):
     """One interleaved round. `turns` names the leg of each turn; `roles` is in the order in which the legs start."""
 
     def __init__(
-        self, *, name: str, nonce: str, roles: Sequence[str], turns: Sequence[str], key: Ed25519PrivateKey, spool: Spool
+        self,
+        *,
+        name: str,
+        nonce: str,
+        roles: Sequence[str],
+        turns: Sequence[str],
+        key: Ed25519PrivateKey,
+        spool: Spool,
+        witness: str | None = None,
     ) -> None:
+        """`witness` is the key of the server whose marks are wanted between turns."""
         if not set(turns) <= set(roles) or len(set(roles)) != len(roles):
             raise ProtocolError(
                 f"conduct: expected distinct legs and only their turns; saw legs {roles}, turns of {sorted(set(turns))}"
@@ -65,7 +84,8 @@ class TurnScheduler(threading.Thread):
         self._turns = tuple(turns)
         self._key = key
         self._spool = spool
-        self._leg_events: queue.Queue[LegEvent] = queue.Queue()
+        self._leg_events: queue.Queue[LegEvent | HostAnswer] = queue.Queue()
+        self._marks = BorderMarks(witness, nonce=nonce, label=name, spool=spool, answer=self._next_answer)
         self._legs: dict[str, ScheduledLeg] = {}
         self._meters: dict[str, CpuMeter] = {}
         self._waiting: set[str] = set()
@@ -86,6 +106,10 @@ class TurnScheduler(threading.Thread):
         """A leg has ended, in whatever way."""
         self._leg_events.put(LegEvent(role=role, kind="ended"))
 
+    def answer(self, kind: str, body: AnswerBody) -> None:
+        """The host's answer to an event of the turns: a mark, or that there is none."""
+        self._leg_events.put(HostAnswer(kind=kind, body=body))
+
     def dismiss(self) -> None:
         """No more legs will start: those that wait shall finish."""
         self._leg_events.put(LegEvent(role="", kind="ended"))
@@ -98,6 +122,7 @@ class TurnScheduler(threading.Thread):
         claims = evidence.borders_claims(nonce=self._nonce, roles=self.roles, turns=self._turns, borders=self._borders)
         token = tokens.sign(claims, key=self._key, typ=evidence.TYP_BORDERS)
         self._spool.append(self._label, "borders", {"borders": token})
+        self._marks.write(self._key)
         # The last to start finishes first: its device memory is free before the other leg's end is observed.
         for role in reversed(self.roles):
             if role in self._legs:
@@ -113,6 +138,8 @@ class TurnScheduler(threading.Thread):
     def _run_turns(self) -> None:
         """Every turn, until one is not completed."""
         for number, role in enumerate(self._turns, 1):
+            if not self._cross_border():
+                return
             before = self._read_cpu()
             self._command(role, "turn", number)
             event = self._next_leg_event()
@@ -121,6 +148,25 @@ class TurnScheduler(threading.Thread):
                 return
             self._borders.append([before, after])
             self._spool.append(self._label, "turn", {"turn": number, "turns": len(self._turns), "leg": role})
+        self._cross_border()
+
+    def _cross_border(self) -> bool:
+        """Have the server sign its time; whether the turns can go on."""
+        try:
+            self._marks.cross()
+        except GlasshouseError:
+            return False  # the host knows why there is no mark, and ends the row
+        return not self._ended
+
+    def _next_answer(self) -> tuple[str, AnswerBody]:
+        """What the host answers; legs that end meanwhile are noted."""
+        while True:
+            event = self._leg_events.get()
+            if isinstance(event, HostAnswer):
+                return event.kind, event.body
+            self._note(event)
+            if self._ended >= set(self._legs):
+                raise ProtocolError("every leg has ended")
 
     def _finish(self, role: str) -> None:
         while role not in self._waiting | self._ended:
@@ -135,13 +181,17 @@ class TurnScheduler(threading.Thread):
         self._legs[role].command(kind, turn)
 
     def _next_leg_event(self) -> LegEvent:
-        event = self._leg_events.get()
+        while isinstance(event := self._leg_events.get(), HostAnswer):
+            pass  # nothing was asked
+        self._note(event)
+        return event
+
+    def _note(self, event: LegEvent) -> None:
         if event.kind == "waiting":
             self._waiting.add(event.role)
         else:
             self._waiting.discard(event.role)
             self._ended.add(event.role)
-        return event
 
     def _read_cpu(self) -> list[Json]:
         """The time, then each leg's processor time and number of processes, in the order of `roles`."""

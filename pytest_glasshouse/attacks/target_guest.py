@@ -11,6 +11,7 @@ import base64
 import contextlib
 import hashlib
 import importlib.resources
+import secrets
 import shutil
 import sysconfig
 import tempfile
@@ -157,7 +158,7 @@ class TargetGuest:
         """Play one protected leg, from seal to receipt or refusal."""
         self.marker.unlink(missing_ok=True)
         row = RowSpec(name="tamper", workload="mlp", gpu="anygpu", order="protected-first", target_s=target_s, warmup_s=0.0)
-        settings = RowSettings(declared=row, run_id="tamper", seed=7, leg_timeout_s=_BOOT_S)
+        settings = RowSettings(declared=row, run_id=f"tamper-{secrets.token_hex(4)}", seed=7, leg_timeout_s=_BOOT_S)
         allocation = Allocation(self._grant(), _NoBroker(self), settings, on_progress)
         before = self._released()
         outcome = row.run(allocation, _RecordingRuntime(self.host_attestation, self.sealed), _NoRawLeg())

@@ -15,7 +15,7 @@ from typing import Literal
 from pytest_glasshouse.attestation.limits import PeerRateLimiter
 from pytest_glasshouse.wire.canonical import Json, canonical, tagged
 
-Decision = Literal["accepted", "released", "completed", "refused", "overdue", "started", "stopped"]
+Decision = Literal["accepted", "marked", "released", "completed", "refused", "overdue", "started", "stopped"]
 #: Rate limit for lines about refusals, per enrolled key, and for all requests without one together; the limit accumulates for
 #: `REFUSALS_SAVED_S`. Refusals above it are only counted: a flood of them must not rotate releases out of the log.
 REFUSALS_PER_S, REFUSALS_SAVED_S = 1.0, 1000.0

@@ -24,6 +24,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from pytest_glasshouse.attestation.audit import Audit, AuditLine, no_audit
 from pytest_glasshouse.attestation.limits import ConcurrencyLimit, Connections, Limits, PeerRateLimiter
+from pytest_glasshouse.attestation.run_witness import PLAN_LIMIT
 from pytest_glasshouse.attestation.server import AttestationServer
 from pytest_glasshouse.errors import ConfigurationError, IntegrityError, RefusedError
 from pytest_glasshouse.wire.canonical import MESSAGE_LIMIT, Json, canonical, parse_object
@@ -31,6 +32,9 @@ from pytest_glasshouse.wire.hardware import RELEASE_LIMIT
 
 #: The keys of each path's message: exactly these.
 MESSAGE_KEYS: dict[str, frozenset[str]] = {
+    "/v1/plan": frozenset({"plan", "rows"}),
+    "/v1/mark": frozenset({"mark"}),
+    "/v1/tally": frozenset({"query"}),
     "/v1/register": frozenset({"registration"}),
     "/v1/enrol": frozenset({"grant", "ak", "proof"}),
     "/v1/challenge": frozenset({"sub", "plan"}),
@@ -40,7 +44,7 @@ MESSAGE_KEYS: dict[str, frozenset[str]] = {
 }
 #: Fields that a message may have beside them, and how large it may be then.
 OPTIONAL_KEYS: dict[str, frozenset[str]] = {"/v1/release": frozenset({"devices"})}
-BODY_LIMITS: dict[str, int] = {"/v1/release": RELEASE_LIMIT}
+BODY_LIMITS: dict[str, int] = {"/v1/release": RELEASE_LIMIT, "/v1/plan": PLAN_LIMIT}
 KEYS_PATH = "/v1/keys"
 _STATUS = {
     "malformed": 400, "not-found": 404, "too-large": 413, "content-type": 415, "busy": 429, "rate": 429, "head-too-large": 431,
@@ -138,6 +142,9 @@ class _Server(ThreadingHTTPServer):
     ) -> None:
         self.address_family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
         self.handlers: Mapping[str, Callable[[Mapping[str, Json]], dict[str, Json]]] = {
+            "/v1/plan": server.plan,
+            "/v1/mark": server.mark,
+            "/v1/tally": server.tally,
             "/v1/register": server.register,
             "/v1/enrol": server.enrol,
             "/v1/challenge": server.challenge,

@@ -1,4 +1,4 @@
-"""What the server keeps across a restart: policy versions, attempts, releases, completions.
+"""What the server keeps across a restart: policy versions, attempts, releases, completions, plans of runs, rounds and marks.
 
 Knows one SQLite file, synced before each call returns, or this process's memory for an embedded server. Refuses to hold
 secrets, data keys or open nonces: a restart forgets those, and what is forgotten is refused.
@@ -37,6 +37,43 @@ _TABLES = """
         receipt TEXT NOT NULL
     );
 """
+#: Made where they are missing: a ledger from before there were marks is continued.
+_TABLES_OF_MARKS = """
+    CREATE TABLE IF NOT EXISTS run_plan (run TEXT PRIMARY KEY, sha256 TEXT NOT NULL, rows TEXT NOT NULL);
+    CREATE TABLE IF NOT EXISTS round (
+        place INTEGER PRIMARY KEY, nonce TEXT NOT NULL UNIQUE, run TEXT NOT NULL, row TEXT NOT NULL, attempt TEXT NOT NULL,
+        plan TEXT NOT NULL, sub TEXT NOT NULL
+    );
+    CREATE INDEX IF NOT EXISTS round_run ON round (run);
+    CREATE TABLE IF NOT EXISTS mark (
+        place INTEGER PRIMARY KEY, nonce TEXT NOT NULL UNIQUE, round TEXT NOT NULL REFERENCES round (nonce),
+        number INTEGER NOT NULL, t_us INTEGER NOT NULL, chain TEXT NOT NULL
+    );
+    CREATE INDEX IF NOT EXISTS mark_round ON mark (round)
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BegunRound:
+    """A round that was begun: of which run, row, attempt and plan. `sub` is the session it got a challenge for, or ""."""
+
+    nonce: str
+    run: str
+    row: str
+    attempt: str
+    plan: str
+    sub: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mark:
+    """A time that was signed: the `number`-th of its round, and the chain of all marks of the round up to it."""
+
+    nonce: str
+    round: str
+    number: int
+    t_us: int
+    chain: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,6 +106,8 @@ class Completion:
 
 _RELEASE = ", ".join(field.name for field in fields(Release))
 _COMPLETION = ", ".join(field.name for field in fields(Completion))
+_ROUND = ", ".join(field.name for field in fields(BegunRound))
+_MARK = ", ".join(field.name for field in fields(Mark))
 _OUTSTANDING = "nonce, sub, run, manifest, released_at, deadline"
 
 
@@ -122,6 +161,8 @@ class ReleaseLedger:
         self._db.execute("COMMIT")
         if self._value("PRAGMA application_id") != _APPLICATION or self._value("PRAGMA quick_check") != "ok":
             raise IntegrityError("ledger", "damaged, or no ledger of this version; restore it, never begin a new one")
+        for statement in _TABLES_OF_MARKS.split(";"):
+            self._db.execute(statement)
 
     def _value(self, query: str, *values: str | int) -> object:
         row = self._db.execute(query, values).fetchone()
@@ -193,6 +234,57 @@ class ReleaseLedger:
         query = f"SELECT {_OUTSTANDING} FROM release WHERE nonce NOT IN (SELECT nonce FROM completion)"  # noqa: S608
         found = self._db.execute(f"{query} AND (? = '' OR run = ?) ORDER BY rowid", (run, run))
         return [dict(zip(_OUTSTANDING.split(", "), row, strict=True)) for row in found]
+
+    # ------------------------------------------------------------------------------------------------ plans and marks
+
+    def run_plan(self, run: str) -> tuple[str, str] | None:
+        """The digest of a run's plan and its rows as canonical JSON; None where none was registered."""
+        found = self._db.execute("SELECT sha256, rows FROM run_plan WHERE run = ?", (run,)).fetchone()
+        return None if found is None else (str(found[0]), str(found[1]))
+
+    def record_run_plan(self, run: str, *, sha256: str, rows: str) -> None:
+        """Record what a run was going to do. A second plan of the same run is an error."""
+        self._db.execute("INSERT INTO run_plan VALUES (?, ?, ?)", (run, sha256, rows))
+
+    def round(self, nonce: str) -> BegunRound | None:
+        """The round of this nonce."""
+        row = self._db.execute(f"SELECT {_ROUND} FROM round WHERE nonce = ?", (nonce,)).fetchone()  # noqa: S608
+        return None if row is None else BegunRound(**dict(zip(_ROUND.split(", "), row, strict=True)))
+
+    def rounds(self, run: str) -> list[BegunRound]:
+        """The rounds of a run, in the order in which they were begun."""
+        found = self._db.execute(f"SELECT {_ROUND} FROM round WHERE run = ? ORDER BY place", (run,))  # noqa: S608
+        return [BegunRound(**dict(zip(_ROUND.split(", "), row, strict=True))) for row in found]
+
+    def record_round(self, begun: BegunRound) -> None:
+        """Record that a round began. A second round of the same nonce is an error."""
+        values = tuple(asdict(begun).values())
+        self._db.execute(f"INSERT INTO round ({_ROUND}) VALUES (?, ?, ?, ?, ?, ?)", values)  # noqa: S608
+
+    def claim_round(self, *, run: str, plan: str, sub: str) -> bool:
+        """Whether a round of this run and plan is the session's; one that is no session's yet becomes it."""
+        if self._count("SELECT count(*) FROM round WHERE run = ? AND plan = ? AND sub = ?", run, plan, sub):
+            return True
+        free = "SELECT max(place) FROM round WHERE run = ? AND plan = ? AND sub = ''"
+        claimed = self._db.execute(f"UPDATE round SET sub = ? WHERE place = ({free})", (sub, run, plan))  # noqa: S608
+        return claimed.rowcount == 1
+
+    def mark(self, nonce: str) -> Mark | None:
+        """The mark of this nonce."""
+        return self._mark("nonce = ?", nonce)
+
+    def last_mark(self, of_round: str) -> Mark | None:
+        """The last mark of a round."""
+        return self._mark("round = ? ORDER BY place DESC LIMIT 1", of_round)
+
+    def _mark(self, where: str, value: str) -> Mark | None:
+        row = self._db.execute(f"SELECT {_MARK} FROM mark WHERE {where}", (value,)).fetchone()  # noqa: S608
+        return None if row is None else Mark(**dict(zip(_MARK.split(", "), row, strict=True)))
+
+    def record_mark(self, mark: Mark) -> None:
+        """Record a mark. A second mark of the same nonce is an error."""
+        values = tuple(asdict(mark).values())
+        self._db.execute(f"INSERT INTO mark ({_MARK}) VALUES (?, ?, ?, ?, ?)", values)  # noqa: S608
 
     def close(self) -> None:
         """Close the database, so that another server may use the file. A ledger in memory is lost."""

@@ -26,11 +26,12 @@ from pytest_glasshouse.attestation.limits import Caps
 from pytest_glasshouse.attestation.messages import Message, lines_field, object_field, require, text_field
 from pytest_glasshouse.attestation.nonces import CHALLENGE_TTL_S, IssuedNonce, Nonces
 from pytest_glasshouse.attestation.outstanding_answer import answer_query
+from pytest_glasshouse.attestation.run_witness import RunWitness
 from pytest_glasshouse.attestation.verifier import Expected, appraise
 from pytest_glasshouse.errors import IntegrityError, RefusedError
 from pytest_glasshouse.owner.server_keys import TYP_KEYS
 from pytest_glasshouse.wire.canonical import Json, b64u, is_sha256, sha256_hex
-from pytest_glasshouse.wire.elapsed import since_boot_ns
+from pytest_glasshouse.wire.elapsed import since_boot_ns, wall_clock_us
 from pytest_glasshouse.wire.evidence import (
     EAR_PROFILE,
     SUITE,
@@ -50,12 +51,12 @@ _RELEASE_TIME_KEPT_NS = 7 * 24 * 3600 * 1_000_000_000
 
 
 class AttestationServer:
-    """Operations: register, enrol, challenge, release, complete, list outstanding releases.
+    """Operations: plan a run, register, enrol, mark, challenge, release, complete, tally, list outstanding releases.
 
     Each takes and returns a JSON object and raises `RefusedError`.
 
-    `owner` is the key that registrations and grants must be signed by. `clock` returns wall seconds. The caller closes a
-    ledger or an audit log it passes in.
+    `owner` is the key that registrations and grants must be signed by. `clock` returns wall seconds, `clock_us` the
+    microseconds that marks have. The caller closes a ledger or an audit log it passes in.
     """
 
     def __init__(
@@ -68,6 +69,7 @@ class AttestationServer:
         signing: Ed25519PrivateKey | None = None,
         audit: Audit = no_audit,
         caps: Caps = Caps(),  # noqa: B008  (frozen)
+        clock_us: Callable[[], int] | None = None,
     ) -> None:
         self._ledger = ReleaseLedger() if ledger is None else ledger
         self._owns_ledger = ledger is None
@@ -83,9 +85,24 @@ class AttestationServer:
         self.public_key = self._signing.public_key()
         self.kid = thumbprint(self.public_key)
         self._admission = Admission(owner=owner, server=self.kid, ledger=self._ledger, clock=clock, caps=caps)
+        self._witness = RunWitness(
+            owner=owner, signing=self._signing, ledger=self._ledger, clock=clock, clock_us=clock_us or wall_clock_us()
+        )
         self.hpke_public = self._admission.hpke_public
 
     # -------------------------------------------------------------------------------------------------- operations
+
+    def plan(self, message: Message) -> dict[str, Json]:
+        """`{plan, rows}` -> `{run_plan}`: the rows that a run is going to measure, before its first key."""
+        return self._transaction("plan", self._witness.plan, message)
+
+    def mark(self, message: Message) -> dict[str, Json]:
+        """`{mark}` -> `{mark}`: this server's time, signed for a nonce of a round; the first one begins the round."""
+        return self._transaction("mark", self._witness.mark, message, decision="marked")
+
+    def tally(self, message: Message) -> dict[str, Json]:
+        """`{query}` -> `{tally, counted}`: every row planned and every round begun of a run, signed."""
+        return self._transaction("tally", self._witness.tally, message)
 
     def register(self, message: Message) -> dict[str, Json]:
         """`{registration}` -> `{manifest, policy}`: the owner hands over a package's manifest, policy and data key."""
@@ -156,7 +173,8 @@ class AttestationServer:
             try:
                 answer = step(message)
                 # Before the answer is sent: a decision that cannot be logged is refused.
-                self._audit(AuditLine(event=event, decision=decision, **self._audit_fields))
+                if decision != "marked":  # the ledger has them: their number would rotate releases out of the log
+                    self._audit(AuditLine(event=event, decision=decision, **self._audit_fields))
             except (RefusedError, IntegrityError) as refusal:
                 reason, detail = refusal.reason, refusal.detail
             except Exception:  # noqa: BLE001, S110  (fails closed: the answer carries nothing about keys)
@@ -187,10 +205,15 @@ class AttestationServer:
         require(is_sha256(plan), "malformed", "plan")
         now = self._clock()
         require(now < session.expires, "grant", "expired")
+        run_plan = self._witness.admit(run=session.run, plan=plan, sub=session.sub)
         # All rounds of an attempt have one plan; another attempt, even in the same run, has another plan.
         run = f"{session.run}/{plan}"
         challenge = self._nonces.issue(
-            session, plan=plan, now=now, attempt=lambda: self._ledger.attempt(subject=session.subject, row=session.row, run=run)
+            session,
+            plan=plan,
+            run_plan=run_plan,
+            now=now,
+            attempt=lambda: self._ledger.attempt(subject=session.subject, row=session.row, run=run),
         )
         policy = session.package.policy
         asked: dict[str, Json] = {"hardware": list(policy.hardware.required)} if policy.hardware else {}
@@ -284,6 +307,7 @@ class AttestationServer:
             "container": claims["container"],
             "attempt": challenge.attempt,
             "evidence_sha256": sha256_hex(evidence.encode()),
+            "run_plan": challenge.run_plan,
             "submods": {**devices, "runtime": submod},
         }
         return sign(result, key=self._signing, typ=TYP_RESULT)

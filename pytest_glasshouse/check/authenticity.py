@@ -83,23 +83,6 @@ def _rounds(document: Report) -> list[tuple[str, ListName, RowRecord, RoundNotes
     return found
 
 
-def witnessed(document: Report, trust: Trust) -> bool:
-    """Whether every measured row's receipts are signed by a witness whose key belongs to no other party.
-
-    A null row has no receipt: a witness must have affirmed its agent's evidence for a measured row.
-    """
-    parties = {document["keys"]["report"], *document["keys"]["owners"]}
-    servers = {_keys_of(row["observation"])[0] for row in (*document["rows"], *document.get("sealedRows", ()))}
-    agents = {
-        str(guest.get("ak"))
-        for null in document["nullRows"]
-        for observed in observed_rounds(null["observation"])
-        for guest in observed["guest"]
-    }
-    by_witness = bool(servers) and servers <= trust.witnesses - parties
-    return by_witness and agents <= enrolled_keys(document, trust.witnesses - parties)
-
-
 def _trusted(observation: Observation, trust: Trust, enrolled: frozenset[str]) -> SigningKeys:
     server, owner = _keys_of(observation)
     if not {server, owner} <= trust.keys:

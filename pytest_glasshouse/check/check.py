@@ -12,9 +12,10 @@ from enum import StrEnum
 from itertools import islice
 from typing import TYPE_CHECKING
 
-from pytest_glasshouse.check.authenticity import Trust, unproven_signatures, witnessed
+from pytest_glasshouse.check.authenticity import Trust, unproven_signatures
 from pytest_glasshouse.check.legacy_results import NOT_VERIFIABLE, LegacyChecked, check_legacy, is_legacy
 from pytest_glasshouse.check.recompute import Derivation, differences, null_faults, record_faults, sealed_faults
+from pytest_glasshouse.check.witnessed import attempts_elsewhere, unwitnessed
 from pytest_glasshouse.errors import IntegrityError, ReportError
 from pytest_glasshouse.invariants.revisions import newest
 from pytest_glasshouse.report import bundle as bundles
@@ -318,12 +319,9 @@ def _judged(document: Report, faults: list[Fault], trust: Trust) -> Checked:
         unproven = list(unproven_signatures(document, trust))
         level, missing = (Level.CONSISTENT, unproven) if unproven else (Level.AUTHENTIC, [])
     if level is Level.AUTHENTIC:
-        if witnessed(document, trust):
-            level = Level.WITNESSED
-        else:
-            missing = ["no receipt is by a server that --trust names as a witness"]
-            if document["nullRows"]:
-                missing.append("for a null row, such a server must have affirmed its agent's evidence for a measured row")
+        missing = list(islice(unwitnessed(document, trust), MOST_FAULTS))
+        level = Level.AUTHENTIC if missing else Level.WITNESSED
+        missing += attempts_elsewhere(document)
     revision = document["methodology"].get("invariantsRevision", 1)
     if revision < newest():
         missing.append(f"judged by revision {revision} of the invariants, as when it was written; revision {newest()} judges now")

@@ -37,7 +37,7 @@ It listens on loopback; anywhere else it needs a certificate and its key, and sp
 On disk, in --state (made with mode 0700 when missing):
   server.key        the key results and receipts are signed with: whoever pins it recognises this server (made when missing)
   server.pub        its public half, for GLASSHOUSE_SERVER_KEY and `glasshouse check --trust`
-  ledger.sqlite3    policy versions, attempts, releases, completions: written before a key leaves
+  ledger.sqlite3    policy versions, attempts, releases, completions, plans of runs, rounds and marks: written before an answer
 Data keys and open challenges are in memory only. After a restart owners register again, and a leg whose key was released
 before the restart can still be completed.
 

@@ -19,12 +19,18 @@ from pytest_glasshouse.errors import ConfigurationError, InfrastructureError, In
 from pytest_glasshouse.owner.client import AttestationClient
 from pytest_glasshouse.owner.keyfiles import read_owner, read_public
 from pytest_glasshouse.owner.owner import Owner
+from pytest_glasshouse.owner.run_plan import planned_rows
+from pytest_glasshouse.wire.canonical import canonical, sha256_hex
+from pytest_glasshouse.wire.evidence import TYP_MARK_REQUEST, TYP_RUN_PLAN, TYP_TALLY_QUERY
 from pytest_glasshouse.wire.own_file import check_own
 from pytest_glasshouse.wire.tokens import thumbprint
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
+    from pytest_glasshouse.owner.run_plan import PlannedRow, TallyRecord
     from pytest_glasshouse.wire.canonical import Json
 
 #: A server that restarts is back within this long.
@@ -52,6 +58,7 @@ class HostAttestation:
     def __init__(self, outside: OutsideServer | None = None) -> None:
         self._embedded = None
         self._awaited: dict[str, dict[str, Json]] = {}
+        self._planned: set[str] = set()
         self.place: Literal["embedded", "outside"] = "embedded" if outside is None else "outside"
         if outside is None:
             self.owner = Owner.generate()
@@ -74,6 +81,30 @@ class HostAttestation:
         if self._embedded is not None:
             return self._embedded.hpke_public
         return self.client.published_keys(self.server_key).hpke
+
+    def plan_run(self, run: str, rows: Sequence[PlannedRow]) -> None:
+        """Register what a run is going to measure, unless this process did. Raises what the client raises."""
+        planned = planned_rows(rows)
+        if run in self._planned:
+            return
+        claims: dict[str, Json] = {"rows_sha256": sha256_hex(canonical(planned))}
+        self.client.plan(self.owner.sign_request(claims, typ=TYP_RUN_PLAN, server=self.server_key, run=run), planned)
+        self._planned.add(run)
+
+    def mark(self, *, run: str, row: str, attempt: str, plan: str, round_nonce: str, nonce: str) -> str:
+        """The server's time for a nonce of a round; the first of a round begins it. Raises what the client raises."""
+        claims: dict[str, Json] = {"row": row, "attempt": attempt, "plan": plan, "round": round_nonce, "nonce": nonce}
+        return self.client.mark(self.owner.sign_request(claims, typ=TYP_MARK_REQUEST, server=self.server_key, run=run))
+
+    def tally(self, run: str) -> TallyRecord:
+        """What the server counted of a run. Raises what the client raises."""
+        query = self.owner.sign_request({}, typ=TYP_TALLY_QUERY, server=self.server_key, run=run)
+        return self.client.tally(query, server=self.server_key)
+
+    @property
+    def planned(self) -> frozenset[str]:
+        """The runs whose plans this process registered."""
+        return frozenset(self._planned)
 
     def awaiting(self, *, nonce: str, sub: str, run: str, manifest: str, completion_s: int) -> None:
         """Note that a release is about to be requested: from here on a key may have been released."""

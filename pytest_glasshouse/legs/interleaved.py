@@ -70,10 +70,12 @@ class InterleavedRound:
             current.notes["raw2"] = None
         try:
             current.allowance.begin(len(self._starts))
-            reply = current.channel.request(
-                "conduct",
-                {"round": current.turns_id, "nonce": current.nonce, "roles": [*self._starts], "turns": [*turns]},
-            )
+            conduct: dict[str, Json] = {
+                "round": current.turns_id, "nonce": current.nonce, "roles": [*self._starts], "turns": [*turns],
+            }  # fmt: skip
+            if current.witness is not None:
+                conduct["witness"] = current.witness
+            reply = current.channel.request("conduct", conduct)
             current.skip_earlier_events(reply)
             refused = self._start(protected, raw)
             self._until(lambda: all(leg.watch.ended for leg in self._begun))
@@ -148,6 +150,10 @@ class InterleavedRound:
         current = self._current
         if kind == "borders" and "borders" not in current.notes:
             current.notes["borders"] = str(body["borders"])
+        elif kind == "mark-wanted":
+            current.answer_mark(current.turns_id, body)
+        elif kind == "marks":
+            current.note_marks("turns", body)
         elif kind == "turn":
             turn = check_typed(body, TurnBegun, "turn")
             # No rate: which of the legs is ahead must not be known before the row is over.

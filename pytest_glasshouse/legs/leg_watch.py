@@ -131,6 +131,11 @@ class LegWatch:
         """The leg whose events these are."""
         return self._leg_id
 
+    @property
+    def leg(self) -> str:
+        """Its role in the round."""
+        return self._leg
+
     def body(self, kind: str, body_type: type[T]) -> T | None:
         """The body of the last event of a kind; None where there was none."""
         return check_typed(self.events[kind], body_type, kind) if kind in self.events else None

@@ -13,11 +13,13 @@ from pytest_glasshouse.errors import (
     GlasshouseError,
     GuestGoneError,
     GuestRefusedError,
+    InfrastructureError,
     IntegrityError,
     ProtocolError,
     RefusedError,
 )
 from pytest_glasshouse.legs.allocation_policy import policy_for
+from pytest_glasshouse.legs.attempt_marks import AttemptMarks
 from pytest_glasshouse.legs.package_sending import PackageSending
 from pytest_glasshouse.legs.relay import Relay, session_name
 from pytest_glasshouse.legs.round import EXCLUDED, Round, protected_notes, why_failed
@@ -31,12 +33,13 @@ from pytest_glasshouse.wire.tokens import public_text
 from pytest_glasshouse.wire.typed import check_typed
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from pytest_glasshouse.legs.attestation import HostAttestation
     from pytest_glasshouse.legs.leg_watch import LegWatch
     from pytest_glasshouse.observation.document import ProtectedNotes
     from pytest_glasshouse.owner.policy import Policy
+    from pytest_glasshouse.owner.run_plan import PlannedRow
     from pytest_glasshouse.owner.sealing import Sealing
     from pytest_glasshouse.rows.leg_order import Role
     from pytest_glasshouse.wire.canonical import Json
@@ -82,6 +85,19 @@ class ProtectedRuntime:
             ak=ak,
             plan=current.plan_sha256,
         )
+
+    def marks(self, *, run: str, planned: Sequence[PlannedRow], row: str, attempt: str, plan: str) -> AttemptMarks | None:
+        """Register the plan of `run`, its rows, where that is not done yet; what marks the rounds of an attempt at `row`.
+
+        Raises `InfrastructureError` where the server does not take the plan: without it no key is released.
+        """
+        try:
+            self._host_attestation.plan_run(run, planned)
+        except RefusedError as error:
+            raise InfrastructureError(
+                f"the attestation server refused the plan of run {run}: {error.reason}; a run has one plan: select the same rows"
+            ) from None
+        return AttemptMarks(self._host_attestation, run=run, row=row, attempt=attempt, plan=plan)
 
     def begin(self, current: Round) -> ProtectedLeg:
         """Steps 1 to 3: the leg is started. The caller follows it, gives its events to it and then calls `finish`.

@@ -18,12 +18,14 @@ from pytest_glasshouse.observation.document import Greeting
 from pytest_glasshouse.observation.outcome import Ended
 from pytest_glasshouse.wire.elapsed import since_boot_ns
 from pytest_glasshouse.wire.guest_messages import DETAIL, GREETING
+from pytest_glasshouse.wire.marks import MarkWanted
 from pytest_glasshouse.wire.printable import printable
 from pytest_glasshouse.wire.typed import check_typed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
+    from pytest_glasshouse.legs.attempt_marks import AttemptMarks
     from pytest_glasshouse.observation.document import (
         Failure,
         GuestSeen,
@@ -70,6 +72,8 @@ class Round:
     allowance: Allowance = field(default_factory=Allowance)
     vouch: Callable[[Round, str], str] | None = None
     """Signs for the agent's key where no protected leg enrols it."""
+    marks: AttemptMarks | None = None
+    """Has the attestation server count this round, and sign its time at the borders of timed stretches."""
     order: Sequence[Role]
     """In which order the legs run, or start."""
     untrusted_guest: str = ""
@@ -147,6 +151,8 @@ class Round:
         start: StartRequest = {"leg": self.leg_id(leg), "order": order}
         if self.design is None:
             self.allowance.begin()
+            if self.witness is not None:
+                order["witness"] = self.witness
         else:
             start |= {"round": self.turns_id, "role": leg}
         self._begun.add(self.leg_id(leg))
@@ -174,6 +180,42 @@ class Round:
         if watch.exit_ns is not None:
             found["exitNs"] = watch.exit_ns - self._began_ns
         return found
+
+    def begin_marked(self) -> None:
+        """Begin the round at the attestation server, before anything of it is started. Raises `InfrastructureError`."""
+        if self.marks is not None:
+            self.notes["marks"] = {"times": [], "agent": {}}
+            self._mark(secrets.token_hex(16))
+
+    @property
+    def witness(self) -> str | None:
+        """The key of the server whose marks are wanted at borders; None where none are."""
+        return None if self.marks is None else self.marks.server_key
+
+    def answer_mark(self, asker: str, body: dict[str, Json]) -> None:
+        """Bring the mark of a border to the leg, or the turns, that wait for it. Raises `InfrastructureError`."""
+        borders = 2 * len(self.order) if self.design is None else len(self.order) * self.design.pairs + 1
+        if self.witness is None or len(self.notes["marks"]["times"]) > borders:
+            raise self.broke_protocol(f"mark-wanted: expected no more than {borders} borders of a round")
+        try:
+            token = self._mark(check_typed(body, MarkWanted, "mark-wanted")["nonce"])
+        except InfrastructureError:
+            # Who asked waits for an answer that will not come.
+            self.channel.request("answer", {"leg": asker, "kind": "refusal", "body": {"reason": "no-answer"}})
+            raise
+        self.channel.request("answer", {"leg": asker, "kind": "mark", "body": {"mark": token}})
+
+    def _mark(self, nonce: str) -> str:
+        assert self.marks is not None  # noqa: S101  (asked by the callers)
+        token, t_us = self.marks.mark(round_nonce=self.nonce, nonce=nonce)
+        self.notes["marks"]["times"].append([nonce, t_us])
+        return token
+
+    def note_marks(self, whose: str, body: dict[str, Json]) -> None:
+        """Record the agent's account of the marks of a leg, or of the `turns`."""
+        if "marks" not in self.notes or whose in self.notes["marks"]["agent"]:
+            raise self.broke_protocol(f"expected one account of the marks of {whose}, where marks were asked for")
+        self.notes["marks"]["agent"][whose] = check_typed(body["marks"], str, "marks")
 
     @property
     def turns_id(self) -> str:
@@ -248,8 +290,17 @@ class Round:
 
     def follow(self, watch: LegWatch, on_event: Callable[[str, dict[str, Json]], None]) -> Ended | None:
         """Follow a leg to its exit. A guest that is lost on the way ends the row; it is no error of the run."""
+
+        def on_leg_event(kind: str, body: dict[str, Json]) -> None:
+            if kind == "mark-wanted":
+                self.answer_mark(watch.leg_id, body)
+            elif kind == "marks":
+                self.note_marks(watch.leg, body)
+            else:
+                on_event(kind, body)
+
         try:
-            self.cursor = watch.until_exit(self.cursor, on_event)
+            self.cursor = watch.until_exit(self.cursor, on_leg_event)
         except (GuestGoneError, InfrastructureError) as error:
             if isinstance(error, LegDeadlineError) and not error.killed:
                 self.untrusted_guest = str(error)

@@ -86,14 +86,19 @@ class Allocation:
         Where the legs of an interleaved row do not fit on the device together, the row is run again with whole lifecycles in
         turn, as another row; the rounds of the first attempt stay in its observation.
         """
-        outcome = self._carried_out(row, protected, raw)
+        # No two attempts have one plan: the server counts attempts by plans.
+        attempt = secrets.token_hex(8)
+        outcome = self._carried_out(row, protected, raw, attempt=attempt, selected=row)
         if not did_not_fit(outcome):
             return outcome
-        again = self._carried_out(replace(row, resident=False), protected, raw)
+        again = self._carried_out(replace(row, resident=False), protected, raw, attempt=attempt, selected=row)
         again.observation["didNotFit"] = outcome.observation["rounds"]
         return again
 
-    def _carried_out(self, row: RowSpec, protected: ProtectedRuntime, raw: RawRunner) -> Outcome:
+    def _carried_out(
+        self, row: RowSpec, protected: ProtectedRuntime, raw: RawRunner, *, attempt: str, selected: RowSpec
+    ) -> Outcome:
+        """One attempt at the `selected` row, as `row`."""
         settings = self._settings
         material = material_of(
             row,
@@ -106,6 +111,17 @@ class Allocation:
         if "nonfinite-loss" in self.grant.faults:
             material = poisoned(material)
         observation = self._opening(row, material, protected)
+        plan = observation["plan"]
+        plan["attemptId"] = attempt
+        if row is not selected:
+            plan["selectedRowId"] = selected.row_id
+        marks = protected.marks(
+            run=settings.run_id,
+            planned=settings.planned or ((selected.row_id, selected.rounds),),
+            row=selected.row_id,
+            attempt=attempt,
+            plan=plan_sha256(plan),
+        )
         channel = self._connect()
         ended: Ended | None = None
         current: Round | None = None
@@ -127,15 +143,17 @@ class Allocation:
                     listing=self._grants.listing,
                     emit=self._on_progress,
                     cursor=cursor,
-                    plan_sha256=plan_sha256(observation["plan"]),
+                    plan_sha256=plan_sha256(plan),
                     confidential=settings.confidential or row.sealed,
                     strict_memory=settings.strict_memory,
                     allowance=self._allowance,
                     vouch=protected.vouch if row.null else None,
+                    marks=marks,
                     design=interleaving(row) if row.order == "interleaved" and row.resident else None,
                     order=order,
                 )
                 observation["rounds"].append(current.notes)
+                current.begin_marked()
                 ended = self._bring_model(current, observation) or _round(current, order, protected, raw)
                 cursor = current.cursor
                 if ended is not None:
@@ -246,8 +264,6 @@ class Allocation:
     def _plan(self, row: RowSpec) -> Plan:
         settings = self._settings
         plan: Plan = {
-            # No two attempts have one plan: the server counts attempts by plans.
-            "attemptId": secrets.token_hex(8),
             "rowId": row.row_id,
             "provider": self.grant.provider,
             "dryRun": self._is_dry_run(row),

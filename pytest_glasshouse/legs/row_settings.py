@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from pytest_glasshouse.observation.document import Observation
     from pytest_glasshouse.observation.outcome import Outcome
     from pytest_glasshouse.owner.policy import Policy
+    from pytest_glasshouse.owner.run_plan import PlannedRow
     from pytest_glasshouse.rows.spec import RowSpec
 
 
@@ -44,6 +45,8 @@ class RowSettings:
     """The owner's policy file, enforced on every allocation beside the host's own requirements."""
     revision: int | None = None
     """The revision of the invariants that will judge. The plan names it, so that no older one can judge later."""
+    planned: tuple[PlannedRow, ...] = ()
+    """Every row of the run, as the attestation server is told before the first key; this row alone where there are none."""
     half_width_pct: float | None = None
     """The half width of the interval a row is extended to after its first rounds, once, to at most `max_rounds` in all."""
     max_rounds: int = 0

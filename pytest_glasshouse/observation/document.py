@@ -45,10 +45,14 @@ class Keys(TypedDict):
 
 
 class Plan(AdapterRecord):
-    """What was about to be run; its digest was given to the attestation server before a key was asked for."""
+    """What was about to be run; its digest was given to the attestation server before a key was asked for.
+
+    `selectedRowId` is the row's id in the plan of the run, where the row had to be changed: its legs did not fit on the device.
+    """
 
     attemptId: NotRequired[str]
     rowId: str
+    selectedRowId: NotRequired[str]
     provider: str
     dryRun: bool
     simulated: bool
@@ -346,6 +350,16 @@ class CovariatesSeen(TypedDict):
     reasons: dict[str, str]
 
 
+class MarksSeen(TypedDict):
+    """The attestation server's marks of a round: `[nonce, t_us]` in its order, and the agents' signed accounts of them.
+
+    The first is of no border: the round began then. An account is of `turns`, or of a leg that trains in one go.
+    """
+
+    times: list[list[str | int]]
+    agent: dict[str, str]
+
+
 class RoundNotes(TypedDict):
     """One round. `turns` are the turns as drawn, `borders` the agent's signed account of them."""
 
@@ -358,6 +372,7 @@ class RoundNotes(TypedDict):
     raw2: NotRequired[RawNotes | None]
     turns: NotRequired[list[Role]]
     borders: NotRequired[str]
+    marks: NotRequired[MarksSeen]
     covariates: NotRequired[CovariatesSeen]
 
 

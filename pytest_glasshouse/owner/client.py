@@ -1,7 +1,7 @@
 """The HTTP client of an attestation server, for the host that relays messages.
 
-Knows the six messages. Refuses to repeat any of them (after a lost reply to a release the guest attests again) but the
-completion: the same head gets the same receipt, so a restart of the server does not cost the leg.
+Knows the messages. Refuses to repeat any of them (after a lost reply to a release the guest attests again) but the completion and
+the mark: the same head gets the same receipt, and the same nonce the same mark, so a restart of the server does not cost the leg.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from pytest_glasshouse.errors import InfrastructureError, IntegrityError, Protoc
 from pytest_glasshouse.http_client.exchange import AnswerLimits, NoAnswerError, exchange
 from pytest_glasshouse.http_client.routes import Routes
 from pytest_glasshouse.owner.outstanding import Outstanding, read_answer
+from pytest_glasshouse.owner.run_plan import TallyRecord, tally_record
 from pytest_glasshouse.owner.server_keys import PublishedKeys, read_published
 from pytest_glasshouse.wire.canonical import Json, canonical, parse_object
 from pytest_glasshouse.wire.printable import printable
@@ -45,9 +46,10 @@ class AttestationClient:
         complete_retry_s: float = 0.0,
         environ: Mapping[str, str] | None = None,
     ) -> None:
-        """`authority` is a PEM file that verifies the server's certificate; completions are retried for `complete_retry_s`.
+        """`authority` is a PEM file that verifies the server's certificate.
 
-        `environ` names the proxy. Without it none is used: an embedded server is reached directly.
+        Completions and marks are retried for `complete_retry_s`. `environ` names the proxy. Without it none is used:
+        an embedded server is reached directly.
         """
         self._url = url.rstrip("/")
         self._complete_retry_s = complete_retry_s
@@ -79,10 +81,28 @@ class AttestationClient:
 
     def complete(self, *, head: str, exit: str, nonce: str) -> dict[str, Json]:  # noqa: A002
         """Present the journal's head and the agent's exit: `{receipt}`."""
+        return self._ask_patiently("/v1/complete", {"head": head, "exit": exit, "nonce": nonce})
+
+    def plan(self, plan: str, rows: list[Json]) -> dict[str, Json]:
+        """Register what a run is going to measure: `{run_plan}`."""
+        return self.ask("/v1/plan", {"plan": plan, "rows": rows})
+
+    def mark(self, request: str) -> str:
+        """The server's time, signed for the nonce of the request."""
+        given = self._ask_patiently("/v1/mark", {"mark": request}).get("mark")
+        if not isinstance(given, str):
+            raise ProtocolError("the attestation server's answer has no mark")
+        return given
+
+    def tally(self, query: str, *, server: Ed25519PublicKey) -> TallyRecord:
+        """What `server` counted of a run. Raises `IntegrityError` for an answer that it did not sign."""
+        return tally_record(self.ask("/v1/tally", {"query": query}), server=server, query=query)
+
+    def _ask_patiently(self, path: str, message: dict[str, Json]) -> dict[str, Json]:
         until = time.monotonic() + self._complete_retry_s
         while True:
             try:
-                return self.ask("/v1/complete", {"head": head, "exit": exit, "nonce": nonce})
+                return self.ask(path, message)
             except InfrastructureError:
                 if time.monotonic() + _RETRY_AFTER_S >= until:
                     raise

@@ -140,6 +140,11 @@ class Owner:
         """A query for the outstanding releases of `run`, or with "" of all runs, at `server`. `now` is in wall seconds."""
         return sign(query_claims(owner=self.public, server=server, run=run, now=now), key=self._signing, typ=TYP_QUERY)
 
+    def sign_request(self, claims: Mapping[str, Json], *, typ: str, server: Ed25519PublicKey, run: str) -> str:
+        """A request about `run` to `server`, of a kind in `owner.run_plan`."""
+        about: dict[str, Json] = {"iss": self.kid, "aud": thumbprint(server), "jti": secrets.token_hex(16), "run": run}
+        return sign({**about, **claims}, key=self._signing, typ=typ)
+
     def sign_guest_key(self, *, run: str, row: str, round_nonce: str, allocation: str, ak: str, plan: str) -> str:
         """A statement of the agent's key in a round without a protected leg, where no key is enrolled at a server."""
         claims: dict[str, Json] = {

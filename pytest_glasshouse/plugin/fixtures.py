@@ -134,6 +134,7 @@ def _glasshouse_row_objects(request: pytest.FixtureRequest) -> Iterator[RowObjec
         subject=dict(context.plan.subject),
         strict_memory=options.strict_memory,
         half_width_pct=options.half_width_pct,
+        planned=tuple((row_id, rounds) for row_id, rounds in context.plan.planned),
         on_round=on_round,
         server=options.outside_server,
         policy=options.owner_policy,
@@ -220,6 +221,7 @@ def payload(item: pytest.Item) -> str | None:
         "attempts": [each.message(each.record) for each in attempts],
         "tamper": tamper,
         "outstanding": list(engine_of(item.config).outstanding()),
+        "tally": engine_of(item.config).tally(_context(item).plan.run_id),
     }
     try:
         return json.dumps(found)  # a NaN is sent: what is no strict JSON is withheld where the report is written

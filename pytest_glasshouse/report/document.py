@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
     from pytest_glasshouse.analysis.fields import ExcludedRow, MeasuredRow, Record, RowRecord, SealedRow
+    from pytest_glasshouse.owner.run_plan import TallyRecord
     from pytest_glasshouse.report.fields import (
         CleanupRecord,
         Environment,
@@ -101,6 +102,8 @@ class RunFacts:
     max_overhead_pct: float | None = None
     outstanding_releases: Sequence[Mapping[str, object]] = ()
     """As the server lists them."""
+    tallies: Sequence[TallyRecord] = ()
+    """What each attestation server of the run counted, signed by it."""
     cleanup: tuple[AllocationCleanup, ...] = ()
     attempts: tuple[RunAttempt, ...] = ()
     """Every attempt of the run, this one too; in the report only where there was more than one."""
@@ -167,6 +170,8 @@ def assemble(
     }
     if "sealedRows" in lists:
         document["sealedRows"] = lists["sealedRows"]
+    if run.tallies:
+        document["tallies"] = list(run.tallies)
     if len(run.attempts) > 1:
         document["attempts"] = list(run.attempts)
     return sealed(document, key=key)

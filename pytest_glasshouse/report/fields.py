@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Literal, NotRequired, TypedDict
 
 from pytest_glasshouse.analysis.fields import ExcludedRow, LifecycleCount, ListName, MeasuredRow, NullRow, RowRecord, SealedRow
+from pytest_glasshouse.owner.run_plan import TallyRecord
 from pytest_glasshouse.tamper.result import TamperRecord
 from pytest_glasshouse.wire.canonical import Json
 from pytest_glasshouse.wire.cleanup_status import CleanupStatus
@@ -200,6 +201,7 @@ class Report(RowLists, _Schema):
     summary: Summary
     cleanup: CleanupSection
     attempts: NotRequired[list[RunAttempt]]
+    tallies: NotRequired[list[TallyRecord]]
     keys: ReportKeys
     extra: dict[str, Json]
     seal: NotRequired[str]

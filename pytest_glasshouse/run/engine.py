@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from pytest_glasshouse.errors import ConfigurationError
+from pytest_glasshouse.errors import ConfigurationError, RefusedError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from pytest_glasshouse.legs.row_settings import RowSettings
     from pytest_glasshouse.observation.document import Observation
     from pytest_glasshouse.observation.results import RoundResult
+    from pytest_glasshouse.owner.run_plan import TallyRecord
     from pytest_glasshouse.providers.base import Grant
     from pytest_glasshouse.report.fields import Report
     from pytest_glasshouse.rows.spec import RowSpec
@@ -41,6 +42,14 @@ class RowObjects:
     allocation: Any
     protected_runtime: Any
     raw_runner: Any
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServerAccount:
+    """What an attestation server says of a run: keys that no leg has completed, and what it counted."""
+
+    outstanding: Sequence[dict[str, Json]]
+    tally: TallyRecord | None
 
 
 class Engine:
@@ -213,8 +222,15 @@ class Engine:
         """Key releases of this process that no leg has completed."""
         return [] if self._host_attestation is None else self._host_attestation.outstanding()
 
-    def outstanding_of(self, options: Options, run_id: str) -> Sequence[dict[str, Json]] | None:
-        """Key releases of a whole run that no leg has completed, as the outside server lists them; None where there is none.
+    def tally(self, run_id: str) -> TallyRecord | None:
+        """What this process's own attestation server counted of a run; None where it has none, or nothing was planned there."""
+        host_attestation = self._host_attestation
+        if host_attestation is None or host_attestation.place != "embedded" or run_id not in host_attestation.planned:
+            return None
+        return host_attestation.tally(run_id)
+
+    def server_account(self, options: Options, run_id: str) -> ServerAccount | None:
+        """What the outside server says of a whole run, whichever process asked it for what; None where there is none.
 
         Raises a `GlasshouseError` where it does not answer.
         """
@@ -224,7 +240,11 @@ class Engine:
 
         host_attestation = self._host_attestation or HostAttestation(outside)
         try:
-            return host_attestation.outstanding_of(run_id)
+            outstanding = host_attestation.outstanding_of(run_id)
+            try:
+                return ServerAccount(outstanding=outstanding, tally=host_attestation.tally(run_id))
+            except RefusedError:  # nothing was planned there
+                return ServerAccount(outstanding=outstanding, tally=None)
         finally:
             if host_attestation is not self._host_attestation:
                 host_attestation.close()

@@ -16,13 +16,14 @@ from pytest_glasshouse.errors import ConfigurationError
 from pytest_glasshouse.wire.printable import counted
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from pytest_glasshouse.analysis.fields import Record
     from pytest_glasshouse.broker.broker import Broker
     from pytest_glasshouse.broker.broker_socket import BrokerClient
     from pytest_glasshouse.check.recompute import Derivation
+    from pytest_glasshouse.owner.run_plan import PlannedRow
     from pytest_glasshouse.report.fields import Subject
     from pytest_glasshouse.rows.overrides import RowItem
     from pytest_glasshouse.rows.spec import RowSpec
@@ -87,6 +88,8 @@ class RunPlan:
     """How many attempts earlier runs made at a row that runs again, by its id."""
     models: dict[str, ResolvedModel] = field(default_factory=dict)
     """By the model of a row, what it was resolved to before anything was rented."""
+    planned: Sequence[PlannedRow] = ()
+    """Every row that was selected, with its rounds, as the attestation server is told before the first key."""
     notes: tuple[str, ...] = ()
 
     def reference(self, row: RowSpec) -> str | None:

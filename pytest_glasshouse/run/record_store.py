@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from pytest_glasshouse.analysis.fields import Record, StartedAttempt
+    from pytest_glasshouse.owner.run_plan import TallyRecord
     from pytest_glasshouse.report.row_journal import RowJournal
     from pytest_glasshouse.report.run_key import TagKey
     from pytest_glasshouse.rows.overrides import RowItem
@@ -32,11 +33,15 @@ if TYPE_CHECKING:
 
 
 class ReportPayload(TypedDict):
-    """What a finished test's report carries: the attempts at its row, tamper results, and the keys its process still awaits."""
+    """What a finished test's report carries: the attempts at its row, tamper results, and the keys its process still awaits.
+
+    `tally` is what the attestation server of its process counted, where it has one of its own.
+    """
 
     attempts: list[AttemptMessage]
     tamper: list[dict[str, Json]]
     outstanding: list[dict[str, Json]]
+    tally: TallyRecord | None
 
 
 class RecordStore:
@@ -60,6 +65,8 @@ class RecordStore:
         self.tamper: list[Any] = []
         self.outstanding: dict[str, list[dict[str, Json]]] = {}
         """Key releases that no leg has completed, as each worker saw them last."""
+        self.tallies: dict[str, TallyRecord] = {}
+        """The last tally of each worker that has an attestation server of its own."""
         self.not_json: list[str] = []
         self.problems: list[str] = []
         self.interrupted_by = ""
@@ -112,6 +119,8 @@ class RecordStore:
         received: ReportPayload = json.loads(payload)
         self.tamper += received["tamper"]
         self.outstanding[worker] = received["outstanding"]
+        if (tally := received["tally"]) is not None:
+            self.tallies[worker] = tally
         for message in received["attempts"]:
             record = message["record"]
             if "notJson" in message and record is not None:

@@ -80,8 +80,12 @@ class Run:
         if selected.refused:
             raise ConfigurationError(selected.refused)
         check_umask()
-        plan = dataclasses.replace(plan, subject=with_tests(plan.subject, inputs.root, selected))
         rows = [each.row for each in selected.rows.values()]
+        plan = dataclasses.replace(
+            plan,
+            subject=with_tests(plan.subject, inputs.root, selected),
+            planned=[(row.row_id, row.rounds) for row in rows],
+        )
         options = inputs.options
         if inputs.earlier is not None:
             refuse_another_run(

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
     from pytest_glasshouse.analysis.fields import Record
+    from pytest_glasshouse.owner.run_plan import TallyRecord
     from pytest_glasshouse.publish.withheld_records import PublishableReport
     from pytest_glasshouse.report.document import AllocationCleanup
     from pytest_glasshouse.report.fields import Report
@@ -48,8 +49,10 @@ class RunReport:
         self.tamper: list[TamperRecord] = []
         self.outstanding: tuple[dict[str, Json], ...] = ()
         """Key releases of the run that no leg has completed."""
+        self.tallies: tuple[TallyRecord, ...] = ()
+        """What the run's attestation servers counted of it."""
         self.server_error = ""
-        """Why the attestation server could not be asked for them."""
+        """Why the attestation server could not be asked for either."""
         self.problems: list[str] = []
 
     def write(self, cleanup: Sequence[AllocationCleanup], *, secrets: Sequence[str]) -> int:
@@ -83,7 +86,7 @@ class RunReport:
         from pytest_glasshouse.report.redaction import environment_taint
 
         self._store.settle()
-        self.outstanding = self._outstanding_releases()
+        self._ask_server()
         files, settled = publish_records(
             list(self._store.records.values()),
             make=self._assembler(cleanup),
@@ -154,18 +157,24 @@ class RunReport:
             margin_pct=options.margin_pct or 1.0,
             max_overhead_pct=options.max_overhead_pct,
             outstanding_releases=self.outstanding,
+            tallies=self.tallies,
             attempts=tuple(self._store.history.attempts()),
             cleanup=tuple(cleanup),
         )
         tamper = [TamperResult(**case) for case in self._store.tamper]
         return lambda records: assemble(facts, records, tamper=tamper, key=self._key)
 
-    def _outstanding_releases(self) -> tuple[dict[str, Json], ...]:
-        """As an outside server lists them, which knows those of a worker that died too; else as each process saw them last."""
-        listed: Sequence[dict[str, Json]] | None = None
-        if self._store.begun:
-            try:
-                listed = self._inputs.engine.outstanding_of(self._inputs.options, self._plan.run_id)
-            except GlasshouseError as error:
-                self.server_error = str(error)
-        return tuple(listed if listed is not None else (each for seen in self._store.outstanding.values() for each in seen))
+    def _ask_server(self) -> None:
+        """As an outside server says, which knows those of a worker that died too; else as each process saw them last."""
+        self.outstanding = tuple(each for seen in self._store.outstanding.values() for each in seen)
+        self.tallies = tuple(self._store.tallies.values())
+        if not self._store.begun and not self._store.judged_before:
+            return
+        try:
+            account = self._inputs.engine.server_account(self._inputs.options, self._plan.run_id)
+        except GlasshouseError as error:
+            self.server_error = str(error)
+            return
+        if account is not None:
+            self.outstanding = tuple(account.outstanding)
+            self.tallies = () if account.tally is None else (account.tally,)

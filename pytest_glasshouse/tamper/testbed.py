@@ -29,11 +29,12 @@ from pytest_glasshouse.owner.policy import Component, Policy, Recorded, Required
 from pytest_glasshouse.owner.sealing import SealedPackage, read_manifest, seal
 from pytest_glasshouse.wire import evidence as ev
 from pytest_glasshouse.wire import journal, tokens
-from pytest_glasshouse.wire.canonical import Json, sha256_hex, tagged
+from pytest_glasshouse.wire.canonical import Json, canonical, sha256_hex, tagged
 
 #: Decoded JSON that a case changes in place. Its members have no types: a change may give them any.
 Editable: TypeAlias = dict[str, Any]
 
+ROW = "row-1"
 SUB = "run-1/row-1/round-1"
 PLAN = tagged("glasshouse-plan/1", b"what is about to be run")
 CONTAINER = tagged("glasshouse-container/1", b"the image the policy names")
@@ -152,6 +153,29 @@ class TamperTestbed:
         key, grant_token = ak or self.ak, grant or self.grant(sub)
         proof = ev.prove_enrolment(grant_token, key=prover or key)
         self.client.enrol(grant=grant_token, ak=tokens.public_text(key.public_key()), proof=proof)
+        self.begin_round(run=str(tokens.peek(grant_token)["run"]))
+
+    def plan_run(self, run: str = "run-1", rows: list[Json] | None = None) -> None:
+        """Register the plan of a run."""
+        planned: list[Json] = [[ROW, 1]] if rows is None else rows
+        claims: dict[str, Json] = {"rows_sha256": sha256_hex(canonical(planned))}
+        self.client.plan(self.request(claims, typ=ev.TYP_RUN_PLAN, run=run), planned)
+
+    def begin_round(self, *, run: str = "run-1", **changed: Json) -> str:
+        """Begin a round of a planned run, for one session; its nonce."""
+        self.plan_run(run)
+        nonce = secrets.token_hex(32)
+        self.client.mark(self.mark_request(nonce=secrets.token_hex(16), round_nonce=nonce, run=run, **changed))
+        return nonce
+
+    def mark_request(self, *, nonce: str, round_nonce: str, run: str = "run-1", **changed: Json) -> str:
+        """The owner's request for a mark."""
+        about: dict[str, Json] = {"row": ROW, "attempt": "attempt-1", "plan": PLAN, "round": round_nonce, "nonce": nonce}
+        return self.request({**about, **changed}, typ=ev.TYP_MARK_REQUEST, run=run)
+
+    def request(self, claims: dict[str, Json], *, typ: str, run: str = "run-1", owner: Owner | None = None) -> str:
+        """A request of the owner about a run."""
+        return (owner or self.owner).sign_request(claims, typ=typ, server=self.embedded.public_key, run=run)
 
     def attempt(self, sub: str = SUB, *, ak: Ed25519PrivateKey | None = None) -> Attempt:
         """A session with a fresh challenge and valid evidence for it."""

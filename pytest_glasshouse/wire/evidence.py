@@ -34,6 +34,12 @@ TYP_EXIT = "glasshouse-exit+jwt"
 TYP_RECEIPT = "glasshouse-receipt+jwt"
 TYP_BORDERS = "glasshouse-borders+jwt"
 TYP_STRETCHES = "glasshouse-stretches+jwt"
+TYP_MARKS = "glasshouse-marks+jwt"
+TYP_RUN_PLAN = "glasshouse-run-plan+jwt"
+TYP_MARK_REQUEST = "glasshouse-mark-request+jwt"
+TYP_MARK = "glasshouse-mark+jwt"
+TYP_TALLY_QUERY = "glasshouse-tally-query+jwt"
+TYP_TALLY = "glasshouse-tally+jwt"
 
 #: The profile this evidence follows. Software-only: it makes none of EAT's hardware statements.
 EAT_PROFILE = "tag:pytest-glasshouse,2026:eat/software/1"
@@ -103,7 +109,7 @@ CNF_SHAPE: dict[str, type] = {"hpke": str, "sig": str}
 RESULT_SHAPE: dict[str, type] = {
     "iss": str, "sub": str, "iat": int, "exp": int, "jti": str, "eat_nonce": str, "eat_profile": str,
     "ear_verifier_id": dict, "ear_status": str, "cnf": dict, "policy": str, "plan": str, "manifest": str,
-    "composite": str, "container": str, "attempt": int, "evidence_sha256": str, "submods": dict,
+    "composite": str, "container": str, "attempt": int, "evidence_sha256": str, "run_plan": str, "submods": dict,
 }  # fmt: skip
 HEAD_SHAPE: dict[str, type] = {"nonce": str, "head": str, "count": int, "adapter": str, "status": str}
 EXIT_SHAPE: dict[str, type] = {

@@ -178,10 +178,12 @@ EVENTS: Mapping[str, Shape] = MappingProxyType({
     "exit": Fields({"exit": _TOKEN, "exit_status": Whole(low=-1024, high=1024)}),
     "borders": Fields({"borders": _TOKEN}),
     "stretches": Fields({"stretches": _TOKEN}),
+    "mark-wanted": Fields({"nonce": Text(most=32, pattern="[0-9a-f]{32}")}),
+    "marks": Fields({"marks": _TOKEN}),
     "turn": Fields({"turn": Whole(low=1), "turns": Whole(low=1, high=MOST_TURNS), "leg": OneOf(ROLES)}),
 })  # fmt: skip
 #: The events a leg may send, by its kind. A round's turns come from the agent, from no leg.
-_EITHER = ("spawned", "images", "resident", "failed", "stretches", "exit")
+_EITHER = ("spawned", "images", "resident", "failed", "mark-wanted", "marks", "stretches", "exit")
 EVENTS_OF: Mapping[str, frozenset[str]] = MappingProxyType({
     "protected": frozenset({
         *_EITHER, "challenge-wanted", "evidence", "more", "journal", "head",
@@ -190,7 +192,7 @@ EVENTS_OF: Mapping[str, frozenset[str]] = MappingProxyType({
     "raw": frozenset({*_EITHER, "started", "progress", "callback"}),
 })  # fmt: skip
 #: All others are sent once by a leg. `failed` may come twice: from the leg, and from its agent when it has ended.
-REPEATABLE_EVENTS = frozenset({"journal", "progress", "more", "failed"})
+REPEATABLE_EVENTS = frozenset({"journal", "progress", "more", "failed", "mark-wanted"})
 
 _OBSERVED: Members = {
     name: _NAMES if isinstance(required, list) else Whole(low=-(2**53) + 1)
@@ -260,6 +262,7 @@ CLAIMS: Mapping[str, Shape] = MappingProxyType({
         "nonce": _NONCE, "stretches": Items(of=Row([_NS, _NS, _NS, _NS, _UNITS, _NS]), most=MOST_TURNS),
         "conditions": Items(of=_CONDITIONS, most=MOST_CONDITIONS),
     }),
+    "marks": Fields({"nonce": _NONCE, "marks": Items(of=Row([_NONCE, _NS, _NS]), most=MOST_TURNS + 1)}),
     "borders": Fields({
         "nonce": _NONCE, "roles": Items(of=OneOf(ROLES), least=1, most=3), "turns": Items(of=OneOf(ROLES), most=MOST_TURNS),
         "borders": Items(of=Items(of=Items(of=_COUNT, least=3, most=7), least=2, most=2), most=MOST_TURNS),

@@ -46,8 +46,12 @@ class TrainingPlan(TypedDict):
 
 
 class LegOrder(TypedDict):
-    """One leg to start. `material` names the agent's memory files, by part."""
+    """One leg to start. `material` names the agent's memory files, by part.
 
+    `witness` is the key of the server whose marks are wanted at the borders of a leg that trains in one go.
+    """
+
+    witness: NotRequired[str]
     kind: Literal["protected", "raw"]
     strict_memory: NotRequired[bool]
     nonce: str
@@ -136,8 +140,12 @@ class StartRequest(TypedDict):
 
 
 class ConductRequest(TypedDict):
-    """Request `conduct`: the legs of an interleaved round in the order of their start, and the leg of each turn."""
+    """Request `conduct`: the legs of an interleaved round in the order of their start, and the leg of each turn.
 
+    `witness` is the key of the server whose marks are wanted between turns.
+    """
+
+    witness: NotRequired[str]
     round: str
     nonce: str
     roles: list[str]
@@ -156,7 +164,7 @@ class AnswerBody(TypedDict):
 
 
 class AnswerRequest(TypedDict):
-    """Request `answer`: what the server answered to a leg."""
+    """Request `answer`: what the server answered to a leg, or to the turns of a round, by their name."""
 
     leg: str
     kind: str
@@ -182,6 +190,12 @@ class ReleaseAnswer(AnswerBody):
 
     result: str
     sealed: str
+
+
+class MarkAnswer(AnswerBody):
+    """Answer `mark`: the server's time, signed for the nonce of the border."""
+
+    mark: str
 
 
 class MoreAnswer(AnswerBody):

@@ -20,7 +20,7 @@ from pytest_glasshouse.observation.outcome import Ended, Outcome
 from pytest_glasshouse.observation.results import RoundResult
 from pytest_glasshouse.providers.base import Cleanup
 from pytest_glasshouse.rows.spec import RowSpec
-from pytest_glasshouse.run.engine import Engine, Event, RowObjects
+from pytest_glasshouse.run.engine import Engine, Event, RowObjects, ServerAccount
 from pytest_glasshouse.run.options import Options
 
 if TYPE_CHECKING:
@@ -263,14 +263,21 @@ class FakeEngine(Engine):
     def outstanding(self) -> Sequence[dict[str, Any]]:
         return []
 
-    def outstanding_of(self, options: Options, run_id: str) -> Sequence[dict[str, Any]] | None:
+    def server_account(self, options: Options, run_id: str) -> ServerAccount | None:
         """Where the project sets it, the server outside has seen no end of a release, or cannot be asked."""
         given = os.environ.get("FAKE_OUTSTANDING")
         if given == "unreachable":
             raise InfrastructureError("the attestation server did not answer: NewConnectionError")
         if given is None:
             return None
-        return [{"sub": f"{run_id}/row", "nonce": "a" * 64, "manifest": "b" * 64, "released_at": 10, "deadline": 20}]
+        release: dict[str, Any] = {
+            "sub": f"{run_id}/row",
+            "nonce": "a" * 64,
+            "manifest": "b" * 64,
+            "released_at": 10,
+            "deadline": 20,
+        }
+        return ServerAccount(outstanding=[release], tally=None)
 
     def close(self) -> None:
         if self.used:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,12 +23,15 @@ from pytest_glasshouse.check.authenticity import Trust
 from pytest_glasshouse.invariants import judge
 from pytest_glasshouse.invariants.revisions import newest
 from pytest_glasshouse.legs.attestation import HostAttestation
+from pytest_glasshouse.legs.leg_watch import Progress
 from pytest_glasshouse.legs.row_runner import Allocation, ProtectedRuntime, RawRunner, RowSettings
 from pytest_glasshouse.observation.outcome import Outcome
 from pytest_glasshouse.observation.results import results
+from pytest_glasshouse.owner.run_plan import TallyRecord
 from pytest_glasshouse.publish.writer import publish
 from pytest_glasshouse.report.bundle import SUFFIX
 from pytest_glasshouse.report.document import AllocationCleanup, assemble
+from pytest_glasshouse.report.fields import Report
 from pytest_glasshouse.rows.spec import RowSpec
 from pytest_glasshouse.wire.tokens import public_text
 from tests.numpy_guest.archive import numpy_provider
@@ -42,7 +46,10 @@ WAIVED = {"memory scanned clean": "not required here"}
 
 @dataclass(frozen=True, kw_only=True)
 class RealRun:
-    """What a reader gets, and the keys a reader trusts. `report_key` is the publisher's own."""
+    """What a reader gets, and the keys a reader trusts. `report_key` is the publisher's own.
+
+    `server_key` is the attestation server's: a test signs with it what the server would have, had it seen something else.
+    """
 
     document: Any
     bundle: bytes
@@ -50,9 +57,10 @@ class RealRun:
     bundle_path: Path
     trust: Trust
     report_key: Ed25519PrivateKey
+    server_key: Ed25519PrivateKey
 
 
-def _record(outcome: Outcome) -> Record:
+def record_of(outcome: Outcome) -> Record:
     findings = judge(outcome.observation)
     settings = RecordSettings(seed=7, overridden=("target", "warmup"), waived=WAIVED)
     return build_record(outcome, results(outcome.observation), findings, settings)
@@ -77,7 +85,10 @@ def real_run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
 
 def _made(directory: Path, key: Ed25519PrivateKey) -> None:
     """Carried out, judged, sealed and published."""
-    broker, lossy = _broker(RUN_ID, directory / "broker"), _broker(RUN_ID + "-b", directory / "lossy", "raw-callback-lost")
+    broker, lossy = (
+        numpy_broker(RUN_ID, directory / "broker"),
+        numpy_broker(RUN_ID + "-b", directory / "lossy", "raw-callback-lost"),
+    )
     host_attestation = HostAttestation()
     rows = [
         (broker, short_row(name="one", rounds=2)),
@@ -87,24 +98,36 @@ def _made(directory: Path, key: Ed25519PrivateKey) -> None:
         (lossy, short_row(name="lost-callback", order="protected-first")),
     ]
     cleanups: list[dict[str, Any]] = []
+    planned = tuple((row.row_id, row.rounds) for _, row in rows)
     try:
-        records = [_record(_carried_out(each, row, host_attestation)) for each, row in rows]
+        records = [record_of(carried_out(each, row, host_attestation, planned)) for each, row in rows]
+        tally = host_attestation.tally(RUN_ID)
+        assert host_attestation._embedded is not None
+        (directory / "server.key").write_bytes(host_attestation._embedded.server._signing.private_bytes_raw())
     finally:
         host_attestation.close()
         for each in (broker, lossy):
             cleanups += each.end_all().allocations
     assert [record["list"] for record in records] == ["rows", "rows", "rows", "nullRows", "excludedResults"], records
+    document = document_of(records, cleanups, tally, key=key)
+    publish(document, report=directory / "out" / "run.json", run_directory=directory / "run", key=key)
+
+
+def document_of(
+    records: Sequence[Record], cleanups: Sequence[dict[str, Any]], tally: TallyRecord, *, key: Ed25519PrivateKey
+) -> Report:
+    """The report of a run with these records."""
     proven = [
         AllocationCleanup(
             provider="mock", name=each["name"], provider_instance_id=each.get("instanceId"), status="proven", reason="gone"
         )
         for each in cleanups
     ]
-    document = assemble(example.facts(run_id=RUN_ID, cleanup=tuple(proven)), records, tamper=example.tamper(), key=key)
-    publish(document, report=directory / "out" / "run.json", run_directory=directory / "run", key=key)
+    facts = example.facts(run_id=RUN_ID, cleanup=tuple(proven), tallies=(tally,))
+    return assemble(facts, records, tamper=example.tamper(), key=key)
 
 
-def _broker(run_id: str, run_dir: Path, *faults: str) -> Broker:
+def numpy_broker(run_id: str, run_dir: Path, *faults: str) -> Broker:
     options = BrokerOptions(provider="mock", run_id=run_id, run_dir=run_dir, faults=faults)
     provider = numpy_provider(faults)
     use_kept(provider, "numpy")
@@ -122,14 +145,21 @@ def _read(directory: Path, key: Ed25519PrivateKey) -> RealRun:
         bundle_path=bundle,
         trust=Trust(keys=frozenset(named)),
         report_key=key,
+        server_key=Ed25519PrivateKey.from_private_bytes((directory / "server.key").read_bytes()),
     )
 
 
-def _carried_out(broker: Broker, row: RowSpec, host_attestation: HostAttestation) -> Outcome:
+def carried_out(
+    broker: Broker,
+    row: RowSpec,
+    host_attestation: HostAttestation,
+    planned: tuple[tuple[str, int], ...],
+    on_progress: Callable[[Progress], None] = lambda _moment: None,
+) -> Outcome:
+    """The row, on an allocation of its own, in a run of these rows."""
     grant = broker.acquire(row)
-    settings = RowSettings(declared=row, run_id=RUN_ID, seed=7, subject=dict(example.facts().subject), revision=newest())
-    outcome: Outcome = row.run(
-        Allocation(grant, broker, settings, lambda _: None), ProtectedRuntime(host_attestation), RawRunner()
-    )
+    subject = dict(example.facts().subject)
+    settings = RowSettings(declared=row, run_id=RUN_ID, seed=7, subject=subject, revision=newest(), planned=planned)
+    outcome: Outcome = row.run(Allocation(grant, broker, settings, on_progress), ProtectedRuntime(host_attestation), RawRunner())
     broker.release(grant)
     return outcome

@@ -45,6 +45,7 @@ SAME_NAME = {
     "segments": "segments of an interleaved round: workloads/ times them, analysis/ and overhead/ compute with them",
     "ssh": "channel/ has OpenSSH to a rented guest, providers/ the place that is hosts of the user's own",
     "tokens": "tamper/ changes what wire/tokens.py signs",
+    "witnessed": "invariants/ judges what the agent saw of a leg, check/ what the server counted and timed of a run",
     "turns": "turns of an interleaved round: observation/ reads them, invariants/ judges them, tamper/ changes them",
 }
 

@@ -126,6 +126,7 @@ def test_each_plan_is_an_attempt_of_its_own_within_one_run(testbed: TamperTestbe
     counted = []
     for number, plan in enumerate(("a" * 64, "a" * 64, "b" * 64, "a" * 64)):
         testbed.enrol(f"p/{number}", grant=testbed.grant(f"p/{number}"))
+        testbed.begin_round(plan=plan)
         nonce = str(testbed.client.challenge(sub=f"p/{number}", plan=plan)["nonce"])
         counted.append(testbed.embedded.server._nonces._issued[nonce].attempt)
     first = counted[0]

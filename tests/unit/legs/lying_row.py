@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -69,7 +70,9 @@ def ran(
     row = RowSpec(name="row", workload="mlp", gpu="anygpu", order=order, target_s=1.0, warmup_s=0.1, **fields)
     grants = Grants(lost)
     with LyingAgent(answers) as agent:
-        given = RowSettings(declared=row, run_id="run", leg_timeout_s=leg_timeout_s, **{"seed": 1, **(settings or {})})
+        # A run of its own: the server, which the tests of a module share, takes one plan of a run.
+        run_id = f"run-{secrets.token_hex(4)}"
+        given = RowSettings(declared=row, run_id=run_id, leg_timeout_s=leg_timeout_s, **{"seed": 1, **(settings or {})})
         about = replace(granted(agent), **(grant or {}))
         allocation = Allocation(about, grants, given, lambda _moment: None, Allowance(leg_bytes=1 << 20))
         outcome = row.run(allocation, ProtectedRuntime(host_attestation), RawRunner())

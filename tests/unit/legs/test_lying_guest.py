@@ -143,7 +143,7 @@ def test_a_row_that_breaks_while_a_leg_runs_ends_its_guest(host_attestation: Hos
 
     row = RowSpec(name="row", workload="mlp", gpu="anygpu", order="raw-first", target_s=1.0)
     with LyingAgent() as agent:
-        allocation = Allocation(granted(agent), grants, RowSettings(declared=row, run_id="run", seed=1), lambda _moment: None)
+        allocation = Allocation(granted(agent), grants, RowSettings(declared=row, run_id="broken", seed=1), lambda _moment: None)
         with pytest.raises(KeyboardInterrupt):
             row.run(allocation, ProtectedRuntime(host_attestation), Interrupted())
     assert len(grants.ended) == 1

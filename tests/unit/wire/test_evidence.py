@@ -84,7 +84,7 @@ def a_result(**changes: object) -> str:
         "iss": thumbprint(SERVER.public_key()), "sub": "s", "iat": 1, "exp": 2, "jti": "j", "eat_nonce": "n",
         "eat_profile": ev.EAR_PROFILE, "ear_verifier_id": ev.VERIFIER_ID, "ear_status": "affirming", "cnf": CNF,
         "policy": DIGEST, "plan": DIGEST, "manifest": DIGEST, "composite": DIGEST, "container": "c", "attempt": 1,
-        "evidence_sha256": DIGEST, "submods": {},
+        "evidence_sha256": DIGEST, "run_plan": DIGEST, "submods": {},
     }  # fmt: skip
     return sign({**claims, **changes}, key=SERVER, typ=ev.TYP_RESULT)
 
