@@ -262,7 +262,8 @@ class Trained(TypedDict):
     """What a leg reports when its training is over: in a raw leg's callback, and in a protected leg's journal.
 
     `epilogue` are the losses of the prologue's first steps, run again after the training. A segment is
-    `[turn, units, elapsed_ns, cpu_ns, wash_units, wash_ns, wash_cpu_ns]`.
+    `[turn, units, elapsed_ns, cpu_ns, wash_units, wash_ns, wash_cpu_ns]`. A checkpoint is `[steps, loss, digest]`: all steps so
+    far, and a digest of a few of the weights.
     """
 
     units: int
@@ -277,6 +278,7 @@ class Trained(TypedDict):
     facts: WorkloadFacts
     context: Context
     epilogue: NotRequired[list[str]]
+    checkpoints: NotRequired[list[list[int | str]]]
     steady: NotRequired[bool]
     segments: NotRequired[list[list[int]]]
 

@@ -150,7 +150,11 @@ _TRAINED: Members = {
     "epilogue": Items(of=_LOSS, most=1024),
     "phases": Fields(dict.fromkeys(_PHASES, _NS)), "facts": _FACTS, "context": Fields(_CONTEXT),
 }  # fmt: skip
-_IN_TURNS: Members = {"steady": Flag(), "segments": Items(of=_SEGMENT, most=MOST_TURNS)}
+#: `[steps, loss, digest]`.
+_CHECKPOINT = Row([_UNITS, _LOSS, _HEX])
+_IN_TURNS: Members = {
+    "steady": Flag(), "segments": Items(of=_SEGMENT, most=MOST_TURNS), "checkpoints": Items(of=_CHECKPOINT, most=64),
+}  # fmt: skip
 _PROGRESS = Fields({"units": _UNITS, "elapsed_ns": _NS, "loss": _LOSS})
 _STAGES = ("loaded", "trained", "wiped")
 
