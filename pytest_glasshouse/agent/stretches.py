@@ -2,13 +2,14 @@
 
 The leg drains its messages, reads its clock and says so, at either end; by the agent's clock the reading lies between the two
 messages. What kept them apart without the leg's doing is measured too: how long the kernel let leg and agent wait for a
-processor.
+processor. How much of one the leg used between, the kernel counts.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
 
+from pytest_glasshouse.agent.cpu_time import clock_ns
 from pytest_glasshouse.errors import ProtocolError
 from pytest_glasshouse.guest.clock import now_ns
 from pytest_glasshouse.wire import evidence
@@ -32,6 +33,8 @@ class StretchRecorder:
         self._conditions: list[dict[str, Json]] = []
         self._units = 0
         self._waited: int | None = None
+        self._cpu: list[int] = []
+        self._cpu_ns: list[Json] = []
 
     def note(self, kind: str, body: dict[str, Json]) -> None:
         """Take in a checked message of the leg: its progress tells how many units it has done in all; warm, it waits."""
@@ -57,16 +60,20 @@ class StretchRecorder:
         if len(self._edges) == 4:  # noqa: PLR2004  (drained, read; drained, read)
             waited = self._waited_ns()
             self._rows.append([*self._edges, self._units, max(0, waited - (self._waited or 0))])
-            self._edges, self._waited = [], waited
+            drained, began, ended, read = self._cpu
+            # A leg that is gone by now has no clock left to read.
+            self._cpu_ns.append([max(0, ended - began), max(0, read - drained)])
+            self._edges, self._cpu, self._waited = [], [], waited
 
     def claims(self, nonce: str) -> dict[str, Json]:
         """What the agent signs of a leg's stretches."""
-        return evidence.stretches_claims(nonce=nonce, stretches=self._rows, conditions=self._conditions)
+        return evidence.stretches_claims(nonce=nonce, stretches=self._rows, conditions=self._conditions, cpu_ns=self._cpu_ns)
 
     def _edge(self, *, due: tuple[int, int]) -> None:
         if len(self._edges) not in due or len(self._rows) >= MOST_TURNS:
             raise ProtocolError("expected the leg to drain, read its clock, and say so, at either end of a timed stretch")
         self._edges.append(now_ns())
+        self._cpu.append(clock_ns(self.pid))
 
     def _note_conditions(self) -> None:
         found = conditions_of(self.pid)

@@ -85,7 +85,7 @@ class TrainedAgain(TypedDict):
 
 @dataclass(frozen=True, kw_only=True)
 class Replayed:
-    """One leg trained again. Only `equal` is good; `reason` says what differs or why the leg was not trained, or how it is equal."""
+    """One leg trained again. Only `equal` is good; `reason` says how it is, or what differs, or why the leg was not trained."""
 
     row: str
     round: int

@@ -41,7 +41,8 @@ def train_again(task: Task) -> TrainedAgain:
         trainer = open_trainer(task["workload"], parts, base_dir=directory, device=device)
         prologue = trainer.prologue(PROLOGUE_STEPS)
         trainer.reset(task["orderSeed"])
-        wanted, checkpoints = {*task["checkpoints"]}, []
+        wanted = {*task["checkpoints"]}
+        checkpoints: list[list[int | str]] = []
         for steps in range(1, task["steps"] + 1):
             trainer.step()
             if steps in wanted:

@@ -1,8 +1,9 @@
 """Invariant: what a leg says of its work and time is what its agent saw of them, by the agent's own clock and count.
 
 A leg writes its own account, and an archive that both sides trust can write a false one. The agent, which is another process,
-signs when each timed stretch began and ended, how many units the leg had reported by then, and under what conditions the kernel
-ran it. Nothing here shows that a reported unit was worked: the prologue and the losses are compared by `same work`.
+signs when each timed stretch began and ended, how many units the leg had reported by then, the processor time it used, and under
+what conditions the kernel ran it. What the adapters show of the work is judged in `trained_alike`. That every reported step was
+worked is shown by no finding: `glasshouse check --replay` trains the leg again.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from pytest_glasshouse.invariants import verified
 from pytest_glasshouse.invariants.finding import EvidenceReader, Finding, broken, judge_rounds, unseen
+from pytest_glasshouse.invariants.trained_alike import RoundsJudged
 from pytest_glasshouse.invariants.work import GPU_LOSS_TOLERANCE
 from pytest_glasshouse.observation.turns import segments_of, turns_of
 
@@ -36,11 +38,13 @@ _WASH_WAITED_NS = 100_000_000
 
 def work_witnessed(observation: Observation) -> Finding:
     """Every leg's totals, clock, wash-outs and conditions are as its agent saw them."""
-    return judge_rounds("work witnessed", observation, _witnessed)
+    judged = RoundsJudged()
+    return judge_rounds("work witnessed", observation, lambda reader: _witnessed(reader, judged))
 
 
-def _witnessed(reader: EvidenceReader) -> str:
+def _witnessed(reader: EvidenceReader, judged: RoundsJudged) -> str:
     bodies = verified.ends(reader)
+    cpu_ns: dict[Role, int] = {}
     conditions: dict[Role, Conditions] = {}
     stretches = 0
     for leg, body in bodies.items():
@@ -55,6 +59,7 @@ def _witnessed(reader: EvidenceReader) -> str:
                 todo="do not use this row",
             )
         _same_arithmetic(leg, body)
+        cpu_ns[leg] = _cpu_times(leg, body, claims["cpuNs"], len(rows))
         _units_reported(leg, rows, [units for units, _ in timed])
         _by_agents_clock(leg, rows, [elapsed_ns for _, elapsed_ns in timed])
         if "turns" in reader.notes:
@@ -62,6 +67,7 @@ def _witnessed(reader: EvidenceReader) -> str:
         conditions[leg] = _one_of(leg, claims["conditions"])
         stretches += len(rows)
     _alike(conditions)
+    judged.judge(reader, bodies, cpu_ns)
     return f"{stretches} timed stretches by the agent's clock, with the units reported when they ended"
 
 
@@ -97,6 +103,21 @@ def _timed(leg: Role, body: Trained) -> list[tuple[int, int]]:
                 todo="do not use this row: a total was reported that was not measured",
             )
     return [(segment["units"], segment["elapsed_ns"]) for segment in segments]
+
+
+def _cpu_times(leg: Role, body: Trained, seen: Sequence[Sequence[int]], stretches: int) -> int:
+    """The processor time of a leg's stretches as its agent saw it, which is what the leg reports."""
+    if len(seen) != stretches:
+        raise unseen(f"the processor time of the {leg} leg was not observed", expected="a reading at both ends of a stretch")
+    least, most = (sum(row[place] for row in seen) for place in (0, 1))
+    if not least <= body["cpu_ns"] <= most:
+        raise broken(
+            f"the {leg} leg's processor time is not what its agent saw",
+            expected=f"{least / 1e9:.6f} to {most / 1e9:.6f} s",
+            seen=f"{body['cpu_ns'] / 1e9:.6f} s",
+            todo="do not use this row: a time was reported that was not measured",
+        )
+    return least
 
 
 def _same_arithmetic(leg: Role, body: Trained) -> None:

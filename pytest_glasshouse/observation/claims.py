@@ -182,6 +182,7 @@ class StretchesClaims(TypedDict):
     nonce: str
     stretches: list[list[int]]
     conditions: list[Conditions]
+    cpuNs: list[list[int]]
 
 
 class KeyReceived(TypedDict):

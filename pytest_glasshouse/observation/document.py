@@ -296,7 +296,10 @@ class Callback(Trained):
 
 
 class LegNotes(TypedDict, total=False):
-    """What every leg leaves. `exit` is the agent's signed exit, `stretches` what it signed of the leg's timed stretches."""
+    """What every leg leaves. `exit` is the agent's signed exit, `stretches` what it signed of the leg's timed stretches.
+
+    `adapterFigures` is what the owner found out about the adapter (`workloads.adapter_figures`).
+    """
 
     trainingPlan: TrainingPlanRecord
     timeline: dict[str, int]
@@ -307,6 +310,7 @@ class LegNotes(TypedDict, total=False):
     exit: str
     stretches: str
     adapterSha256: str | None
+    adapterFigures: dict[str, str]
 
 
 class ProtectedNotes(LegNotes, total=False):

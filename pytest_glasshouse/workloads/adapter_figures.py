@@ -1,5 +1,7 @@
-"""What the owner of a package finds out about an adapter that a leg exported: how far it is from the initial weights, and for an
-mlp row its loss on the package's data. numpy only; the leg's own words are not among what is read.
+"""What the owner of a package finds out about an adapter that a leg exported.
+
+How far it is from the initial weights, and for an mlp row its loss on the package's data. numpy only; the leg's own words are
+not among what is read.
 """
 
 from __future__ import annotations

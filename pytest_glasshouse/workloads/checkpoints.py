@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from pytest_glasshouse.wire.canonical import Json
     from pytest_glasshouse.workloads.base import Trainer
 
 #: Checkpoints that a leg reports at most.
@@ -34,6 +35,6 @@ class Checkpoints:
             self._every *= 2
         self._due = self._every
 
-    def to_json(self) -> list[list[int | str]]:
+    def to_json(self) -> list[Json]:
         """Each as `[steps, loss, digest]`, in order."""
         return [[*each] for each in self._kept]
