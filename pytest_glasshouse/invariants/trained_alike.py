@@ -11,6 +11,7 @@ spreads they were taken from. They find a leg that did something else, not one t
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
@@ -34,7 +35,19 @@ DISTANCE_MARGIN = 0.2
 #: A leg uses at least this share of the processor time that the raw leg uses for a unit; on a CPU, where the work is done by it.
 LEAST_CPU_SHARE = 0.6
 
+#: How much longer than the other one a leg may be without a step in its warm-up and wash-outs, as a share of its timed stretches;
+#: beside it, what the kernel let it wait, and for each leg the first steps of all, which are slow.
+UNTIMED_MARGIN, UNTIMED_START_NS = 0.05, 250_000_000
+
 _DO = "do not use this row: what a leg reports of its training is not what its adapter shows"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Seen:
+    """What an agent saw of a leg's timed stretches: its processor time, and how long it waited for a processor."""
+
+    cpu_ns: int
+    waited_ns: int
 
 
 class RoundsJudged:
@@ -43,8 +56,8 @@ class RoundsJudged:
     def __init__(self) -> None:
         self._values: dict[tuple[str, Role], list[float]] = {}
 
-    def judge(self, reader: EvidenceReader, bodies: Mapping[Role, Trained], cpu_ns: Mapping[Role, int]) -> None:
-        """`cpu_ns` is the processor time of each leg's timed stretches, as its agent saw it."""
+    def judge(self, reader: EvidenceReader, bodies: Mapping[Role, Trained], seen: Mapping[Role, Seen]) -> None:
+        """`seen` is what the agent saw of each leg's timed stretches."""
         workload = str(reader.of_row("material", "workload"))
         distances = {}
         for leg, body in bodies.items():
@@ -59,7 +72,8 @@ class RoundsJudged:
             if leg != "raw":
                 self._losses(leg, bodies[leg], bodies["raw"], LOSS_MARGIN.get(workload, LOSS_MARGIN["lora"]))
                 self._distances(leg, bodies, distances)
-                self._cpu_times(leg, bodies, cpu_ns)
+                self._cpu_times(leg, bodies, seen)
+                self._untimed_work(leg, bodies, seen)
 
     def _mean(self, name: str, leg: Role, value: float) -> float:
         values = self._values.setdefault((name, leg), [])
@@ -108,10 +122,25 @@ class RoundsJudged:
                 todo=_DO,
             )
 
-    def _cpu_times(self, leg: Role, bodies: Mapping[Role, Trained], cpu_ns: Mapping[Role, int]) -> None:
+    def _untimed_work(self, leg: Role, bodies: Mapping[Role, Trained], seen: Mapping[Role, Seen]) -> None:
+        """A leg that counts the steps of its warm-up or wash-outs as timed ones took hardly any step in all that time."""
+        idle = {each: _not_stepping_ns(bodies[each]) / max(1, bodies[each]["elapsed_ns"]) for each in (leg, "raw")}
+        waited = sum(seen[each].waited_ns + UNTIMED_START_NS for each in idle)
+        allowed = UNTIMED_MARGIN + waited / max(1, min(bodies[each]["elapsed_ns"] for each in idle))
+        apart = self._mean("untimed steps", leg, idle[leg] - idle["raw"])
+        if abs(apart) > self._mean("allowed for untimed steps", leg, allowed):
+            name = leg if apart > 0 else "raw"
+            raise broken(
+                f"the {name} leg took too few steps in its warm-up and wash-outs for their time",
+                expected=f"steps as in its timed stretches, within {allowed:.1%} of their time",
+                seen=f"{abs(apart):.1%} more of it without a step than in the {'raw' if name == leg else leg} leg",
+                todo="do not use this row: steps were counted as timed that were not",
+            )
+
+    def _cpu_times(self, leg: Role, bodies: Mapping[Role, Trained], seen: Mapping[Role, Seen]) -> None:
         if bodies["raw"]["facts"]["device"] != "cpu":
             return
-        ours, raws = (cpu_ns[each] / max(1, bodies[each]["units"]) for each in (leg, "raw"))
+        ours, raws = (seen[each].cpu_ns / max(1, bodies[each]["units"]) for each in (leg, "raw"))
         share = self._mean("processor time", leg, _log(ours) - _log(raws))
         for name, less in ((leg, share), ("raw", -share)):
             # A protected leg may use more: protection has a cost. One that uses far less did not do the work.
@@ -145,6 +174,14 @@ def checkpoints_rise(leg: Role, body: Trained) -> None:
                 seen=after.sha256,
                 todo="do not use this row: that leg trained nothing there",
             )
+
+
+def _not_stepping_ns(body: Trained) -> int:
+    """How much of a leg's untimed time its steps of that time do not explain, at the rate of its timed ones."""
+    wash = [(int(segment[4]), int(segment[5])) for segment in body.get("segments", [])]
+    units = body["warmup_units"] + sum(each for each, _ in wash)
+    elapsed_ns = body["warmup_ns"] + sum(each for _, each in wash)
+    return elapsed_ns - units * body["elapsed_ns"] // max(1, body["units"])
 
 
 def _floor(leg: Role, body: Trained) -> float:

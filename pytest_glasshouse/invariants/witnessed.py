@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from pytest_glasshouse.invariants import verified
 from pytest_glasshouse.invariants.finding import EvidenceReader, Finding, broken, judge_rounds, unseen
-from pytest_glasshouse.invariants.trained_alike import RoundsJudged
+from pytest_glasshouse.invariants.trained_alike import RoundsJudged, Seen
 from pytest_glasshouse.invariants.work import GPU_LOSS_TOLERANCE
 from pytest_glasshouse.observation.turns import segments_of, turns_of
 
@@ -32,6 +32,8 @@ MESSAGES_NS = 5_000_000
 WASH_SHARE = 0.25
 #: Steps are queued for so long before the device is waited for (`workloads.loop`).
 _CHUNK_NS = 20_000_000
+#: So much of what a leg waited may have been before its wash-out's clock ran: the rest of it is in the wash-out's own time.
+_WAKE_NS = 50_000_000
 #: Of what a leg waited, so much may have made each wash-out longer: the rest of its turn is most of it.
 _WASH_WAITED_NS = 100_000_000
 
@@ -44,7 +46,7 @@ def work_witnessed(observation: Observation) -> Finding:
 
 def _witnessed(reader: EvidenceReader, judged: RoundsJudged) -> str:
     bodies = verified.ends(reader)
-    cpu_ns: dict[Role, int] = {}
+    seen: dict[Role, Seen] = {}
     conditions: dict[Role, Conditions] = {}
     stretches = 0
     for leg, body in bodies.items():
@@ -59,15 +61,17 @@ def _witnessed(reader: EvidenceReader, judged: RoundsJudged) -> str:
                 todo="do not use this row",
             )
         _same_arithmetic(leg, body)
-        cpu_ns[leg] = _cpu_times(leg, body, claims["cpuNs"], len(rows))
+        seen[leg] = Seen(cpu_ns=_cpu_times(leg, body, claims["cpuNs"], len(rows)), waited_ns=sum(row.waited_ns for row in rows))
         _units_reported(leg, rows, [units for units, _ in timed])
         _by_agents_clock(leg, rows, [elapsed_ns for _, elapsed_ns in timed])
         if "turns" in reader.notes:
-            _turns_timed(reader, leg, body, waited_ns=sum(row.waited_ns for row in rows))
+            between = sum(row.waited_ns for row in rows)
+            woken = sum(claims["handoversNs"]) + min(between, _WAKE_NS * len(rows))
+            _turns_timed(reader, leg, body, waited_ns=between, untimed_ns=woken)
         conditions[leg] = _one_of(leg, claims["conditions"])
         stretches += len(rows)
     _alike(conditions)
-    judged.judge(reader, bodies, cpu_ns)
+    judged.judge(reader, bodies, seen)
     return f"{stretches} timed stretches by the agent's clock, with the units reported when they ended"
 
 
@@ -163,13 +167,13 @@ def _by_agents_clock(leg: Role, rows: Sequence[_Stretch], elapsed: Sequence[int]
     _little(leg, "between its clock's readings and the messages about them", untold_ns, sum(elapsed), rows)
 
 
-def _turns_timed(reader: EvidenceReader, leg: Role, body: Trained, *, waited_ns: int) -> None:
+def _turns_timed(reader: EvidenceReader, leg: Role, body: Trained, *, waited_ns: int, untimed_ns: int) -> None:
     """A turn is wash-out and segment, and nothing else; a wash-out is as long as planned."""
     segments = segments_of(body)
     turns = [turn for turn in turns_of(verified.borders_claims(reader)) if turn.role == leg and turn.number in segments]
     spent_ns = sum(segments[turn.number]["elapsed_ns"] + segments[turn.number]["wash_ns"] for turn in turns)
     turns_ns = sum(turn.elapsed_ns for turn in turns)
-    allowed_ns = _allowed_ns(turns_ns, len(turns), waited_ns)
+    allowed_ns = _allowed_ns(turns_ns, len(turns), untimed_ns)
     if turns_ns - spent_ns > allowed_ns:
         raise broken(
             f"the {leg} leg left {(turns_ns - spent_ns) / 1e9:.3f} s of its turns untimed",

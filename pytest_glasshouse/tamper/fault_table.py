@@ -17,8 +17,8 @@ from pytest_glasshouse.tamper.testbed import Editable
 from pytest_glasshouse.wire import evidence, tokens
 
 #: The invariants that each fault of the mock provider must break: a leg that does not zeroize also holds copies, and its
-#: journal lacks a step, and the owner sees of any adapter that is not what was trained from what it was given. Faults that end a row before it is judged (boot-stall, no-capacity, a lost guest) break nothing: their
-#: findings are `unseen`.
+#: journal lacks a step; an adapter that was not trained on the package is seen as that by its owner. Faults that end a row
+#: before it is judged (boot-stall, no-capacity, a lost guest) break nothing: their findings are `unseen`.
 FAULT_BREAKS: dict[str, tuple[str, ...]] = {
     "attestation-reject": ("attestation verified",),
     "key-unattested": ("key released only after attestation",),

@@ -297,7 +297,9 @@ class SignedRound:
             rows.append([at - TOLD_NS, at + TOLD_NS, end - TOLD_NS, end + TOLD_NS, units, 0])
             at = end + SEGMENT_NS
         cpu_ns: list[Json] = [[SEGMENT_NS - TOLD_NS, SEGMENT_NS + TOLD_NS] for _ in rows]
-        claims: Editable = ev.stretches_claims(nonce=nonce, stretches=rows, conditions=[{**CONDITIONS}], cpu_ns=cpu_ns)
+        claims: Editable = ev.stretches_claims(
+            nonce=nonce, stretches=rows, conditions=[{**CONDITIONS}], cpu_ns=cpu_ns, handovers=[0] * len(rows)
+        )
         self._edit(f"{leg} stretches", claims)
         return tokens.sign(claims, key=self.keys["agent"], typ=ev.TYP_STRETCHES)
 

@@ -263,7 +263,9 @@ CLAIMS: Mapping[str, Shape] = MappingProxyType({
     "stretches": Fields({
         "nonce": _NONCE, "stretches": Items(of=Row([_NS, _NS, _NS, _NS, _UNITS, _NS]), most=MOST_TURNS),
         "conditions": Items(of=_CONDITIONS, most=MOST_CONDITIONS),
-    }, {"cpuNs": Items(of=Row([_NS, _NS]), most=MOST_TURNS)}),
+    }, {
+        "cpuNs": Items(of=Row([_NS, _NS]), most=MOST_TURNS), "handoversNs": Items(of=_NS, most=MOST_TURNS),
+    }),
     "borders": Fields({
         "nonce": _NONCE, "roles": Items(of=OneOf(ROLES), least=1, most=3), "turns": Items(of=OneOf(ROLES), most=MOST_TURNS),
         "borders": Items(of=Items(of=Items(of=_COUNT, least=3, most=7), least=2, most=2), most=MOST_TURNS),
