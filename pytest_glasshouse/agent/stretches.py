@@ -39,7 +39,6 @@ class StretchRecorder:
         self._units = 0
         self._waited: int | None = None
         self._cpu: list[int] = []
-        self._waits: list[int] = []
         self._handovers: list[Json] = []
         self._cpu_ns: list[Json] = []
         self._over = threading.Event()
@@ -71,15 +70,13 @@ class StretchRecorder:
             self._over = threading.Event()
             threading.Thread(target=self._watch, args=(self._over,), name="conditions", daemon=True).start()
         if len(self._edges) == 4:  # noqa: PLR2004  (drained, read; drained, read)
-            # What the leg waited while its clock ran is in its own time.
-            _, began_waits, ended_waits, waited = self._waits
-            untimed = waited - (self._waited or 0) - (ended_waits - began_waits)
-            self._rows.append([*self._edges, self._units, max(0, untimed)])
+            waited = self._waited_ns()
+            self._rows.append([*self._edges, self._units, max(0, waited - (self._waited or 0))])
             self._handovers.append(0)
             drained, began, ended, read = self._cpu
             # A leg that is gone by now has no clock left to read.
             self._cpu_ns.append([max(0, ended - began), max(0, read - drained)])
-            self._edges, self._cpu, self._waits, self._waited = [], [], [], waited
+            self._edges, self._cpu, self._waited = [], [], waited
 
     def turn_over(self) -> None:
         """The leg says that its turn is over: what it waited since its stretch ended was for handing over."""
@@ -108,7 +105,6 @@ class StretchRecorder:
         if len(self._edges) not in due or len(self._rows) >= MOST_TURNS:
             raise ProtocolError("expected the leg to drain, read its clock, and say so, at either end of a timed stretch")
         self._edges.append(now_ns())
-        self._waits.append(self._waited_ns())
         self._cpu.append(clock_ns(self.pid))
 
     def _note_conditions(self) -> None:

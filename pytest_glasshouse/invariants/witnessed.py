@@ -32,7 +32,7 @@ MESSAGES_NS = 5_000_000
 WASH_SHARE = 0.25
 #: Steps are queued for so long before the device is waited for (`workloads.loop`).
 _CHUNK_NS = 20_000_000
-#: So much of what a leg waited may have been before its wash-out's clock ran: the rest of it is in the wash-out's own time.
+#: Of what a leg waited, so much may have been where no clock of its ran, in each stretch: the rest was in its own time.
 _WAKE_NS = 50_000_000
 #: Of what a leg waited, so much may have made each wash-out longer: the rest of its turn is most of it.
 _WASH_WAITED_NS = 100_000_000
@@ -65,9 +65,8 @@ def _witnessed(reader: EvidenceReader, judged: RoundsJudged) -> str:
         _units_reported(leg, rows, [units for units, _ in timed])
         _by_agents_clock(leg, rows, [elapsed_ns for _, elapsed_ns in timed])
         if "turns" in reader.notes:
-            between = sum(row.waited_ns for row in rows)
-            woken = sum(claims["handoversNs"]) + min(between, _WAKE_NS * len(rows))
-            _turns_timed(reader, leg, body, waited_ns=between, untimed_ns=woken)
+            woken = sum(claims["handoversNs"]) + _awaited_ns(rows)
+            _turns_timed(reader, leg, body, waited_ns=seen[leg].waited_ns, untimed_ns=woken)
         conditions[leg] = _one_of(leg, claims["conditions"])
         stretches += len(rows)
     _alike(conditions)
@@ -196,7 +195,7 @@ def _turns_timed(reader: EvidenceReader, leg: Role, body: Trained, *, waited_ns:
 
 
 def _little(leg: Role, where: str, untold_ns: int, elapsed_ns: int, rows: Sequence[_Stretch]) -> None:
-    allowed_ns = _allowed_ns(elapsed_ns, len(rows), sum(row.waited_ns for row in rows))
+    allowed_ns = _allowed_ns(elapsed_ns, len(rows), _awaited_ns(rows))
     if untold_ns > allowed_ns:
         raise broken(
             f"the {leg} leg let {untold_ns / 1e9:.3f} s pass {where}",
@@ -204,6 +203,11 @@ def _little(leg: Role, where: str, untold_ns: int, elapsed_ns: int, rows: Sequen
             seen=f"{untold_ns / 1e9:.3f} s",
             todo="do not use this row: its clock cannot be compared with the agent's",
         )
+
+
+def _awaited_ns(rows: Sequence[_Stretch]) -> int:
+    """How long the kernel may have let leg or agent wait while no clock of the leg's ran."""
+    return sum(min(row.waited_ns, _WAKE_NS) for row in rows)
 
 
 def _allowed_ns(of_ns: int, stretches: int, waited_ns: int) -> int:

@@ -313,7 +313,7 @@ def stretches_claims(
 
     A stretch is `[drained_ns, began_ns, drained_ns, ended_ns, units, waited_ns]` by the agent's clock: the leg read its own
     between the first two and between the others. `units` is what it had reported by its end, over all stretches; `waited_ns`
-    how long leg and agent waited for a processor since the end of the stretch before, but for this one's inner part.
+    how long leg and agent waited for a processor since the end of the stretch before.
     `conditions` are all that were seen. `cpuNs` bounds the leg's processor time of each stretch: read at the inner two of its
     times, and at the outer two. `handoversNs` is what leg and agent waited from a stretch's end to that of its turn.
     """
