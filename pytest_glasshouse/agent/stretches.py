@@ -2,13 +2,17 @@
 
 The leg drains its messages, reads its clock and says so, at either end; by the agent's clock the reading lies between the two
 messages. What kept them apart without the leg's doing is measured too: how long the kernel let leg and agent wait for a
-processor.
+processor. How much of one the leg used between, the kernel counts. Under what conditions the leg runs is read at either end,
+and in between at moments that are drawn: a leg cannot know when to have them as they should be.
 """
 
 from __future__ import annotations
 
+import random
+import threading
 from pathlib import Path
 
+from pytest_glasshouse.agent.cpu_time import clock_ns
 from pytest_glasshouse.errors import ProtocolError
 from pytest_glasshouse.guest.clock import now_ns
 from pytest_glasshouse.wire import evidence
@@ -18,6 +22,8 @@ from pytest_glasshouse.wire.journal import PROGRESS
 from pytest_glasshouse.wire.leg_messages import ProgressBody
 from pytest_glasshouse.wire.typed import check_typed
 
+#: In a stretch, conditions are read within the first of these times, and then each time within the second: at drawn moments.
+_FIRST_LOOK_S, _LOOK_S = 0.2, 1.0
 #: Fields of /proc/PID/stat, counted after the command's closing bracket.
 _NICE, _POLICY = 16, 38
 
@@ -32,6 +38,11 @@ class StretchRecorder:
         self._conditions: list[dict[str, Json]] = []
         self._units = 0
         self._waited: int | None = None
+        self._cpu: list[int] = []
+        self._handovers: list[Json] = []
+        self._cpu_ns: list[Json] = []
+        self._over = threading.Event()
+        self._noting = threading.Lock()
 
     def note(self, kind: str, body: dict[str, Json]) -> None:
         """Take in a checked message of the leg: its progress tells how many units it has done in all; warm, it waits."""
@@ -47,6 +58,7 @@ class StretchRecorder:
     def drained(self) -> None:
         """The leg is about to read its clock: call this before it is answered."""
         self._edge(due=(0, 2))
+        self.stop_watching()
         self._note_conditions()
         if self._waited is None:
             self._waited = self._waited_ns()
@@ -54,10 +66,34 @@ class StretchRecorder:
     def clock_read(self) -> None:
         """The leg has read its clock."""
         self._edge(due=(1, 3))
+        if len(self._edges) == 2:  # noqa: PLR2004
+            self._over = threading.Event()
+            threading.Thread(target=self._watch, args=(self._over,), name="conditions", daemon=True).start()
         if len(self._edges) == 4:  # noqa: PLR2004  (drained, read; drained, read)
             waited = self._waited_ns()
             self._rows.append([*self._edges, self._units, max(0, waited - (self._waited or 0))])
-            self._edges, self._waited = [], waited
+            self._handovers.append(0)
+            drained, began, ended, read = self._cpu
+            # A leg that is gone by now has no clock left to read.
+            self._cpu_ns.append([max(0, ended - began), max(0, read - drained)])
+            self._edges, self._cpu, self._waited = [], [], waited
+
+    def turn_over(self) -> None:
+        """The leg says that its turn is over: what it waited since its stretch ended was for handing over."""
+        if self._handovers and self._waited is not None:
+            self._handovers[-1] = max(0, self._waited_ns() - self._waited)
+
+    def stop_watching(self) -> None:
+        """Read no more conditions: the stretch is over, or the leg has ended."""
+        self._over.set()
+
+    def _watch(self, over: threading.Event) -> None:
+        drawn = random.SystemRandom()
+        after_s = _FIRST_LOOK_S
+        while not over.wait(drawn.uniform(0.0, after_s)):
+            if conditions_of(self.pid):  # nothing, when the leg has just died
+                self._note_conditions()
+            after_s = _LOOK_S
 
     @property
     def timing(self) -> bool:
@@ -66,17 +102,21 @@ class StretchRecorder:
 
     def claims(self, nonce: str) -> dict[str, Json]:
         """What the agent signs of a leg's stretches."""
-        return evidence.stretches_claims(nonce=nonce, stretches=self._rows, conditions=self._conditions)
+        return evidence.stretches_claims(
+            nonce=nonce, stretches=self._rows, conditions=self._conditions, cpu_ns=self._cpu_ns, handovers=self._handovers
+        )
 
     def _edge(self, *, due: tuple[int, int]) -> None:
         if len(self._edges) not in due or len(self._rows) >= MOST_TURNS:
             raise ProtocolError("expected the leg to drain, read its clock, and say so, at either end of a timed stretch")
         self._edges.append(now_ns())
+        self._cpu.append(clock_ns(self.pid))
 
     def _note_conditions(self) -> None:
         found = conditions_of(self.pid)
-        if found not in self._conditions and len(self._conditions) < MOST_CONDITIONS:
-            self._conditions.append(found)
+        with self._noting:
+            if found not in self._conditions and len(self._conditions) < MOST_CONDITIONS:
+                self._conditions.append(found)
 
     def _waited_ns(self) -> int:
         """How long the leg's training thread and the threads of this process waited for a processor so far, in nanoseconds."""

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 
 from pytest_glasshouse.analysis.costs import cost_figures
 from pytest_glasshouse.analysis.estimates import estimate_figures, read_back
-from pytest_glasshouse.analysis.row_limits import judged_limit, limit_json, log_ratios
+from pytest_glasshouse.analysis.row_limits import implausible_reason, judged_limit, limit_json, log_ratios, shown_by
 from pytest_glasshouse.analysis.wording import interpretation
 from pytest_glasshouse.errors import ReportError
 from pytest_glasshouse.overhead.interval import interval_pct, mean_overhead_pct, overhead_pct, rate
 from pytest_glasshouse.overhead.remarks import remarks
-from pytest_glasshouse.overhead.verdict import verdict
+from pytest_glasshouse.overhead.verdict import lowest_plausible_pct, verdict
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -101,15 +101,18 @@ def judged_figures(
     max_overhead_pct: float | None,
     first_rounds: int | None = None,
     null_first: bool = False,
+    by_round: bool = True,
 ) -> JudgedFigures:
     """Interval, null, verdict, limit and their wording, from the row's figures and the settings of the run.
 
-    `null_first` as in `overhead.verdict`: as reports were judged before revision 3.
+    `null_first` as in `overhead.verdict`: as reports were judged before revision 3; before revision 4 no single round was judged
+    (`by_round` False).
     """
     ratios = log_ratios(figures)
     ci95, ci90 = (interval_pct(ratios, level=level, first_rounds=first_rounds) for level in (0.95, 0.90))
     estimated = read_back(figures["estimates"]) if "estimates" in figures else None
     nulls = () if estimated is None else estimated.nulls
+    lowest_pct = lowest_plausible_pct(shown_by(nulls), margin_pct=margin_pct) if by_round else None
     judged = verdict(
         ratios,
         margin_pct=margin_pct,
@@ -118,14 +121,16 @@ def judged_figures(
         remarks=() if estimated is None else remarks(estimated),
         first_rounds=first_rounds,
         null_first=null_first,
+        lowest_pct=lowest_pct,
     )
-    mean = mean_overhead_pct(ratios)
     basis: LimitBasis = {
         "verdict": judged.verdict.value,
         "marginPct": margin_pct,
         "fixedOrder": fixed_order,
         "roundFigures": figures["roundFigures"],
     }
+    implausible = not null_first and implausible_reason(basis, first_rounds, lowest_pct)
+    mean = mean_overhead_pct(ratios)
     found: JudgedFigures = {
         "roundsMeanPct": mean,
         "overheadCi95Pct": _pair(ci95),
@@ -135,7 +140,7 @@ def judged_figures(
         "verdictReason": judged.reason,
         "moreRounds": judged.more_rounds,
         "interpretation": interpretation(judged, overhead_pct=figures["overheadPct"], ci95=ci95, order=order),
-        "limit": limit_json(judged_limit(basis, max_overhead_pct, first_rounds=first_rounds, implausible_fails=not null_first)),
+        "limit": limit_json(judged_limit(basis, max_overhead_pct, first_rounds=first_rounds, implausible=bool(implausible))),
     }
     if nulls:
         found["nullQualifies"] = all(null.qualifies(margin_pct) for null in nulls)

@@ -8,12 +8,23 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pytest_glasshouse.overhead.interval import log_ratio
-from pytest_glasshouse.overhead.verdict import LimitJudgement, Verdict, implausible_negative, judge_limit
+from pytest_glasshouse.analysis.estimates import read_back
+from pytest_glasshouse.overhead.interval import interval_pct, log_ratio, mean_overhead_pct
+from pytest_glasshouse.overhead.verdict import (
+    AT_FAULT,
+    LimitJudgement,
+    Verdict,
+    implausible_negative,
+    judge_limit,
+    lowest_plausible_pct,
+)
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from pytest_glasshouse.analysis.fields import MeasuredRow, NullRow, SealedRow
     from pytest_glasshouse.analysis.figure_fields import ExtensionRecord, LimitBasis, LimitFigures, RoundsRecord
+    from pytest_glasshouse.overhead.null import Null
 
 
 def log_ratios(row: RoundsRecord) -> list[float]:
@@ -26,36 +37,68 @@ def first_rounds(row: ExtensionRecord) -> int | None:
     return row["extension"]["firstRounds"] if "extension" in row else None
 
 
-def implausible(row: MeasuredRow) -> bool:
-    """Whether a row lies below 0 by more than its margin, by its verdict or by its figures, whichever of them says so."""
-    return _implausible(row, first_rounds(row))
+def implausible(row: MeasuredRow, null_rows: Sequence[NullRow] = ()) -> str:
+    """Why a row lies implausibly below 0, by its verdict or by its figures, whichever of them says so; empty where it does not.
+
+    `null_rows` are the report's: those of the row's allocation show how far raw legs are from each other there.
+    """
+    return implausible_reason(row, first_rounds(row), lowest_plausible_pct(_shown(row, null_rows), margin_pct=row["marginPct"]))
 
 
-def _implausible(row: LimitBasis, first: int | None) -> bool:
-    if row["verdict"] == Verdict.IMPLAUSIBLE_NEGATIVE.value:
-        return True
-    found = implausible_negative(log_ratios(row), margin_pct=row["marginPct"], first_rounds=first)
-    return found and not row["fixedOrder"]
+def implausible_reason(row: LimitBasis, first: int | None, lowest_pct: float | None) -> str:
+    """The same, of figures that are not a record yet, with `overhead.verdict`'s `lowest_pct`."""
+    found = implausible_negative(
+        log_ratios(row), margin_pct=row["marginPct"], fixed_order=row["fixedOrder"], first_rounds=first, lowest_pct=lowest_pct
+    )
+    if found is not None:
+        return found.reason
+    return f"as its verdict says: {AT_FAULT}" if row["verdict"] == Verdict.IMPLAUSIBLE_NEGATIVE.value else ""
 
 
-def limit_of(row: MeasuredRow | SealedRow | NullRow, limit_pct: float | None = None) -> LimitJudgement | None:
+def _shown(row: MeasuredRow, null_rows: Sequence[NullRow]) -> list[tuple[float, float, int]]:
+    """What raw legs show against each other on a row's allocation: its own second raw leg, and the null rows there."""
+    found = shown_by(read_back(row["estimates"]).nulls if "estimates" in row else ())
+    for null in null_rows:
+        wide = null.get("differenceCi95Pct")
+        if wide is not None and (null["provider"], null["allocationName"]) == (row["provider"], row["allocationName"]):
+            found.append((null["differencePct"], (wide[1] - wide[0]) / 2, null["rounds"]))
+    return found
+
+
+def shown_by(nulls: Sequence[Null]) -> list[tuple[float, float, int]]:
+    """Of nulls of two raw processes, over two rounds or more: mean, 95 % half-width and rounds, for `lowest_plausible_pct`."""
+    found = []
+    for null in nulls:
+        wide = interval_pct(null.log_ratios, level=0.95)
+        if null.kind == "second raw leg" and wide is not None:
+            found.append((mean_overhead_pct(null.log_ratios), wide.half_width, len(null.log_ratios)))
+    return found
+
+
+def limit_of(
+    row: MeasuredRow | SealedRow | NullRow, limit_pct: float | None = None, *, null_rows: Sequence[NullRow] = ()
+) -> LimitJudgement | None:
     """A measured row under `limit_pct`, by default the limit that its run was given; None where there is neither.
 
-    None for a null row and for one whose base is sealed, too: they have no overhead.
+    None for a null row and for one whose base is sealed, too: they have no overhead. `null_rows` as in `implausible`.
     """
     if "roundFigures" not in row:
         return None
     own = row["limit"]
-    return judged_limit(row, own["limitPct"] if limit_pct is None and own else limit_pct, first_rounds=first_rounds(row))
+    return judged_limit(
+        row,
+        own["limitPct"] if limit_pct is None and own else limit_pct,
+        first_rounds=first_rounds(row),
+        implausible=bool(implausible(row, null_rows)),
+    )
 
 
 def judged_limit(
-    row: LimitBasis, limit_pct: float | None, *, first_rounds: int | None, implausible_fails: bool = True
+    row: LimitBasis, limit_pct: float | None, *, first_rounds: int | None, implausible: bool
 ) -> LimitJudgement | None:
     """What `row` is under `limit_pct`, `first_rounds` being those that its extension was decided on; None without a limit.
 
-    An implausible negative is within no limit, except in records written before that rule (`implausible_fails` False), which
-    only `check` passes.
+    An implausible negative is within no limit, except in records written before that rule.
     """
     if limit_pct is None:
         return None
@@ -64,7 +107,7 @@ def judged_limit(
         limit_pct=limit_pct,
         fixed_order=row["fixedOrder"],
         first_rounds=first_rounds,
-        implausible=implausible_fails and _implausible(row, first_rounds),
+        implausible=implausible,
     )
 
 

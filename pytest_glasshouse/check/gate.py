@@ -25,7 +25,7 @@ from pytest_glasshouse.wire.printable import counted, printable
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from pytest_glasshouse.analysis.fields import ExcludedRow, ListName, MeasuredRow, RowRecord, SealedRow
+    from pytest_glasshouse.analysis.fields import ExcludedRow, ListName, MeasuredRow, NullRow, RowRecord, SealedRow
     from pytest_glasshouse.report.fields import Report, Subject
 
 
@@ -115,7 +115,7 @@ def gate(document: Report, checked: Checked, policy: GatePolicy, *, now: datetim
         *_unlimited(judged, without_raw, policy),
         *_run(document, policy, now),
         *_tried_again(document),
-        *(each for place, row in judged for each in _row(f"$.rows[{place}]", row, policy)),
+        *(each for place, row in judged for each in _row(f"$.rows[{place}]", row, policy, document["nullRows"])),
         *(each for place, row in without_raw for each in _sealed(f"$.sealedRows[{place}]", row, policy)),
     ]
     return Gated(
@@ -260,12 +260,12 @@ def _tried_again(document: Report) -> Iterator[GateObjection]:
                 )
 
 
-def _row(path: str, row: MeasuredRow, policy: GatePolicy) -> Iterator[GateObjection]:
-    if implausible(row):
-        text = f"{row['name']}: {Verdict.IMPLAUSIBLE_NEGATIVE.value}: {row['verdictReason']}"
+def _row(path: str, row: MeasuredRow, policy: GatePolicy, nulls: Sequence[NullRow]) -> Iterator[GateObjection]:
+    if reason := implausible(row, nulls):
+        text = f"{row['name']}: {Verdict.IMPLAUSIBLE_NEGATIVE.value}: {reason}"
         yield GateObjection(path=f"{path}.verdict", text=text)
     yield from _of_any(path, row, policy, measured=len(row["roundFigures"]))  # those of an extension too
-    yield from _overhead(path, row, policy)
+    yield from _overhead(path, row, policy, nulls)
 
 
 def _sealed(path: str, row: SealedRow, policy: GatePolicy) -> Iterator[GateObjection]:
@@ -328,14 +328,14 @@ def _lenient_policy(policy: Mapping[str, object]) -> Iterator[str]:
         yield f"its policy lets a key be released {limit} times"
 
 
-def _overhead(path: str, row: MeasuredRow, policy: GatePolicy) -> Iterator[GateObjection]:
+def _overhead(path: str, row: MeasuredRow, policy: GatePolicy, nulls: Sequence[NullRow]) -> Iterator[GateObjection]:
     # The limit that the run was given applies unless the policy has another one, stricter or milder.
-    limit = limit_of(row, policy.max_overhead_pct)
+    limit = limit_of(row, policy.max_overhead_pct, null_rows=nulls)
     if limit is None or limit.passed:
         return
     shown = "no bound" if limit.upper95_pct is None else f"upper bound {limit.upper95_pct:+.2f} %"
     yield GateObjection(
         path=f"{path}.overheadPct",
         text=f"{row['name']}: {limit.verdict.value} of {limit.limit_pct:g} %: {limit.reason} ({shown})",
-        undecided=limit.verdict is LimitVerdict.INCONCLUSIVE and not implausible(row),
+        undecided=limit.verdict is LimitVerdict.INCONCLUSIVE and not implausible(row, nulls),
     )

@@ -299,6 +299,7 @@ def _derived_faults(record: MeasuredRow | ExcludedRow, derivation: Derivation, m
         max_overhead_pct=max_overhead_pct,
         first_rounds=first_rounds,
         null_first=derivation.revision is not None and derivation.revision < IMPLAUSIBLE_BEFORE_NULL,
+        by_round=derivation.revision is None or derivation.revision > IMPLAUSIBLE_BEFORE_NULL,
     )
     expected: dict[str, object] = {**figures, **judgement, **extension_figures(extended, rounds)}
     if extended is None and "extension" in record:

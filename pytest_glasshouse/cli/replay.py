@@ -2,7 +2,10 @@
 
 A report says what a leg trained on (workload, seeds, model) and how many steps it took in all: warm-up, wash-outs and timed ones.
 On a CPU with one thread the arithmetic is the same bit for bit, so another adapter means other steps, other data or other
-arithmetic. Which legs are trained again is drawn by a hash of what was signed when they had ended.
+arithmetic, and the first checkpoint that differs says between which steps. On a GPU of the same model, whose kernels may sum in
+another order, the losses of the checkpoints are compared, within `GPU_TOLERANCE`. Which legs are trained again is drawn by a hash
+of what was signed when they had ended, the server's receipt among it. A digest holds no weights to begin from: a segment is
+reached by training all that is before it.
 
 A report is a stranger's: a model is looked for by its hub id only, never as a path of this machine, a row's fields are held to
 the bounds of `RowSpec`, and a leg is given up after many times what it says it took.
@@ -11,6 +14,7 @@ the bounds of `RowSpec`, and a leg is given up after many times what it says it 
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import subprocess
@@ -20,6 +24,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict
 
 from pytest_glasshouse.errors import ConfigurationError, ProtocolError
+from pytest_glasshouse.invariants.work import GPU_LOSS_TOLERANCE
+from pytest_glasshouse.observation.checkpoints import checkpoints_of, steps_of
 from pytest_glasshouse.observation.results import ends_of, results
 from pytest_glasshouse.observation.turns import segments_of
 from pytest_glasshouse.rows.spec import RowSpec
@@ -31,7 +37,8 @@ from pytest_glasshouse.workloads.base import GUEST_ENVIRONMENT
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from pytest_glasshouse.observation.document import Observation
+    from pytest_glasshouse.observation.checkpoints import Checkpoint
+    from pytest_glasshouse.observation.document import Observation, Trained
     from pytest_glasshouse.observation.results import LegResult
     from pytest_glasshouse.report.fields import Report
     from pytest_glasshouse.rows.leg_order import Role
@@ -39,11 +46,16 @@ if TYPE_CHECKING:
 
 #: How often what a leg took may pass, and how much beside it for imports, before it is given up.
 _TIMES, _START_S = 20, 300.0
+#: How much a loss may differ, as a share, where both trainings ran on a GPU. No GPU has shown yet that this is right.
+GPU_TOLERANCE = 0.05
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}", re.ASCII)
 
 
 class Task(TypedDict):
-    """A leg to train again. `steps` are all it took after its prologue."""
+    """A leg to train again. `steps` are all it took after its prologue; `checkpoints` after how many of them to look.
+
+    `device` is `cpu`, or the model of the GPU that has to be here.
+    """
 
     workload: str
     seed: int
@@ -55,6 +67,8 @@ class Task(TypedDict):
     standIn: str | None
     orderSeed: int
     steps: int
+    checkpoints: list[int]
+    device: str
 
 
 class TrainedAgain(TypedDict):
@@ -65,12 +79,13 @@ class TrainedAgain(TypedDict):
     baseSha256: str | None
     torch: str
     prologue: list[str]
+    checkpoints: list[list[int | str]]
     adapterSha256: str
 
 
 @dataclass(frozen=True, kw_only=True)
 class Replayed:
-    """One leg trained again. Only `equal` is good; else `reason` says what differs, or why the leg was not trained."""
+    """One leg trained again. Only `equal` is good; `reason` says how it is, or what differs, or why the leg was not trained."""
 
     row: str
     round: int
@@ -81,8 +96,7 @@ class Replayed:
 
     def __str__(self) -> str:
         """One line."""
-        result = "the same adapter" if self.equal else self.reason
-        return f"replay of the {self.leg} leg of round {self.round} of {self.row}, {self.steps} steps: {result}"
+        return f"replay of the {self.leg} leg of round {self.round} of {self.row}, {self.steps} steps: {self.reason}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,7 +107,7 @@ class _Leg:
     round: int
     steps: int
     took_s: float
-    prologue: list[str]
+    end: Trained
     drawn: str
 
 
@@ -116,27 +130,26 @@ def _legs(report: Report) -> Iterator[_Leg]:
                 if result is None:
                     continue
                 segments = segments_of(end).values()
-                washed, washed_ns = (sum(segment[name] for segment in segments) for name in ("wash_units", "wash_ns"))
-                signed = (notes.get(role) or {}).get("exit", "")
+                washed_ns = sum(segment["wash_ns"] for segment in segments)
+                signed = [(notes["protected"] or {}).get("receipt", ""), (notes.get(role) or {}).get("exit", "")]
                 yield _Leg(
                     observation=observation,
                     row=record["rowId"],
                     result=result,
                     round=found.number,
-                    steps=end["warmup_units"] + washed + end["units"],
+                    steps=steps_of(end),
                     took_s=(end["warmup_ns"] + washed_ns + end["elapsed_ns"]) / 1e9,
-                    prologue=end["prologue"],
-                    drawn=sha256_hex(f"glasshouse-replay/1\n{signed}".encode()),
+                    end=end,
+                    drawn=sha256_hex("\n".join(["glasshouse-replay/1", *signed]).encode()),
                 )
 
 
 def _again(leg: _Leg) -> tuple[bool, str]:
-    """Whether the leg's adapter came out again; if not, what differs."""
-    if leg.result.facts["device"] != "cpu":
-        return False, "not trained again: only legs that trained on a CPU are the same bit for bit"
+    """Whether the leg trained what it says, and how that was seen; if not, what differs."""
     try:
-        found = _trained(_task(leg), within_s=_START_S + _TIMES * leg.took_s)
-    except (ConfigurationError, ProtocolError) as error:
+        checkpoints = checkpoints_of(leg.end)
+        found = _trained(_task(leg, checkpoints), within_s=_START_S + _TIMES * leg.took_s)
+    except (ConfigurationError, ProtocolError, ValueError) as error:
         return False, f"not trained again: {error}"
     if found["refused"]:
         return False, f"not trained again: {found['refused']}"
@@ -145,20 +158,52 @@ def _again(leg: _Leg) -> tuple[bool, str]:
         ("initial weights", material["initialSha256"], found["initialSha256"]),
         ("base model", material["baseSha256"], found["baseSha256"]),
         ("torch", leg.result.facts.get("torchVersion"), found["torch"]),
-        ("losses of the prologue", leg.prologue, found["prologue"]),
     )
     for name, expected, seen in compared:
         if expected != seen:
             return False, f"not comparable: another {name} here: expected {printable(expected)}, saw {printable(seen)}"
+    on_cpu = leg.result.facts["device"] == "cpu"
+    if not _close(leg.end["prologue"], found["prologue"], 0.0 if on_cpu else GPU_LOSS_TOLERANCE):
+        return False, "not comparable: other losses of the prologue here"
+    return _bit_for_bit(leg, checkpoints, found) if on_cpu else _within_tolerance(checkpoints, found)
+
+
+def _bit_for_bit(leg: _Leg, checkpoints: Sequence[Checkpoint], found: TrainedAgain) -> tuple[bool, str]:
+    reached = 0
+    for reported, again in zip(checkpoints, found["checkpoints"], strict=True):
+        if [*reported] != again:
+            return False, f"OTHER WEIGHTS after step {reported.steps}, the same after step {reached}; {_NOT_TRAINED}"
+        reached = reported.steps
     if leg.result.adapter_sha256 != found["adapterSha256"]:
-        return False, (
-            f"ANOTHER ADAPTER: expected {leg.result.adapter_sha256}, saw {found['adapterSha256']}; "
-            "the leg did not train what it reports"
+        expected, seen = leg.result.adapter_sha256, found["adapterSha256"]
+        return False, f"ANOTHER ADAPTER: expected {expected}, saw {seen}; {len(checkpoints)} checkpoints agree; {_NOT_TRAINED}"
+    return True, f"the same adapter and {len(checkpoints)} checkpoints, bit for bit"
+
+
+def _within_tolerance(checkpoints: Sequence[Checkpoint], found: TrainedAgain) -> tuple[bool, str]:
+    if not checkpoints:
+        return False, "not comparable: it has no checkpoints, and a GPU's adapter is not the same bit for bit"
+    for reported, again in zip(checkpoints, found["checkpoints"], strict=True):
+        if not _close([reported.loss], [str(again[1])], GPU_TOLERANCE):
+            return False, (
+                f"ANOTHER LOSS after step {reported.steps}: expected {reported.loss}, saw {printable(again[1])}; {_NOT_TRAINED}"
+            )
+    return True, f"the losses of {len(checkpoints)} checkpoints within {GPU_TOLERANCE:.0%}, on a GPU of the same model"
+
+
+_NOT_TRAINED = "the leg did not train what it reports"
+
+
+def _close(ours: Sequence[str], theirs: Sequence[str], tolerance: float) -> bool:
+    try:
+        return len(ours) == len(theirs) and all(
+            math.isclose(float(one), float(other), rel_tol=tolerance) for one, other in zip(ours, theirs, strict=True)
         )
-    return True, ""
+    except ValueError:  # a report's losses may be any text
+        return False
 
 
-def _task(leg: _Leg) -> Task:
+def _task(leg: _Leg, checkpoints: Sequence[Checkpoint]) -> Task:
     """What the process that trains it is told. Raises `ConfigurationError` for what no row can be."""
     material, plan = leg.observation["material"], leg.observation["plan"]
     model, facts, adapter = material["modelId"], material["facts"], plan.get("adapter")
@@ -182,6 +227,8 @@ def _task(leg: _Leg) -> Task:
         "standIn": shape if isinstance(shape, str) else None,
         "orderSeed": leg.result.order_seed,
         "steps": leg.steps,
+        "checkpoints": [each.steps for each in checkpoints],
+        "device": leg.result.facts["device"],
     }
 
 

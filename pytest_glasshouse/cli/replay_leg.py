@@ -9,14 +9,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from pytest_glasshouse.errors import GlasshouseError
+from pytest_glasshouse.wire.foreign_text import foreign_text
 from pytest_glasshouse.wire.tensors import tensor_digest
+from pytest_glasshouse.workloads import cuda
 from pytest_glasshouse.workloads.base import PROLOGUE_STEPS
 from pytest_glasshouse.workloads.registry import open_trainer, prepare
 
 if TYPE_CHECKING:
     from pytest_glasshouse.cli.replay import Task, TrainedAgain
     from pytest_glasshouse.rows.spec import WorkloadName
-    from pytest_glasshouse.workloads.base import BaseModel
+    from pytest_glasshouse.workloads.base import BaseModel, DeviceName
 
 
 def train_again(task: Task) -> TrainedAgain:
@@ -24,6 +26,8 @@ def train_again(task: Task) -> TrainedAgain:
     import torch
 
     from pytest_glasshouse.workloads.corpus import CORPUS_NAME
+
+    device = _device(task["device"])
 
     if task["data"] not in (None, CORPUS_NAME):
         raise GlasshouseError(f"it trained on a text of the user's own, {task['data']}, which is not in the report")
@@ -34,11 +38,17 @@ def train_again(task: Task) -> TrainedAgain:
     with tempfile.TemporaryDirectory(prefix="glasshouse-replay-") as room:
         directory = None if material.base is None else _directory(material.base, Path(room))
         parts = {name: memoryview(bytearray(part)) for name, part in material.parts.items()}
-        trainer = open_trainer(task["workload"], parts, base_dir=directory, device="cpu")
+        trainer = open_trainer(task["workload"], parts, base_dir=directory, device=device)
         prologue = trainer.prologue(PROLOGUE_STEPS)
         trainer.reset(task["orderSeed"])
-        for _ in range(task["steps"]):
+        wanted = {*task["checkpoints"]}
+        checkpoints: list[list[int | str]] = []
+        for steps in range(1, task["steps"] + 1):
             trainer.step()
+            if steps in wanted:
+                trainer.synchronize()
+                checkpoints.append([steps, trainer.check(), trainer.sample_sha256()])
+        trainer.synchronize()
         trainer.check()
         adapter = trainer.export()
         trainer.close()
@@ -48,8 +58,23 @@ def train_again(task: Task) -> TrainedAgain:
         "baseSha256": None if material.base is None else material.base.sha256,
         "torch": torch.__version__,
         "prologue": prologue,
+        "checkpoints": checkpoints,
         "adapterSha256": tensor_digest(adapter),
     }
+
+
+def _device(name: str) -> DeviceName:
+    """The device to train on, for a leg that trained on `name`. Raises `GlasshouseError` where this machine has no such GPU."""
+    if name == "cpu":
+        return "cpu"
+    try:
+        cuda.CUDA.init()
+        here = cuda.CUDA.name()
+    except (RuntimeError, AssertionError) as error:
+        raise GlasshouseError(f"it trained on {name}, and torch has no GPU here: {foreign_text(error, limit=200)}") from None
+    if here != name:
+        raise GlasshouseError(f"it trained on {name}; the GPU here is {here}")
+    return "cuda"
 
 
 def _directory(base: BaseModel, room: Path) -> Path:
@@ -69,7 +94,8 @@ def main() -> int:
         trained = train_again(task)
     except GlasshouseError as error:
         trained = {
-            "refused": str(error), "initialSha256": "", "baseSha256": None, "torch": "", "prologue": [], "adapterSha256": "",
+            "refused": str(error), "initialSha256": "", "baseSha256": None, "torch": "", "prologue": [], "checkpoints": [],
+            "adapterSha256": "",
         }  # fmt: skip
     print(json.dumps(trained))  # noqa: T201  (the answer)
     return 0

@@ -103,6 +103,7 @@ def _run_once(trainer: Trainer) -> None:
     trainer.synchronize()
     trainer.check()
     trainer.export()
+    trainer.sample_sha256()
     trainer.last_batch()
     trainer.facts()
 
@@ -231,6 +232,7 @@ def _measured(
             "cpu_ns": whole.cpu_ns,
             "stop_reason": whole.stop_reason,
             "final_loss": whole.final_loss,
+            "checkpoints": whole.checkpoints.to_json(),
         }
     segment_ns = segments["segment_ns"]
     parts = measure_segments(
@@ -254,6 +256,7 @@ def _measured(
         "cpu_ns": sum(each.cpu_ns for each in parts.segments),
         "stop_reason": "time" if plan["steps"] is None else "steps",
         "final_loss": parts.final_loss,
+        "checkpoints": parts.checkpoints.to_json(),
         "segments": [[*each.to_json()] for each in parts.segments],
     }
 

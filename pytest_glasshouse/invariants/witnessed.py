@@ -1,8 +1,9 @@
 """Invariant: what a leg says of its work and time is what its agent saw of them, by the agent's own clock and count.
 
 A leg writes its own account, and an archive that both sides trust can write a false one. The agent, which is another process,
-signs when each timed stretch began and ended, how many units the leg had reported by then, and under what conditions the kernel
-ran it. Nothing here shows that a reported unit was worked: the prologue and the losses are compared by `same work`.
+signs when each timed stretch began and ended, how many units the leg had reported by then, the processor time it used, and under
+what conditions the kernel ran it. What the adapters show of the work is judged in `trained_alike`. That every reported step was
+worked is shown by no finding: `glasshouse check --replay` trains the leg again.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from pytest_glasshouse.invariants import verified
 from pytest_glasshouse.invariants.finding import EvidenceReader, Finding, broken, judge_rounds, unseen
+from pytest_glasshouse.invariants.trained_alike import RoundsJudged, Seen
 from pytest_glasshouse.invariants.work import GPU_LOSS_TOLERANCE
 from pytest_glasshouse.observation.turns import segments_of, turns_of
 
@@ -30,17 +32,21 @@ MESSAGES_NS = 5_000_000
 WASH_SHARE = 0.25
 #: Steps are queued for so long before the device is waited for (`workloads.loop`).
 _CHUNK_NS = 20_000_000
+#: Of what a leg waited, so much may have been where no clock of its ran, in each stretch: the rest was in its own time.
+_WAKE_NS = 50_000_000
 #: Of what a leg waited, so much may have made each wash-out longer: the rest of its turn is most of it.
 _WASH_WAITED_NS = 100_000_000
 
 
 def work_witnessed(observation: Observation) -> Finding:
     """Every leg's totals, clock, wash-outs and conditions are as its agent saw them."""
-    return judge_rounds("work witnessed", observation, _witnessed)
+    judged = RoundsJudged()
+    return judge_rounds("work witnessed", observation, lambda reader: _witnessed(reader, judged))
 
 
-def _witnessed(reader: EvidenceReader) -> str:
+def _witnessed(reader: EvidenceReader, judged: RoundsJudged) -> str:
     bodies = verified.ends(reader)
+    seen: dict[Role, Seen] = {}
     conditions: dict[Role, Conditions] = {}
     stretches = 0
     for leg, body in bodies.items():
@@ -55,13 +61,16 @@ def _witnessed(reader: EvidenceReader) -> str:
                 todo="do not use this row",
             )
         _same_arithmetic(leg, body)
+        seen[leg] = Seen(cpu_ns=_cpu_times(leg, body, claims["cpuNs"], len(rows)), waited_ns=sum(row.waited_ns for row in rows))
         _units_reported(leg, rows, [units for units, _ in timed])
         _by_agents_clock(leg, rows, [elapsed_ns for _, elapsed_ns in timed])
         if "turns" in reader.notes:
-            _turns_timed(reader, leg, body, waited_ns=sum(row.waited_ns for row in rows))
+            woken = sum(claims["handoversNs"]) + _awaited_ns(rows)
+            _turns_timed(reader, leg, body, waited_ns=seen[leg].waited_ns, untimed_ns=woken)
         conditions[leg] = _one_of(leg, claims["conditions"])
         stretches += len(rows)
     _alike(conditions)
+    judged.judge(reader, bodies, seen)
     return f"{stretches} timed stretches by the agent's clock, with the units reported when they ended"
 
 
@@ -97,6 +106,21 @@ def _timed(leg: Role, body: Trained) -> list[tuple[int, int]]:
                 todo="do not use this row: a total was reported that was not measured",
             )
     return [(segment["units"], segment["elapsed_ns"]) for segment in segments]
+
+
+def _cpu_times(leg: Role, body: Trained, seen: Sequence[Sequence[int]], stretches: int) -> int:
+    """The processor time of a leg's stretches as its agent saw it, which is what the leg reports."""
+    if len(seen) != stretches:
+        raise unseen(f"the processor time of the {leg} leg was not observed", expected="a reading at both ends of a stretch")
+    least, most = (sum(row[place] for row in seen) for place in (0, 1))
+    if not least <= body["cpu_ns"] <= most:
+        raise broken(
+            f"the {leg} leg's processor time is not what its agent saw",
+            expected=f"{least / 1e9:.6f} to {most / 1e9:.6f} s",
+            seen=f"{body['cpu_ns'] / 1e9:.6f} s",
+            todo="do not use this row: a time was reported that was not measured",
+        )
+    return least
 
 
 def _same_arithmetic(leg: Role, body: Trained) -> None:
@@ -142,13 +166,13 @@ def _by_agents_clock(leg: Role, rows: Sequence[_Stretch], elapsed: Sequence[int]
     _little(leg, "between its clock's readings and the messages about them", untold_ns, sum(elapsed), rows)
 
 
-def _turns_timed(reader: EvidenceReader, leg: Role, body: Trained, *, waited_ns: int) -> None:
+def _turns_timed(reader: EvidenceReader, leg: Role, body: Trained, *, waited_ns: int, untimed_ns: int) -> None:
     """A turn is wash-out and segment, and nothing else; a wash-out is as long as planned."""
     segments = segments_of(body)
     turns = [turn for turn in turns_of(verified.borders_claims(reader)) if turn.role == leg and turn.number in segments]
     spent_ns = sum(segments[turn.number]["elapsed_ns"] + segments[turn.number]["wash_ns"] for turn in turns)
     turns_ns = sum(turn.elapsed_ns for turn in turns)
-    allowed_ns = _allowed_ns(turns_ns, len(turns), waited_ns)
+    allowed_ns = _allowed_ns(turns_ns, len(turns), untimed_ns)
     if turns_ns - spent_ns > allowed_ns:
         raise broken(
             f"the {leg} leg left {(turns_ns - spent_ns) / 1e9:.3f} s of its turns untimed",
@@ -171,7 +195,7 @@ def _turns_timed(reader: EvidenceReader, leg: Role, body: Trained, *, waited_ns:
 
 
 def _little(leg: Role, where: str, untold_ns: int, elapsed_ns: int, rows: Sequence[_Stretch]) -> None:
-    allowed_ns = _allowed_ns(elapsed_ns, len(rows), sum(row.waited_ns for row in rows))
+    allowed_ns = _allowed_ns(elapsed_ns, len(rows), _awaited_ns(rows))
     if untold_ns > allowed_ns:
         raise broken(
             f"the {leg} leg let {untold_ns / 1e9:.3f} s pass {where}",
@@ -179,6 +203,11 @@ def _little(leg: Role, where: str, untold_ns: int, elapsed_ns: int, rows: Sequen
             seen=f"{untold_ns / 1e9:.3f} s",
             todo="do not use this row: its clock cannot be compared with the agent's",
         )
+
+
+def _awaited_ns(rows: Sequence[_Stretch]) -> int:
+    """How long the kernel may have let leg or agent wait while no clock of the leg's ran."""
+    return sum(min(row.waited_ns, _WAKE_NS) for row in rows)
 
 
 def _allowed_ns(of_ns: int, stretches: int, waited_ns: int) -> int:

@@ -22,7 +22,7 @@ from pytest_glasshouse.legs.allocation_policy import policy_for
 from pytest_glasshouse.legs.attempt_marks import AttemptMarks
 from pytest_glasshouse.legs.package_sending import PackageSending
 from pytest_glasshouse.legs.relay import Relay, session_name
-from pytest_glasshouse.legs.round import EXCLUDED, Round, protected_notes, why_failed
+from pytest_glasshouse.legs.round import EXCLUDED, Round, note_figures, protected_notes, why_failed
 from pytest_glasshouse.observation.document import Exit, Failure, Keys, LoadedCode, Spawned, Stretches
 from pytest_glasshouse.observation.outcome import Ended
 from pytest_glasshouse.observation.refusal import refusal_text
@@ -270,6 +270,7 @@ class ProtectedLeg:
                 exported, manifest_sha256=self._sealed.manifest_sha256, nonce=self._relay.nonce
             )
             notes["adapterSha256"] = tensor_digest(adapter)
+            note_figures(current, notes, adapter)
             current.channel.request("drop", {"name": name})
         except (GuestRefusedError, IntegrityError):
             # Nothing was exported, or not by this session: the findings follow from what is missing.

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Literal, NoReturn
 
 from pytest_glasshouse.channel.guest_channel import put
 from pytest_glasshouse.errors import ConfigurationError, GuestGoneError, GuestRefusedError, IntegrityError, ProtocolError
-from pytest_glasshouse.legs.round import EXCLUDED, Round, raw_notes, why_failed
+from pytest_glasshouse.legs.round import EXCLUDED, Round, note_figures, raw_notes, why_failed
 from pytest_glasshouse.observation.document import Callback, Exit, Failure, LoadedCode, Spawned, Started, Stretches
 from pytest_glasshouse.observation.outcome import Ended
 from pytest_glasshouse.wire.tensors import tensor_digest
@@ -101,7 +101,9 @@ class RawLeg:
             channel.request("drop", {"name": item})
         name = f"{watch.leg_id}-adapter"
         try:
-            notes["adapterSha256"] = tensor_digest(channel.fetch(name, limit=self._current.adapter_limit))
+            adapter = channel.fetch(name, limit=self._current.adapter_limit)
+            notes["adapterSha256"] = tensor_digest(adapter)
+            note_figures(self._current, notes, adapter)
             channel.request("drop", {"name": name})
         except (GuestRefusedError, IntegrityError):
             notes["adapterSha256"] = None

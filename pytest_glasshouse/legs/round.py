@@ -5,6 +5,7 @@ Nothing is judged here. Findings and figures are computed from the observation a
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import secrets
 from dataclasses import dataclass, field, replace
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Literal
 
 from pytest_glasshouse.channel.allowance import Allowance
 from pytest_glasshouse.channel.guest_channel import Channel
-from pytest_glasshouse.errors import GuestGoneError, InfrastructureError, ProtocolError
+from pytest_glasshouse.errors import GuestGoneError, InfrastructureError, IntegrityError, ProtocolError
 from pytest_glasshouse.legs.leg_watch import LegDeadlineError, LegWatch, Progress
 from pytest_glasshouse.observation.document import Greeting
 from pytest_glasshouse.observation.outcome import Ended
@@ -21,6 +22,7 @@ from pytest_glasshouse.wire.guest_messages import DETAIL, GREETING
 from pytest_glasshouse.wire.marks import MarkWanted
 from pytest_glasshouse.wire.printable import printable
 from pytest_glasshouse.wire.typed import check_typed
+from pytest_glasshouse.workloads.adapter_figures import adapter_figures
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
         Failure,
         GuestSeen,
         HostTimes,
+        LegNotes,
         ProtectedNotes,
         RawNotes,
         RoundNotes,
@@ -41,6 +44,7 @@ if TYPE_CHECKING:
     from pytest_glasshouse.rows.spec import RowSpec
     from pytest_glasshouse.wire.canonical import Json
     from pytest_glasshouse.wire.host_messages import ProtectedOrder, RawOrder, SegmentPlanRecord, StartRequest, TrainingPlan
+    from pytest_glasshouse.wire.tensors import Buffer
     from pytest_glasshouse.workloads.base import Material
 
 #: Set-up, attestation, export and zeroize together must not take longer than this, beside warm-up and target.
@@ -339,6 +343,12 @@ def raw_notes(notes: RoundNotes, leg: Literal["raw", "raw2"]) -> RawNotes:
     if begun is None:
         notes[leg] = begun = {}
     return begun
+
+
+def note_figures(current: Round, notes: LegNotes, adapter: Buffer) -> None:
+    """What the owner finds out about an adapter; nothing where it is none of this material's."""
+    with contextlib.suppress(IntegrityError):
+        notes["adapterFigures"] = adapter_figures(current.row.workload, current.material.parts, adapter)
 
 
 def why_failed(failed: Failure) -> str:

@@ -182,6 +182,8 @@ class StretchesClaims(TypedDict):
     nonce: str
     stretches: list[list[int]]
     conditions: list[Conditions]
+    cpuNs: list[list[int]]
+    handoversNs: list[int]
 
 
 class KeyReceived(TypedDict):

@@ -266,7 +266,8 @@ class Trained(TypedDict):
     """What a leg reports when its training is over: in a raw leg's callback, and in a protected leg's journal.
 
     `epilogue` are the losses of the prologue's first steps, run again after the training. A segment is
-    `[turn, units, elapsed_ns, cpu_ns, wash_units, wash_ns, wash_cpu_ns]`.
+    `[turn, units, elapsed_ns, cpu_ns, wash_units, wash_ns, wash_cpu_ns]`. A checkpoint is `[steps, loss, digest]`: all steps so
+    far, and a digest of a few of the weights.
     """
 
     units: int
@@ -281,6 +282,7 @@ class Trained(TypedDict):
     facts: WorkloadFacts
     context: Context
     epilogue: NotRequired[list[str]]
+    checkpoints: NotRequired[list[list[int | str]]]
     steady: NotRequired[bool]
     segments: NotRequired[list[list[int]]]
 
@@ -298,7 +300,10 @@ class Callback(Trained):
 
 
 class LegNotes(TypedDict, total=False):
-    """What every leg leaves. `exit` is the agent's signed exit, `stretches` what it signed of the leg's timed stretches."""
+    """What every leg leaves. `exit` is the agent's signed exit, `stretches` what it signed of the leg's timed stretches.
+
+    `adapterFigures` is what the owner found out about the adapter (`workloads.adapter_figures`).
+    """
 
     trainingPlan: TrainingPlanRecord
     timeline: dict[str, int]
@@ -309,6 +314,7 @@ class LegNotes(TypedDict, total=False):
     exit: str
     stretches: str
     adapterSha256: str | None
+    adapterFigures: dict[str, str]
 
 
 class ProtectedNotes(LegNotes, total=False):

@@ -1,7 +1,8 @@
 """Verdicts on intervals, and on the limit that a user allows. The default is `inconclusive`.
 
-The protected leg does a superset of the raw leg's work. An interval wholly below zero is therefore noise or a broken
-comparison, and its verdict says so; there is no verdict for a gain.
+The protected leg does a superset of the raw leg's work. An interval below zero by more than the margin, or a single round below
+what raw legs show against each other, is therefore a broken comparison, and its verdict says so before anything else is asked;
+there is no verdict for a gain.
 """
 
 from __future__ import annotations
@@ -11,7 +12,13 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
-from pytest_glasshouse.overhead.interval import Interval, interval_pct, mean_overhead_pct, one_sided_bounds_pct
+from pytest_glasshouse.overhead.interval import (
+    Interval,
+    interval_pct,
+    mean_overhead_pct,
+    one_sided_bounds_pct,
+    overhead_of_log_ratio,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -20,6 +27,13 @@ if TYPE_CHECKING:
 
 #: With fewer rounds the interval is shown and no verdict is drawn from it.
 MIN_ROUNDS = 5
+
+
+#: A single round this far below zero is implausible, whatever is known of the machine; more often it is known better.
+LOWEST_PCT = -50.0
+#: Of a null's 95 % half-width for one round, how many a single round may be below zero.
+_HALF_WIDTHS = 2.0
+AT_FAULT = "the comparison is at fault: find out what the legs did differently"
 
 
 class Verdict(StrEnum):
@@ -78,25 +92,51 @@ def verdict(
     remarks: Sequence[str] = (),
     first_rounds: int | None = None,
     null_first: bool = False,
+    lowest_pct: float | None = None,
 ) -> Judgement:
     """Judge a row. `log_ratios` has one value per round; `nulls` are raw against raw in the same rounds, and all must qualify.
 
     `remarks` (`overhead.remarks`) are appended to the reason and decide nothing. The caller must have judged every finding of
     the row: `excluded` is the reason when one did not hold. `null_first` is the older rule, by which a null that does not
-    qualify hides an implausible negative.
+    qualify hides an implausible negative. No round may be below `lowest_pct` (of `lowest_plausible_pct`); None: the older rule.
     """
-    judged = _without_interval(len(log_ratios), fixed_order=fixed_order, excluded=excluded) or _by_figures(
-        log_ratios, margin_pct, nulls=nulls, first_rounds=first_rounds, null_first=null_first
-    )
+    found = None if excluded is not None else implausible_negative(log_ratios, margin_pct=margin_pct, lowest_pct=lowest_pct)
+    judged = _without_interval(len(log_ratios), fixed_order=fixed_order, excluded=excluded) if found is None else found
+    judged = judged or _by_figures(log_ratios, margin_pct, nulls=nulls, first_rounds=first_rounds, null_first=null_first)
     return replace(judged, reason="; ".join((judged.reason, *remarks)))
 
 
-def implausible_negative(log_ratios: Sequence[float], *, margin_pct: float, first_rounds: int | None = None) -> bool:
-    """Whether the interval of enough rounds for a verdict lies below 0 and not inside the margin, whatever the nulls are."""
-    if len(log_ratios) < MIN_ROUNDS:
-        return False
+def implausible_negative(
+    log_ratios: Sequence[float],
+    *,
+    margin_pct: float,
+    fixed_order: bool = True,
+    first_rounds: int | None = None,
+    lowest_pct: float | None = None,
+) -> Judgement | None:
+    """The verdict where a row lies implausibly below zero, whatever the nulls are; None where it does not.
+
+    A single round that is below `lowest_pct`, in whatever order; or, where the orders varied (not `fixed_order`), the interval of
+    enough rounds for a verdict.
+    """
+    lowest = min(map(overhead_of_log_ratio, log_ratios), default=0.0)
+    if lowest_pct is not None and lowest < lowest_pct:
+        reason = f"a round lies at {lowest:+.2f} %, below {lowest_pct:+.2f} %, which no raw leg shows beside another: {AT_FAULT}"
+        return Judgement(verdict=Verdict.IMPLAUSIBLE_NEGATIVE, reason=reason)
+    if len(log_ratios) < MIN_ROUNDS or fixed_order:
+        return None
     judged = _by_intervals(log_ratios, margin_pct, first_rounds)
-    return judged.verdict is Verdict.IMPLAUSIBLE_NEGATIVE
+    return judged if judged.verdict is Verdict.IMPLAUSIBLE_NEGATIVE else None
+
+
+def lowest_plausible_pct(nulls: Sequence[tuple[float, float, int]], *, margin_pct: float) -> float:
+    """How far below zero a single round may be.
+
+    `nulls` compare raw legs with each other: each is a mean in percent, the half-width of its 95 % interval, and over how many
+    rounds. Without any the border is `LOWEST_PCT`, and never lower.
+    """
+    shown = [abs(pct) + _HALF_WIDTHS * half_width * math.sqrt(rounds + 1) for pct, half_width, rounds in nulls]
+    return max(LOWEST_PCT, -(max(shown) + margin_pct)) if shown else LOWEST_PCT
 
 
 def judge_limit(
@@ -115,12 +155,12 @@ def judge_limit(
     have a row use `analysis.row_limits`, which passes all of these.
     """
     bounds = one_sided_bounds_pct(log_ratios, first_rounds=first_rounds)
-    if bounds is None:
+    if bounds is None and not implausible:
         return _limit_judgement(LimitVerdict.INCONCLUSIVE, "one round has no upper bound", limit_pct, None)
-    low, high = bounds.low, bounds.high
-    if implausible or fixed_order:
-        reason = "implausible negative: audit the comparison" if implausible else "every round ran in the same order"
+    if bounds is None or implausible or fixed_order:
+        reason = f"{Verdict.IMPLAUSIBLE_NEGATIVE.value}: {AT_FAULT}" if implausible else "every round ran in the same order"
         return _limit_judgement(LimitVerdict.INCONCLUSIVE, reason, limit_pct, bounds)
+    low, high = bounds.low, bounds.high
     if high <= limit_pct and len(log_ratios) < MIN_ROUNDS:
         reason = f"the upper bound is at most the limit, by {len(log_ratios)} rounds; to pass takes {MIN_ROUNDS}"
         return _limit_judgement(LimitVerdict.INCONCLUSIVE, reason, limit_pct, bounds)
@@ -168,7 +208,7 @@ def by_interval(ci95: Interval, ci90: Interval, *, margin_pct: float, more_round
     if within:
         return Judgement(verdict=Verdict.EQUIVALENT, reason=f"the 90 % interval lies inside +-{margin_pct:g} %")
     if ci95.high < 0:
-        reason = "the 95 % interval lies below 0 and not inside the margin: audit the comparison"
+        reason = f"the 95 % interval lies below 0 and not inside the margin: {AT_FAULT}"
         return Judgement(verdict=Verdict.IMPLAUSIBLE_NEGATIVE, reason=reason)
     reason = f"the interval neither excludes 0 nor lies inside +-{margin_pct:g} %"
     return Judgement(verdict=Verdict.INCONCLUSIVE, reason=reason, more_rounds=more_rounds)

@@ -44,7 +44,7 @@ def badge(document: Report, *, sound: bool, max_overhead_pct: float | None = Non
     if (without := _without_bound(document, sound=sound)) is not None:
         return without
     rows = document["rows"]
-    judged = [limit_of(row, max_overhead_pct) for row in rows]
+    judged = [limit_of(row, max_overhead_pct, null_rows=document["nullRows"]) for row in rows]
     bounded = [each or limit_of(row, math.inf) for row, each in zip(rows, judged, strict=True)]
     bounds = [each.upper95_pct for each in bounded if each is not None and each.upper95_pct is not None]
     if len(bounds) < len(rows) or any(row["fixedOrder"] for row in rows):
@@ -70,7 +70,7 @@ def _without_bound(document: Report, *, sound: bool) -> Badge | None:
         (retried > 0, f"{counted(retried, 'row')} needed another attempt", _RED),
         (not all(counts_for_gate(row) for row in every), "dry run", _GREY),
         (not rows, "none: base sealed", _GREY),
-        (any(implausible(row) for row in rows), Verdict.IMPLAUSIBLE_NEGATIVE.value, _RED),
+        (any(implausible(row, document["nullRows"]) for row in rows), Verdict.IMPLAUSIBLE_NEGATIVE.value, _RED),
     )
     return next((Badge(message=message, colour=colour) for applies, message, colour in cases if applies), None)
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pytest_glasshouse.analysis.row_limits import limit_of
+from pytest_glasshouse.analysis.row_limits import implausible, limit_of
 from pytest_glasshouse.render import tables
 from pytest_glasshouse.report.attempts import attempts_line, row_title
 from pytest_glasshouse.report.failures import failures, rows_of
@@ -47,7 +47,7 @@ def _lines(document: Report, faults: int) -> Iterator[str]:
         yield ""
         yield f"**{dry_run}**"
     yield from _excluded(document["excludedResults"])
-    yield from _rows(document["rows"])
+    yield from _rows(document["rows"], document["nullRows"])
     yield from _sealed(document.get("sealedRows", ()))
     yield from _nulls(document["nullRows"])
     yield from _tried_again(
@@ -77,7 +77,7 @@ def _subject(document: Report) -> str:
     return _cell(f"{subject['name']} {subject['version'] or ''}".strip()) + (f" at {_cell(commit[:12])}{state}" if commit else "")
 
 
-def _rows(rows: Sequence[MeasuredRow]) -> Iterator[str]:
+def _rows(rows: Sequence[MeasuredRow], nulls: Sequence[NullRow]) -> Iterator[str]:
     if not rows:
         return
     body = []
@@ -93,7 +93,7 @@ def _rows(rows: Sequence[MeasuredRow]) -> Iterator[str]:
                 f"{figure} %",
                 interval.strip("()"),
                 row["verdict"],
-                _status(row),
+                _status(row, nulls),
             ]
         )
     yield from _section("Rows")
@@ -117,10 +117,11 @@ def _target(row: MeasuredRow | ExcludedRow) -> str:
     return target if row["rounds"] == 1 else f"{target}, {row['rounds']} rounds"
 
 
-def _status(row: MeasuredRow) -> str:
+def _status(row: MeasuredRow, nulls: Sequence[NullRow]) -> str:
     words = ["dry run"] if row["dryRun"] else []
     words += ["publishable"] if row["publishable"] else []
-    limit = limit_of(row)
+    limit = limit_of(row, null_rows=nulls)
+    words += [f"implausible negative: {reason}"] if (reason := implausible(row, nulls)) else []
     words += [] if limit is None else [f"{limit.verdict.value} of {limit.limit_pct:g} %"]
     words += [f"{row['attestation']}, {row['runtimeState']}"]
     return "; ".join(words)

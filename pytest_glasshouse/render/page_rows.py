@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from pytest_glasshouse.analysis.row_limits import limit_of
+from pytest_glasshouse.analysis.row_limits import implausible, limit_of
 from pytest_glasshouse.analysis.wording import signed
 from pytest_glasshouse.render import tables
 from pytest_glasshouse.render.html import Code, MarkedText, definitions, details, escaped, paragraph, table
@@ -19,9 +19,9 @@ from pytest_glasshouse.report.failures import causes_first
 from pytest_glasshouse.wire.printable import counted
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
-    from pytest_glasshouse.analysis.fields import ExcludedRow, MeasuredRow, SealedRow
+    from pytest_glasshouse.analysis.fields import ExcludedRow, MeasuredRow, NullRow, SealedRow
     from pytest_glasshouse.render.svg import Scale
     from pytest_glasshouse.report.fields import Report
 
@@ -44,7 +44,7 @@ def row_details(document: Report, row: MeasuredRow, *, is_open: bool) -> str:
     parts = [
         paragraph(row["interpretation"]),
         _attempts(row),
-        _facts(row),
+        _facts(row, document["nullRows"]),
         _null(document, row),
         _estimates(row),
         f'<div class="plots"><div>{_throughput(row)}</div><div>{"".join(_lifecycle(row))}</div></div>',
@@ -98,11 +98,12 @@ def _conditions(row: MeasuredRow | ExcludedRow) -> list[tuple[str, Any]]:
     ]
 
 
-def _facts(row: MeasuredRow) -> str:
+def _facts(row: MeasuredRow, nulls: Sequence[NullRow]) -> str:
     unit = row["unit"]
-    limit = limit_of(row)
+    limit = limit_of(row, null_rows=nulls)
     return definitions(
         [
+            ("implausible negative", implausible(row, nulls) or None),
             (
                 "protected",
                 f"{row['protectedPerSec']:,.3f} {unit}/s: {row['protectedUnits']:,} in {row['protectedElapsedSec']:,.3f} s",

@@ -140,6 +140,61 @@ def _adapter_again(about: str, content: Any) -> None:
         content["rounds"].append({**copy.deepcopy(content["rounds"][0]), "round": 2})
 
 
+def _checkpoints(change: Callable[[list[Any]], object]) -> Callable[[Editable], None]:
+    def changed(body: Editable) -> None:
+        change(body["checkpoints"])
+
+    return changed
+
+
+def _equal_weights(checkpoints: list[Any]) -> None:
+    checkpoints.append([2, "0.125", checkpoints[0][2]])
+
+
+def _no_warm_up_steps(body: Editable) -> None:
+    """A warm-up of four seconds with hardly a step: the others are counted as timed ones."""
+    body["warmup_ns"] = 4 * SEGMENT_NS
+
+
+def _figures(leg: str, **changed: str) -> RoundEdit:
+    def edit(about: str, content: Any) -> None:
+        if about == "observation":
+            content["rounds"][0][leg]["adapterFigures"].update(changed)
+
+    return edit
+
+
+def _unseen_figures(about: str, content: Any) -> None:
+    if about == "observation":
+        del content["rounds"][0]["raw"]["adapterFigures"]
+
+
+def _lora(change: RoundEdit) -> RoundEdit:
+    """In a row of lora, whose data are a text: nobody evaluates its adapter."""
+
+    def edit(about: str, content: Any) -> None:
+        if about == "observation":
+            content["material"]["workload"] = "lora"
+        change(about, content)
+
+    return edit
+
+
+def _loss_of_the_raw_leg(about: str, content: Any) -> None:
+    """Both its loss and its adapter's, which is consistent: only the other leg tells."""
+    if about == "callback":
+        content["final_loss"] = "0.4"
+    _figures("raw", loss="0.39")(about, content)
+
+
+def _half_the_cpu_time(about: str, content: Any) -> None:
+    """What the protected leg reports is what its agent saw: half of what the raw leg used for as many units."""
+    if about == "entries":
+        _times("cpu_ns", 0.5)(content[_COMPLETED][1])
+    elif about == "protected stretches":
+        content["cpuNs"] = [[least // 2, most // 2] for least, most in content["cpuNs"]]
+
+
 def _notes(change: Callable[[Editable], None]) -> RoundEdit:
     return lambda about, content: change(content["rounds"][0]["raw"]) if about == "observation" else None
 
@@ -164,6 +219,22 @@ CASES = (
     *_both("time-moved-between-segments", _one_segment, turns=True),
     *_both("turn-reported-twice", _turn_twice, turns=True),
     *_both("another-arithmetic-after-the-prologue", _bfloat16),
+    *_both("processor-time-halved", _times("cpu_ns", 0.5)),
+    *_both("checkpoints-not-reported", lambda body: body.pop("checkpoints"), reason=f"unseen: {WITNESSED}"),
+    *_both("checkpoint-of-a-step-never-taken", _checkpoints(lambda each: each[0].__setitem__(0, 9))),
+    *_both("checkpoint-twice", _checkpoints(lambda each: each.append([*each[0]]))),
+    *_both("checkpoint-of-no-loss", _checkpoints(lambda each: each[0].__setitem__(1, 7))),
+    *_both("weights-that-stay", _checkpoints(_equal_weights)),
+    *_both("warm-up-counted-as-timed", _no_warm_up_steps),
+    *(_case(f"{leg}-adapter-of-another-loss", _figures(leg, loss="2.5")) for leg in ("protected", "raw")),
+    *(_case(f"{leg}-adapter-of-a-better-loss", _figures(leg, loss="0.01")) for leg in ("protected", "raw")),
+    *(_case(f"{leg}-adapter-hardly-moved", _figures(leg, distance="0.001")) for leg in ("protected", "raw")),
+    *(_case(f"{leg}-adapter-not-finite", _figures(leg, distance="nan")) for leg in ("protected", "raw")),
+    *(_case(f"{leg}-lora-adapter-far-away", _lora(_figures(leg, distance="3.0"))) for leg in ("protected", "raw")),
+    _case("protected-works-half-as-much", _half_the_cpu_time),
+    _case("raw-adapter-not-looked-at", _unseen_figures, reason=f"unseen: {WITNESSED}"),
+    _case("losses-far-from-each-other", _loss_of_the_raw_leg),
+    _agent("processor-time-not-seen", lambda claims: claims["cpuNs"].clear(), reason=f"unseen: {WITNESSED}"),
     *_both("prologue-not-repeated", lambda body: body.pop("epilogue"), reason=f"unseen: {WITNESSED}"),
     _case("idle-in-each-turn", _idle_in_each_turn, turns=True),
     _case("work-in-long-wash-outs", _long_washouts, turns=True),

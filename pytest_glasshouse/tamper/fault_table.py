@@ -17,20 +17,20 @@ from pytest_glasshouse.tamper.testbed import Editable
 from pytest_glasshouse.wire import evidence, tokens
 
 #: The invariants that each fault of the mock provider must break: a leg that does not zeroize also holds copies, and its
-#: journal lacks a step. Faults that end a row before it is judged (boot-stall, no-capacity, a lost guest) break nothing: their
-#: findings are `unseen`.
+#: journal lacks a step; an adapter that was not trained on the package is seen as that by its owner. Faults that end a row
+#: before it is judged (boot-stall, no-capacity, a lost guest) break nothing: their findings are `unseen`.
 FAULT_BREAKS: dict[str, tuple[str, ...]] = {
     "attestation-reject": ("attestation verified",),
     "key-unattested": ("key released only after attestation",),
-    "weights-foreign": ("weights loaded from the package",),
+    "weights-foreign": ("weights loaded from the package", "work witnessed"),
     "zeroize-skipped": ("runtime zeroized", "memory scanned clean", "journal countersigned"),
     "journal-truncated": ("journal countersigned",),
     "raw-callback-lost": ("raw callback completed",),
-    "adapter-copied": ("adapter digests distinct",),
-    "adapter-untrained": ("both adapters trained",),
+    "adapter-copied": ("adapter digests distinct", "work witnessed"),
+    "adapter-untrained": ("both adapters trained", "work witnessed"),
     "nonfinite-loss": ("losses finite",),
     "reboot-between-legs": ("same allocation",),
-    "work-differs": ("same work",),
+    "work-differs": ("same work", "work witnessed"),
     "deferred-cost": ("paused leg idle",),
     "clock-slowed": ("work witnessed",),
     "units-inflated": ("work witnessed",),

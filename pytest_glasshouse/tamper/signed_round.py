@@ -187,6 +187,7 @@ class SignedRound:
             "journal": lines,
             "stretches": self._stretches("protected", nonce),
             "adapterSha256": _ADAPTERS["protected"],
+            "adapterFigures": {"distance": "0.1", "loss": "0.12"},
             "trainingPlan": self._plan(order_seed=1),
             "images": _images(),
             "timeline": {"spawned": 10, "zeroized": 20, "exit": 30},
@@ -244,6 +245,7 @@ class SignedRound:
             "exit": tokens.sign(exit_claims, key=self.keys["agent"], typ=ev.TYP_EXIT),
             "stretches": self._stretches("raw", self._round_nonce),
             "adapterSha256": _ADAPTERS["raw"],
+            "adapterFigures": {"distance": "0.1", "loss": "0.12"},
             "trainingPlan": self._plan(order_seed=2),
             "images": _images(),
             "timeline": {"spawned": 40, "exit": 50},
@@ -262,6 +264,7 @@ class SignedRound:
             "prologue": ["0.5", "0.25"],
             "epilogue": ["0.5"],
             "final_loss": "0.125",
+            "checkpoints": [[1, "0.25", sha256_hex(f"{leg} 1".encode())]],
             "facts": {"device": "cpu", "peakMemoryBytes": None},
             "context": {**CONTEXT},
         }
@@ -269,6 +272,7 @@ class SignedRound:
             numbers = [number for number, whose in enumerate(self._turns, 1) if whose == leg]
             trained["segments"] = [[number, 10, SEGMENT_NS, SEGMENT_NS, 2, WASH_NS, WASH_NS] for number in numbers]
             trained["units"] = 10 * len(numbers)
+            trained["checkpoints"] += [[at, "0.15", sha256_hex(f"{leg} {at}".encode())] for at in (3, 15)]
             trained["elapsed_ns"] = trained["cpu_ns"] = SEGMENT_NS * len(numbers)
         return trained
 
@@ -292,7 +296,10 @@ class SignedRound:
             end, units = at + elapsed_ns, units + done
             rows.append([at - TOLD_NS, at + TOLD_NS, end - TOLD_NS, end + TOLD_NS, units, 0])
             at = end + SEGMENT_NS
-        claims: Editable = ev.stretches_claims(nonce=nonce, stretches=rows, conditions=[{**CONDITIONS}])
+        cpu_ns: list[Json] = [[SEGMENT_NS - TOLD_NS, SEGMENT_NS + TOLD_NS] for _ in rows]
+        claims: Editable = ev.stretches_claims(
+            nonce=nonce, stretches=rows, conditions=[{**CONDITIONS}], cpu_ns=cpu_ns, handovers=[0] * len(rows)
+        )
         self._edit(f"{leg} stretches", claims)
         return tokens.sign(claims, key=self.keys["agent"], typ=ev.TYP_STRETCHES)
 

@@ -150,7 +150,11 @@ _TRAINED: Members = {
     "epilogue": Items(of=_LOSS, most=1024),
     "phases": Fields(dict.fromkeys(_PHASES, _NS)), "facts": _FACTS, "context": Fields(_CONTEXT),
 }  # fmt: skip
-_IN_TURNS: Members = {"steady": Flag(), "segments": Items(of=_SEGMENT, most=MOST_TURNS)}
+#: `[steps, loss, digest]`.
+_CHECKPOINT = Row([_UNITS, _LOSS, _HEX])
+_IN_TURNS: Members = {
+    "steady": Flag(), "segments": Items(of=_SEGMENT, most=MOST_TURNS), "checkpoints": Items(of=_CHECKPOINT, most=64),
+}  # fmt: skip
 _PROGRESS = Fields({"units": _UNITS, "elapsed_ns": _NS, "loss": _LOSS})
 _STAGES = ("loaded", "trained", "wiped")
 
@@ -261,6 +265,8 @@ CLAIMS: Mapping[str, Shape] = MappingProxyType({
     "stretches": Fields({
         "nonce": _NONCE, "stretches": Items(of=Row([_NS, _NS, _NS, _NS, _UNITS, _NS]), most=MOST_TURNS),
         "conditions": Items(of=_CONDITIONS, most=MOST_CONDITIONS),
+    }, {
+        "cpuNs": Items(of=Row([_NS, _NS]), most=MOST_TURNS), "handoversNs": Items(of=_NS, most=MOST_TURNS),
     }),
     "marks": Fields({"nonce": _NONCE, "marks": Items(of=Row([_NONCE, _NS, _NS]), most=MOST_TURNS + 1)}),
     "borders": Fields({

@@ -42,6 +42,8 @@ ITEM_BYTES: Mapping[str, int] = {
 _DOMAIN = b"pytest-glasshouse/tensors/v1\n"
 LENGTH_BYTES = 8
 _MAX_HEADER_BYTES = 100_000_000
+#: A sample of a set of tensors: so many of them, and the first numbers of each.
+_SAMPLE_TENSORS, SAMPLE_NUMBERS = 8, 64
 
 
 @dataclass(frozen=True, kw_only=True, order=True)
@@ -111,6 +113,13 @@ def digest_of_tensors(tensors: Iterable[tuple[str, str, tuple[int, ...], Buffer]
     if last is None:
         _refuse("no tensors")
     return digest.hexdigest()
+
+
+def sampled_names(names: Iterable[str]) -> list[str]:
+    """Which of the tensors of these names a sample of them takes: some from the first in their order to the last."""
+    every = sorted(names)
+    count = min(_SAMPLE_TENSORS, len(every))
+    return [every[place * (len(every) - 1) // max(1, count - 1)] for place in range(count)]
 
 
 def head_bytes(first: Buffer) -> int:

@@ -151,6 +151,9 @@ class Trainer(Protocol):
     def check(self) -> str:
         """The last loss; raises `NonFiniteLossError` if any loss since the last reset was not finite."""
 
+    def sample_sha256(self) -> str:
+        """A digest of a few of the trainable tensors' numbers, as the last step left them. Costs next to nothing."""
+
     def export(self) -> bytes:
         """The trained tensors, as safetensors."""
 

@@ -9,7 +9,15 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from pytest_glasshouse.errors import IntegrityError, ProtocolError
 from pytest_glasshouse.wire.canonical import parse_object
-from pytest_glasshouse.wire.tensors import ITEM_BYTES, LENGTH_BYTES, digest_of_tensors, head_bytes, parse_safetensors
+from pytest_glasshouse.wire.tensors import (
+    ITEM_BYTES,
+    LENGTH_BYTES,
+    SAMPLE_NUMBERS,
+    digest_of_tensors,
+    head_bytes,
+    parse_safetensors,
+    sampled_names,
+)
 from pytest_glasshouse.wire.typed import check_typed
 from pytest_glasshouse.workloads import cuda
 from pytest_glasshouse.workloads.resident import Resident, Rows
@@ -117,6 +125,14 @@ def digest(tensors: Mapping[str, torch.Tensor]) -> str:
         for name, tensor in sorted(tensors.items())
         for octets in _octets(tensor)
     )
+
+
+def sample_digest(tensors: Mapping[str, torch.Tensor]) -> str:
+    """The digest of a few numbers of a few tensors: every step changes them, and none is known without training.
+
+    It is taken within measured time, so it must cost next to nothing.
+    """
+    return digest({name: tensors[name].detach().view(-1)[:SAMPLE_NUMBERS] for name in sampled_names(tensors)})
 
 
 def _octets(tensor: Any) -> Iterator[memoryview]:

@@ -9,6 +9,8 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol
 
+from pytest_glasshouse.workloads.checkpoints import Checkpoints
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -53,6 +55,7 @@ class LoopResult:
     """CPU time of all threads of the process during the measured training."""
     stop_reason: Literal["time", "steps"]
     final_loss: str
+    checkpoints: Checkpoints
 
 
 def measure(
@@ -93,6 +96,7 @@ def measure(
         cpu_ns=cpu_after - cpu_before,
         stop_reason="time" if steps is None else "steps",
         final_loss=trainer.check(),
+        checkpoints=runner.checkpoints,
     )
 
 
@@ -106,13 +110,15 @@ class StepRunner:
         self._trainer = trainer
         self._clock_ns = clock_ns
         self._step_ns = _REPORT_NS
+        self.checkpoints = Checkpoints()
 
     def run(
         self, *, target_ns: int | None, steps: int | None, on_progress: Callable[[int, int, str], None] | None
     ) -> tuple[int, int]:
         """Train; returns units and nanoseconds, synchronised with the device at both ends.
 
-        Progress is reported once a second and when the last step is done.
+        Progress is reported once a second and when the last step is done, and there are checkpoints; but none at the end of what
+        is reported: of the next wash-out, or of the adapter, another one tells outside of measured time.
         """
         self._trainer.synchronize()
         began = self._clock_ns()
@@ -133,10 +139,13 @@ class StepRunner:
             now = self._clock_ns() - began
             self._step_ns = max(1, (now - elapsed) // done)
             units, elapsed = units + done, now
+            self.checkpoints.steps += done
             over = self._is_over(units, elapsed, target_ns=target_ns, steps=steps)
             if over or elapsed - reported >= _REPORT_NS:
                 reported = elapsed
                 loss = self._trainer.check()
+                if on_progress is None or not over:
+                    self.checkpoints.note(self._trainer, loss)
                 if on_progress is not None:
                     on_progress(units, elapsed, loss)
         return units, elapsed

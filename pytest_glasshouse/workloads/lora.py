@@ -119,6 +119,9 @@ class LoraTrainer:
             raise NonFiniteLossError(f"expected finite losses; the last was {loss!r}")
         return repr(loss)
 
+    def sample_sha256(self) -> str:
+        return devices.sample_digest(self._adapter)
+
     def export(self) -> bytes:
         from safetensors.torch import save
 

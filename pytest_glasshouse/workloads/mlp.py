@@ -118,6 +118,9 @@ class MlpTrainer:
             raise NonFiniteLossError(f"expected finite losses; the last was {loss!r}")
         return repr(loss)
 
+    def sample_sha256(self) -> str:
+        return devices.sample_digest(self._weights)
+
     def export(self) -> bytes:
         from safetensors.torch import save
 

@@ -10,6 +10,8 @@ from pytest_glasshouse.wire.tensors import tensor_digest
 from pytest_glasshouse.workloads.base import Material
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     import numpy as np
 
     from pytest_glasshouse.workloads.training_config import MlpConfig, SgdSettings
@@ -45,6 +47,21 @@ def prepare(*, seed: int) -> Material:
     initial = save(_initial_weights(rng))
     parts = {"config": canonical(config), "data": save({"features": features, "labels": labels}), "initial": initial}
     return Material(parts=parts, initial_sha256=tensor_digest(initial), base=None, facts={"seed": seed, **SIZES})
+
+
+def mean_loss(data: Mapping[str, Any], weights: Mapping[str, Any]) -> float:
+    """The mean cross-entropy of `weights` over all samples of `data`: [samples, features] and [samples]."""
+    import numpy as np
+
+    hidden, labels = data["features"], data["labels"]
+    layers = len(weights) // 2
+    for number in range(layers):
+        hidden = hidden @ weights[f"layers.{number}.weight"].T + weights[f"layers.{number}.bias"]
+        if number < layers - 1:
+            hidden = np.maximum(hidden, 0)
+    logits = hidden - hidden.max(axis=1, keepdims=True)
+    chosen = logits[np.arange(len(labels)), labels]
+    return float((np.log(np.exp(logits).sum(axis=1)) - chosen).mean())
 
 
 def layer_sizes(sizes: dict[str, int]) -> list[tuple[int, int]]:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from pytest_glasshouse.workloads.base import Trainer
+    from pytest_glasshouse.workloads.checkpoints import Checkpoints
 
 #: The warm-up is divided into this many windows; more follow until the rate is steady.
 _WINDOWS = 6
@@ -74,6 +75,7 @@ class MeasuredSegments:
     warmup_ns: int
     steady: bool
     final_loss: str
+    checkpoints: Checkpoints
 
 
 def measure_segments(
@@ -124,8 +126,9 @@ def measure_segments(
         )
         turns.done(done[-1])
     return MeasuredSegments(
-        segments=tuple(done), warmup_units=warmup_units, warmup_ns=warmup_ns, steady=steady, final_loss=trainer.check()
-    )
+        segments=tuple(done), warmup_units=warmup_units, warmup_ns=warmup_ns, steady=steady, final_loss=trainer.check(),
+        checkpoints=runner.checkpoints,
+    )  # fmt: skip
 
 
 def _warm_up(runner: StepRunner, plan: SegmentPlan) -> tuple[int, int, bool]:

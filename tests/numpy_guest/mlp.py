@@ -12,7 +12,7 @@ import numpy.random
 import safetensors.numpy
 
 from pytest_glasshouse.wire.canonical import parse_object
-from pytest_glasshouse.wire.tensors import digest_of_tensors, parse_safetensors
+from pytest_glasshouse.wire.tensors import SAMPLE_NUMBERS, digest_of_tensors, parse_safetensors, sampled_names
 from pytest_glasshouse.workloads.base import PROLOGUE_STEPS, NonFiniteLossError
 
 if TYPE_CHECKING:
@@ -133,6 +133,12 @@ class MlpTrainer:
         if not self._finite:
             raise NonFiniteLossError(f"expected finite losses; the last was {loss!r}")
         return repr(loss)
+
+    def sample_sha256(self) -> str:
+        return digest_of_tensors(
+            (name, "F32", (SAMPLE_NUMBERS,), memoryview(self._weights[name].reshape(-1)[:SAMPLE_NUMBERS]).cast("B"))
+            for name in sampled_names(self._weights)
+        )
 
     def export(self) -> bytes:
         return safetensors.numpy.save(self._weights)

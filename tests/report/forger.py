@@ -215,6 +215,8 @@ def _signed_stretches(token: str, body: Json, agent: Ed25519PrivateKey) -> str:
         if not row[2] - row[1] <= elapsed_ns <= row[3] - row[0]:
             longer = elapsed_ns - (row[2] - row[1] + row[3] - row[0]) // 2
             row[2], row[3], later = row[2] + longer, row[3] + longer, later + longer
+    used = [segment[3] for segment in body["segments"]] if "segments" in body else [body["cpu_ns"]] if body else []
+    claims["cpuNs"] = [[ns, ns] for ns in used]
     return tokens.sign(claims, key=agent, typ=ev.TYP_STRETCHES)
 
 

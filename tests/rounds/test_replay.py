@@ -11,6 +11,7 @@ import pytest
 
 from pytest_glasshouse.cli import replay as module
 from pytest_glasshouse.cli.replay import Replayed, replay
+from pytest_glasshouse.observation.checkpoints import checkpoints_of
 from pytest_glasshouse.wire.canonical import canonical
 from tests.limits import HANG_S
 from tests.rounds.conftest import carry_out, short_row
@@ -63,8 +64,8 @@ def _raw_only(observation: Json) -> Json:
 def test_both_legs_give_their_adapters_again(observation: Json) -> None:
     found = _replayed({**observation, "rounds": observation["rounds"][:1]}, count=5)
     assert {each.leg for each in found} == {"protected", "raw"}
-    assert [each.reason for each in found] == ["", ""]
-    assert all(each.equal and "the same adapter" in str(each) for each in found)
+    assert all(each.equal and "the same adapter" in str(each) and "bit for bit" in str(each) for each in found)
+    assert not any(" 0 checkpoints" in str(each) for each in found)
 
 
 def _one_step_more(raw: Json) -> None:
@@ -85,7 +86,65 @@ def test_a_leg_that_did_other_work_is_seen(change: Callable[[Json], None], obser
     change(changed["rounds"][0]["raw"])
     (found,) = _replayed(changed)
     assert not found.equal
-    assert "ANOTHER ADAPTER" in found.reason
+    assert "the leg did not train what it reports" in found.reason
+
+
+def _another_weight(raw: Json) -> None:
+    raw["callback"]["checkpoints"][1][2] = "0" * 64
+
+
+def _another_loss(raw: Json) -> None:
+    raw["callback"]["checkpoints"][1][1] = "0.5"
+
+
+@pytest.mark.parametrize("change", [_another_weight, _another_loss])
+def test_the_first_checkpoint_that_differs_says_between_which_steps(change: Callable[[Json], None], observation: Json) -> None:
+    changed = _raw_only(observation)
+    change(changed["rounds"][0]["raw"])
+    before, differs = (each[0] for each in changed["rounds"][0]["raw"]["callback"]["checkpoints"][:2])
+    (found,) = _replayed(changed)
+    assert not found.equal
+    assert f"OTHER WEIGHTS after step {differs}, the same after step {before}" in found.reason
+
+
+def _on_a_gpu(observation: Json) -> Json:
+    changed = _raw_only(observation)
+    changed["rounds"][0]["raw"]["callback"]["facts"]["device"] = "NVIDIA H100"
+    return changed
+
+
+def test_on_a_gpu_the_losses_of_checkpoints_decide_within_a_stated_tolerance(
+    observation: Json, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Kernels may sum in another order, so neither weights nor adapter are the same bit for bit."""
+    changed = _on_a_gpu(observation)
+    again = _once({**module._task(*_leg_of(changed)), "device": "cpu"})
+    again["adapterSha256"] = "0" * 64
+    again["checkpoints"] = [[steps, repr(1.03 * float(loss)), "0" * 64] for steps, loss, _ in again["checkpoints"]]
+    monkeypatch.setattr(module, "_trained", lambda *_task, **_within: again)
+    (found,) = _replayed(changed)
+    assert found.equal
+    assert "within 5%, on a GPU of the same model" in found.reason
+    again["checkpoints"][-1][1] = repr(1.1 * float(again["checkpoints"][-1][1]))
+    (found,) = _replayed(changed)
+    assert not found.equal
+    assert "ANOTHER LOSS after step" in found.reason
+
+
+def _leg_of(observation: Json) -> Any:
+    document: Any = {"rows": [{"rowId": "a-row", "observation": observation}], "nullRows": []}
+    (leg,) = module._legs(document)
+    return leg, checkpoints_of(leg.end)
+
+
+def test_without_checkpoints_a_leg_of_a_gpu_is_no_success(observation: Json, monkeypatch: pytest.MonkeyPatch) -> None:
+    changed = _on_a_gpu(observation)
+    del changed["rounds"][0]["raw"]["callback"]["checkpoints"]
+    again = _once({**module._task(*_leg_of(changed)), "device": "cpu"})
+    monkeypatch.setattr(module, "_trained", lambda *_task, **_within: again)
+    (found,) = _replayed(changed)
+    assert not found.equal
+    assert "it has no checkpoints" in found.reason
 
 
 def _another_seed(observation: Json) -> None:
@@ -109,15 +168,14 @@ def test_what_cannot_be_compared_is_no_success(change: Callable[[Json], None], r
     change(changed)
     (found,) = _replayed(changed)
     assert not found.equal
-    assert f"not comparable: another {reason} here" in found.reason
+    assert found.reason.startswith("not comparable: ")
+    assert reason in found.reason
 
 
-def test_a_leg_of_a_gpu_is_not_trained_again_and_says_so(observation: Json) -> None:
-    changed = _raw_only(observation)
-    changed["rounds"][0]["raw"]["callback"]["facts"]["device"] = "cuda"
-    (found,) = _replayed(changed)
+def test_a_leg_of_a_gpu_that_is_not_here_is_not_trained_again_and_says_so(observation: Json) -> None:
+    (found,) = _replayed(_on_a_gpu(observation))
     assert not found.equal
-    assert "not trained again: only legs that trained on a CPU" in found.reason
+    assert "not trained again: it trained on NVIDIA H100, and" in found.reason
 
 
 def test_a_model_that_is_not_here_is_no_success(observation: Json) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from pytest_glasshouse.errors import ProtocolError
 from pytest_glasshouse.guest.clock import now_ns
 from pytest_glasshouse.wire.canonical import canonical
 from pytest_glasshouse.wire.guest_messages import CLAIMS
-from tests.limits import HANG_S
+from tests.limits import HANG_S, until
 
 PROGRESS: dict[str, Any] = {"units": 7, "elapsed_ns": 1, "loss": "0.5"}
 
@@ -75,6 +76,40 @@ def test_conditions_are_those_of_the_kernel_and_every_change_is_kept() -> None:
     before, after = claims["conditions"]
     assert after["nice"] == before["nice"] + 3
     assert after["processors"] == str(max(os.sched_getaffinity(0)))
+
+
+def test_conditions_are_read_within_a_stretch_at_moments_that_are_drawn() -> None:
+    """A leg that is niced while its clock runs, and as before at both ends of it."""
+    leg = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    try:
+        recorder = StretchRecorder()
+        recorder.pid = leg.pid
+        before = os.getpriority(os.PRIO_PROCESS, leg.pid)
+        recorder.drained()
+        recorder.clock_read()
+        os.setpriority(os.PRIO_PROCESS, leg.pid, before + 3)
+        until(lambda: len(recorder._conditions) > 1, "the conditions within the stretch")
+        os.setpriority(os.PRIO_PROCESS, leg.pid, before)
+        recorder.drained()
+        recorder.clock_read()
+    finally:
+        leg.communicate(b"\n", timeout=HANG_S)
+    claims: Any = recorder.claims("00")
+    assert [each["nice"] for each in claims["conditions"]] == [before, before + 3]
+
+
+def test_the_processor_time_of_a_stretch_is_what_the_kernel_counts(recorder: StretchRecorder) -> None:
+    """Read outside and inside of the leg's own readings, so that what a leg reports lies between."""
+    recorder.drained()
+    first = time.process_time_ns()
+    recorder.clock_read()
+    sum(range(100_000))
+    recorder.drained()
+    used = time.process_time_ns() - first
+    recorder.clock_read()
+    claims: Any = recorder.claims("00")
+    ((least, most),) = claims["cpuNs"]
+    assert 0 < least <= used <= most
 
 
 def test_a_process_that_is_gone_has_no_conditions_and_no_delay() -> None:

@@ -221,6 +221,42 @@ def test_implausible_negative_fails_limit_and_gate_whatever_its_null_says() -> N
     assert badge(report_of(row), sound=True).message == "implausible negative"
 
 
+@pytest.mark.parametrize("fixed", [False, True])
+@pytest.mark.parametrize("overheads", [(-69.0,), (1.0, -69.0), (-69.0, -68.0, -70.0, -69.5, -69.0)])
+def test_a_single_round_far_below_zero_fails_limit_gate_badge_and_page(overheads: Any, fixed: bool) -> None:
+    """What skips half its steps: no rounds more would decide it, and nothing calls it noise."""
+    row = row_of(overheads, own=3.0, fixed=fixed)
+
+    assert row["verdict"] == "implausible negative"
+    assert "at fault" in row["limit"]["reason"]
+    assert "at fault" in failure_of({"list": "rows", "record": row}, Options())
+    assert not any(word in row["interpretation"] for word in ("noise", "more rounds"))
+    for asked in (None, 3.0, 50.0):
+        assert gated(row, asked).ruling is Ruling.FAILED
+    assert badge(report_of(row), sound=True).message == "implausible negative"
+    assert "at fault" in row_details(report_of(row), row, is_open=True)
+    assert "at fault" in markdown(report_of(row))
+
+
+def test_a_round_below_what_null_rows_of_its_allocation_show_is_implausible() -> None:
+    """Raw legs are within half a per cent of each other there, so eight per cent below zero is no measurement."""
+    row, null = row_of([-8.0], own=3.0), copy.deepcopy(example.null_row()["record"])
+    null |= {name: row[name] for name in ("provider", "allocationName")}
+    null |= {"rounds": 3, "differencePct": 0.1, "differenceCi95Pct": [-0.4, 0.6]}
+    elsewhere: Any = {**null, "allocationName": "another"}
+
+    assert row["verdict"] == "single sample"
+    assert implausible(row, [elsewhere]) == ""
+    assert implausible(row, [null])
+    shown: Any = {**report_of(row), "nullRows": [null]}
+    judged = gate(shown, SOUND, GatePolicy(max_overhead_pct=3.0), now=MADE_AT)
+    assert judged.ruling is Ruling.FAILED
+    assert badge(shown, sound=True).message == "implausible negative"
+    assert "at fault" in row_details(shown, row, is_open=True)
+    assert "at fault" in markdown(shown)
+    assert not limit_of(row, 3.0, null_rows=[null]).passed  # type: ignore[union-attr]
+
+
 def test_older_verdict_of_an_implausible_negative_is_kept_by_check_and_refused_by_the_gate() -> None:
     """Before revision 3 a row without a null was `inconclusive`, and its bound under every limit."""
     record, derivation = made_of((-5.0, -5.1, -4.9, -5.05, -4.95, -5.0), planned=6)

@@ -12,7 +12,16 @@ import pytest
 
 from pytest_glasshouse.overhead.interval import Interval, interval_pct
 from pytest_glasshouse.overhead.null import Null
-from pytest_glasshouse.overhead.verdict import MIN_ROUNDS, Judgement, LimitVerdict, Verdict, judge_limit, verdict
+from pytest_glasshouse.overhead.verdict import (
+    LOWEST_PCT,
+    MIN_ROUNDS,
+    Judgement,
+    LimitVerdict,
+    Verdict,
+    judge_limit,
+    lowest_plausible_pct,
+    verdict,
+)
 
 
 def null(low: float, high: float, *, rounds: int = 6) -> Null:
@@ -58,6 +67,37 @@ CASES = [
 def test_verdict_is_the_one_the_figures_allow(found: Judgement, expected: Verdict) -> None:
     assert found.verdict is expected
     assert found.reason
+
+
+@pytest.mark.parametrize("count", [1, 2, 6])
+@pytest.mark.parametrize("fixed", [True, False])
+def test_one_round_far_below_zero_is_a_broken_comparison_whatever_else_is_known(count: int, fixed: bool) -> None:
+    """Before the null, the number of rounds and their order: none of them makes a leg that skips half its steps plausible."""
+    found = verdict(
+        [*rounds(1, count=count)][:-1] + rounds(-69, count=1), margin_pct=1.0, fixed_order=fixed, lowest_pct=LOWEST_PCT
+    )
+    assert found.verdict is Verdict.IMPLAUSIBLE_NEGATIVE
+    assert "the comparison is at fault" in found.reason
+    assert "noise" not in found.reason
+    assert found.more_rounds is None
+
+
+def test_a_row_whose_findings_do_not_hold_is_excluded_however_far_below_zero() -> None:
+    assert verdict(rounds(-69, count=1), margin_pct=1.0, excluded="broken", lowest_pct=-50).verdict is Verdict.EXCLUDED
+
+
+def test_how_far_below_zero_a_round_may_be_follows_from_raw_legs_beside_each_other() -> None:
+    """Twice their half-width for a single round, their mean and the margin; never below the border where nothing is known."""
+    assert lowest_plausible_pct([], margin_pct=1.0) == LOWEST_PCT
+    assert lowest_plausible_pct([(0.5, 1.0, 3)], margin_pct=1.0) == pytest.approx(-(0.5 + 2 * 1.0 * 2 + 1.0))
+    assert lowest_plausible_pct([(0.5, 1.0, 3), (0.0, 3.0, 3)], margin_pct=1.0) == pytest.approx(-13.0)
+    assert lowest_plausible_pct([(0.5, 100.0, 3)], margin_pct=1.0) == LOWEST_PCT
+
+
+def test_a_limit_is_not_met_by_an_implausible_negative_even_of_one_round() -> None:
+    found = judge_limit(rounds(-69, count=1), limit_pct=3.0, implausible=True)
+    assert not found.passed
+    assert "at fault" in found.reason
 
 
 def test_every_verdict_is_reachable() -> None:

@@ -47,6 +47,9 @@ class FakeTrainer:
             raise NonFiniteLossError("nan")
         return f"loss after {self.steps}"
 
+    def sample_sha256(self) -> str:
+        return f"weights after {self.steps}"
+
     def initial_sha256(self) -> str:
         raise NotImplementedError
 
