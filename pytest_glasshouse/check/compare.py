@@ -9,8 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from pytest_glasshouse.analysis.row_limits import first_rounds, log_ratios
-from pytest_glasshouse.analysis.wording import figure_with_interval, rate_with_interval, signed
+from pytest_glasshouse.analysis.row_limits import log_ratios
+from pytest_glasshouse.analysis.sampling import sampling_of
+from pytest_glasshouse.analysis.wording import figure_with_interval, printed_pct, rate_with_interval, signed, verdict_text
 from pytest_glasshouse.overhead.difference import Difference, difference
 from pytest_glasshouse.wire.printable import printable
 
@@ -82,7 +83,7 @@ def _pair(before: MeasuredRow, after: MeasuredRow) -> ComparedRow:
         before=before,
         after=after,
         difference=difference(
-            log_ratios(before), log_ratios(after), first_before=first_rounds(before), first_after=first_rounds(after)
+            log_ratios(before), log_ratios(after), sampled_before=sampling_of(before), sampled_after=sampling_of(after)
         ),
         unlike=", ".join(differing),
     )
@@ -95,9 +96,9 @@ def lines(compared: Compared, *, names: Sequence[str]) -> Iterator[str]:
         yield printable(pair.name) + where
         for label, name, row in (("A", names[0], pair.before), ("B", names[1], pair.after)):
             interval = row["overheadCi95Pct"]
-            shown = figure_with_interval(row["overheadPct"], None if interval is None else (interval[0], interval[1]))
+            shown = figure_with_interval(printed_pct(row), None if interval is None else (interval[0], interval[1]))
             rounds = f"{len(row['roundFigures'])} round(s)"
-            yield f"  {label}  {shown}; {printable(row['verdict'])}; {rounds}, {printable(name)}"
+            yield f"  {label}  {shown}; {printable(verdict_text(row))}; {rounds}, {printable(name)}"
         yield f"  B - A  {_shown(pair.difference)}"
     for one, other in compared.sealed:
         yield f"{printable(one['name'])} (base sealed: no overhead, so rates are all that can be put side by side)"

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
-from pytest_glasshouse.analysis.wording import figure_with_interval, rate_with_interval
+from pytest_glasshouse.analysis.wording import figure_with_interval, printed_pct, rate_with_interval, verdict_text
 from pytest_glasshouse.check.check import check_bytes, load_document
 from pytest_glasshouse.check.legacy_results import may_be_report
 from pytest_glasshouse.errors import IntegrityError, ReportError
@@ -99,7 +99,7 @@ def _shown(row: MeasuredRow | SealedRow) -> list[str]:
     if "protectedRounds" in row:
         return [rate_with_interval(row["protectedPerSec"], row["protectedPerSecCi95"], row["unit"]), "sealed, no raw leg"]
     interval = row["overheadCi95Pct"]
-    return [figure_with_interval(row["overheadPct"], None if interval is None else (interval[0], interval[1])), row["verdict"]]
+    return [figure_with_interval(printed_pct(row), None if interval is None else (interval[0], interval[1])), verdict_text(row)]
 
 
 def lines(found: RowHistory) -> Iterator[str]:

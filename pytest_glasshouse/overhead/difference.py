@@ -6,7 +6,16 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from pytest_glasshouse.overhead.interval import MIN_FOR_INTERVAL, Interval, overhead_of_log_ratio, spread_of, t_quantile
+from pytest_glasshouse.overhead.interval import (
+    FIXED,
+    MIN_FOR_INTERVAL,
+    Interval,
+    Sampling,
+    mean_of,
+    mean_of_rounds,
+    overhead_of_log_ratio,
+    t_quantile,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -24,18 +33,19 @@ class Difference:
 
 
 def difference(
-    before: Sequence[float], after: Sequence[float], *, first_before: int | None = None, first_after: int | None = None
+    before: Sequence[float], after: Sequence[float], *, sampled_before: Sampling = FIXED, sampled_after: Sampling = FIXED
 ) -> Difference:
     """The difference of two rows' mean log ratios with its two-sided 95 % interval (B. L. Welch, Biometrika 34, 1947).
 
-    `first_before` and `first_after` are the `first_rounds` of `overhead.interval`, for rows that were extended.
+    `sampled_before` and `sampled_after` say how the rounds of either came about. A row of sequential looks is taken as if its
+    rounds had been planned: where it stopped depends on its position, so the difference is approximate then.
     """
     if not before or not after:
         raise ValueError("a difference needs a round on both sides")
-    middle = _mean(after) - _mean(before)
+    middle = mean_of(after, sampled_after) - mean_of(before, sampled_before)
     if min(len(before), len(after)) < MIN_FOR_INTERVAL:
         return Difference(points=overhead_of_log_ratio(middle), ci95=None)
-    (first, first_freedom), (second, second_freedom) = _of_mean(before, first_before), _of_mean(after, first_after)
+    (first, first_freedom), (second, second_freedom) = _of_mean(before, sampled_before), _of_mean(after, sampled_after)
     if first + second == 0.0:
         exact = overhead_of_log_ratio(middle)
         return Difference(points=exact, ci95=Interval(low=exact, high=exact))
@@ -45,11 +55,7 @@ def difference(
     return Difference(points=overhead_of_log_ratio(middle), ci95=interval)
 
 
-def _mean(values: Sequence[float]) -> float:
-    return math.fsum(values) / len(values)
-
-
-def _of_mean(values: Sequence[float], first_rounds: int | None) -> tuple[float, int]:
+def _of_mean(values: Sequence[float], sampling: Sampling) -> tuple[float, int]:
     """The variance of the mean, and its degrees of freedom."""
-    spread, freedom = spread_of(values, first_rounds=first_rounds)
-    return spread**2 / len(values), freedom
+    found = mean_of_rounds(values, sampling)
+    return found.error**2, found.freedom

@@ -10,7 +10,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from pytest_glasshouse.overhead.interval import MIN_FOR_INTERVAL, spread_of, t_quantile
+from pytest_glasshouse.overhead.interval import FIXED, MIN_FOR_INTERVAL, Sampling, mean_of_rounds, t_quantile
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -30,7 +30,9 @@ class Extension:
     half_width_pct: float
 
 
-def rounds_needed(first_rounds: Sequence[float], *, half_width_pct: float, max_rounds: int) -> Extension:
+def rounds_needed(
+    first_rounds: Sequence[float], *, half_width_pct: float, max_rounds: int, sampling: Sampling = FIXED
+) -> Extension:
     """Rounds in all, the first ones included, for a 95 % interval of at most plus or minus `half_width_pct` points.
 
     `first_rounds` are the log ratios of the first rounds, at least two; `max_rounds` is what budget and time allow in all.
@@ -42,12 +44,12 @@ def rounds_needed(first_rounds: Sequence[float], *, half_width_pct: float, max_r
         raise ValueError(f"an extension needs two first rounds or more, saw {n}")
     if not (math.isfinite(half_width_pct) and half_width_pct > 0):
         raise ValueError(f"a half-width must be finite and above 0, saw {half_width_pct!r}")
-    spread, freedom = spread_of(first_rounds)
-    wanted = max(n, math.ceil((t_quantile(0.975, freedom) * spread / math.asinh(half_width_pct / 100)) ** 2))
+    found = mean_of_rounds(first_rounds, sampling)
+    wanted = max(n, math.ceil((t_quantile(0.975, found.freedom) * found.spread / math.asinh(half_width_pct / 100)) ** 2))
     return Extension(
         first_rounds=n,
         wanted=wanted,
         rounds=max(n, min(wanted, max_rounds)),
-        spread_pct=spread * 100,
+        spread_pct=found.spread * 100,
         half_width_pct=half_width_pct,
     )

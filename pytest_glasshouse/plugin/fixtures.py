@@ -134,6 +134,7 @@ def _glasshouse_row_objects(request: pytest.FixtureRequest) -> Iterator[RowObjec
         subject=dict(context.plan.subject),
         strict_memory=options.strict_memory,
         half_width_pct=options.half_width_pct,
+        looks=options.looks,
         on_round=on_round,
         server=options.outside_server,
         policy=options.owner_policy,

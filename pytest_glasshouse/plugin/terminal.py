@@ -112,10 +112,13 @@ def summary(records: Sequence[Record], tamper: Sequence[TamperRecord]) -> Iterat
     sealed = [each["record"] for each in records if each["list"] == "sealedRows"]
     nulls = [each["record"] for each in records if each["list"] == "nullRows"]
     excluded = [each["record"] for each in records if each["list"] == "excludedResults"]
+    from pytest_glasshouse.analysis.wording import worst_round_text
+
     if measured:
         yield from table([("row", "order", "protected", "raw", "overhead", "95 % interval", "verdict", "findings")] + [
             (row_title(row), *_measured(row)) for row in measured
         ])  # fmt: skip
+        yield from (f"  {printable(row_title(row))}: {text}" for row in measured if (text := worst_round_text(row)))
     if sealed:
         yield ""
         yield from table([("base sealed, no raw leg", "rounds", "protected rate", "findings")] + [
@@ -161,15 +164,17 @@ def shared_gpus(rows: Sequence[MeasuredRow | SealedRow | NullRow]) -> Iterator[s
 
 
 def _measured(row: MeasuredRow) -> tuple[str, ...]:
+    from pytest_glasshouse.analysis.wording import printed_pct, verdict_text
+
     interval = row.get("overheadCi95Pct")
     unit = row["unit"]
     return (
         row["order"],
         f"{row['protectedPerSec']:.2f} {unit}/s",
         f"{row['rawPerSec']:.2f} {unit}/s",
-        f"{row['overheadPct']:+.2f} %",
+        f"{printed_pct(row):+.2f} %",
         _NO_FIGURE if interval is None else f"{interval[0]:+.2f} to {interval[1]:+.2f}",
-        row["verdict"],
+        verdict_text(row),
         findings(row["findings"]),
     )
 
@@ -184,7 +189,7 @@ def _null(row: NullRow) -> tuple[str, ...]:
     interval = row["differenceCi90Pct"]
     return (
         str(row["rounds"]),
-        f"{row['differencePct']:+.2f} %",
+        f"{row.get('roundsMeanPct', row['differencePct']):+.2f} %",
         _NO_FIGURE if interval is None else f"{interval[0]:+.2f} to {interval[1]:+.2f}",
         "yes" if row["qualifies"] else "no",
         findings(row["findings"]),

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pytest_glasshouse.analysis.row_limits import limit_of
+from pytest_glasshouse.analysis.wording import verdict_text
 from pytest_glasshouse.render import tables
 from pytest_glasshouse.report.attempts import attempts_line, row_title
 from pytest_glasshouse.wire.printable import markdown_cell, visible
@@ -78,7 +79,7 @@ def _rows(rows: Sequence[MeasuredRow]) -> Iterator[str]:
                 f"{row['rawPerSec']:,.3f}",
                 f"{figure} %",
                 interval.strip("()"),
-                row["verdict"],
+                verdict_text(row),
                 _status(row),
             ]
         )

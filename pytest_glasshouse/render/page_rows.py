@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from pytest_glasshouse.analysis.row_limits import limit_of
-from pytest_glasshouse.analysis.wording import signed
+from pytest_glasshouse.analysis.wording import signed, verdict_text, worst_round_text
 from pytest_glasshouse.render import tables
 from pytest_glasshouse.render.html import Code, MarkedText, definitions, details, escaped, paragraph, table
 from pytest_glasshouse.render.plot_interval import interval_plot, null_band
@@ -29,7 +29,7 @@ _MOST_SEGMENTS = 400
 
 def row_card(document: Report, row: MeasuredRow, scale: Scale) -> str:
     """The short form: overhead, interval plot, verdict, and a link to the details."""
-    words = [row["verdict"], *(["dry run"] if row["dryRun"] else []), *(["publishable"] if row["publishable"] else [])]
+    words = [verdict_text(row), *(["dry run"] if row["dryRun"] else []), *(["publishable"] if row["publishable"] else [])]
     return (
         f'<div class="card"><h3><a href="#{escaped(row["rowId"])}">{escaped(row_title(row))}</a></h3>'
         f'<p class="figure">{escaped(tables.overhead_text(row))}</p>{interval_plot(row, scale, null_band(document, row))}'
@@ -127,8 +127,10 @@ def _exposure(row: MeasuredRow) -> str | None:
 def _null(document: Report, row: MeasuredRow) -> str:
     band = null_band(document, row)
     if band is None:
-        return paragraph("No null (raw against raw) was measured for this row.", "soft")
-    whose = "in the same rounds" if "estimates" in row else "by a null row on the same allocation"
+        return paragraph("No raw leg was compared with another process's on this row's allocation.", "soft")
+    nulls = row["estimates"]["nulls"] if "estimates" in row else []
+    own = "allocationNull" not in row and any(each["kind"] == "second raw leg" for each in nulls)
+    whose = "in the same rounds" if own else "between processes, by null rows on the same allocation"
     return paragraph(f"Raw against raw, {whose}: {signed(band[0])} to {signed(band[1])} % (90 % interval).")
 
 
@@ -202,15 +204,33 @@ def _estimates(row: MeasuredRow) -> str:
     if found is None:
         return ""
     trimmed = _bounds(found["trimmedCi95Pct"], "95")
-    pairs: list[tuple[str, Any]] = [("trimmed mean of pairs", f"{signed(found['trimmedPct'])} % {trimmed}")]
+    pairs: list[tuple[str, Any]] = [
+        ("ratio of totals", f"{signed(row['overheadPct'])} % (one figure, without an interval)"),
+        ("rounds", worst_round_text(row) or None),
+        *_decided(row),
+    ]
+    pairs += [("trimmed mean of pairs", f"{signed(found['trimmedPct'])} % {trimmed}")]
     if found["agree"] is False:
         pairs.append(("estimators", "they disagree; the verdict says why"))
-    pairs += [(f"null, {each['kind']}", f"{signed(each['pct'])} % {_bounds(each['ci90Pct'], '90')}") for each in found["nulls"]]
+    pairs += [
+        (f"raw against raw, {words}", f"{signed(pct)} % {_bounds(ci90, '90')}") for words, pct, ci90 in tables.nulls_of(row)
+    ]
     pairs += [
         ("minimum detectable effect", _short(found["minimumDetectablePct"], " points")),
         ("pairs", f"{found['pairs']}, worth {_short(found['effectivePairs'])} independent ones"),
     ]
     return definitions(pairs)
+
+
+def _decided(row: MeasuredRow) -> Iterator[tuple[str, Any]]:
+    """How the number of rounds came about, where they were not simply planned."""
+    if "cut" in row:
+        found = row["cut"]
+        cost = f"it cost {found['roundCostSec']:.1f} s beside its turns, a pair {found['pairSec']:.1f} s"
+        yield "rounds cut by the first one", f"{found['rounds']} of {found['pairs']} pairs: {cost}"
+    if "sequential" in row:
+        looks = (f"{each['rounds']}: {each['judgement']}" for each in row["sequential"]["looks"])
+        yield "looks, by rounds", "; ".join(looks)
 
 
 def _costs(row: MeasuredRow) -> str:

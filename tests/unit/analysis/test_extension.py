@@ -10,7 +10,7 @@ import pytest
 from pytest_glasshouse.analysis.row_limits import log_ratios
 from pytest_glasshouse.check.binding import _orders
 from pytest_glasshouse.check.recompute import record_faults
-from pytest_glasshouse.overhead.interval import interval_pct
+from pytest_glasshouse.overhead.interval import Sampling, interval_pct
 from pytest_glasshouse.rows.leg_order import leg_orders
 from tests.unit.report import example
 
@@ -42,7 +42,7 @@ def test_extended_row_is_measured_and_follows_from_its_own_data() -> None:
 def test_interval_of_an_extended_row_has_the_spread_of_its_first_rounds() -> None:
     row = extended()["record"]
 
-    expected = interval_pct(log_ratios(row), level=0.95, first_rounds=2)
+    expected = interval_pct(log_ratios(row), level=0.95, sampling=Sampling(first_rounds=2))
 
     assert expected is not None
     assert row["overheadCi95Pct"] == [expected.low, expected.high]
