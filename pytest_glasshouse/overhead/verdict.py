@@ -203,7 +203,8 @@ def _without_interval(rounds: int, *, fixed_order: bool, excluded: str | None) -
 def _unqualified(null: Null, margin_pct: float) -> Judgement:
     """More rounds may narrow a null that is too wide; they do not move one whose estimate is outside the margin."""
     shown = "one round" if null.ci90 is None else f"{null.ci90.low:+.2f} to {null.ci90.high:+.2f} % at 90 %"
-    reason = f"the null does not qualify: raw against raw ({null.kind}) reads {shown}, not inside +-{margin_pct:g} %"
+    how = null.kind if null.kind == "between processes" else f"by {null.kind}"
+    reason = f"the null does not qualify: raw against raw {how} reads {shown}, not inside +-{margin_pct:g} %"
     more = None
     if null.ci90 is not None:
         room = margin_pct if null.ci90.contains(0.0) else margin_pct - abs(null.pct)

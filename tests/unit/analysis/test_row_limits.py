@@ -16,7 +16,8 @@ from scipy.stats import t
 
 import pytest_glasshouse
 from pytest_glasshouse.analysis.figures import judged_figures, row_figures
-from pytest_glasshouse.analysis.row_limits import first_rounds, implausible, limit_of, log_ratios
+from pytest_glasshouse.analysis.row_limits import implausible, limit_of, log_ratios
+from pytest_glasshouse.analysis.sampling import sampled, sampling_of
 from pytest_glasshouse.check.check import Checked, Level, check_bytes
 from pytest_glasshouse.check.compare import compare
 from pytest_glasshouse.check.gate import Gated, GatePolicy, Ruling, gate
@@ -56,15 +57,26 @@ def rounds_of(overheads: Any) -> list[RoundResult]:
 
 
 def row_of(
-    overheads: Any, *, first: int | None = None, fixed: bool = False, margin: float = 1.0, own: float | None = None
+    overheads: Any,
+    *,
+    first: int | None = None,
+    fixed: bool = False,
+    margin: float = 1.0,
+    own: float | None = None,
+    plan: Any = None,
 ) -> Any:
-    """A measured row of the base report whose rounds were these."""
+    """A measured row of the base report whose rounds were these; `plan` is what its plan says of its sampling."""
     rounds = rounds_of(overheads)
-    figures = row_figures(rounds, first_rounds=first)
+    base = copy.deepcopy(BASE["rows"][0])
+    if plan is not None:
+        base["observation"]["plan"] = {"sampling": plan, "fixedOrder": fixed}
+    sampling = sampled(base["observation"], [each.order for each in rounds], first_rounds=first)
+    figures = row_figures(rounds, sampling=sampling)
     judged = judged_figures(
-        figures, order="raw-first", margin_pct=margin, fixed_order=fixed, max_overhead_pct=own, first_rounds=first
-    )
-    row = {**copy.deepcopy(BASE["rows"][0]), **figures, **judged, "marginPct": margin, "fixedOrder": fixed}
+        figures, order="interleaved" if plan else "raw-first", margin_pct=margin, fixed_order=fixed, max_overhead_pct=own,
+        sampling=sampling, current=plan is not None,
+    )  # fmt: skip
+    row = {**base, **figures, **judged, "marginPct": margin, "fixedOrder": fixed}
     if first is not None:
         row |= {"rounds": first, "extension": {"firstRounds": first, "rounds": len(rounds)}}
     return row
@@ -270,7 +282,7 @@ def test_difference_of_extended_rows_has_the_spread_of_their_first_rounds() -> N
     assert intervals[0] is not None
     assert intervals[1] is not None
     assert intervals[0].half_width > 2 * intervals[1].half_width
-    interval = interval_pct(log_ratios(extended), level=0.95, first_rounds=first_rounds(extended))
+    interval = interval_pct(log_ratios(extended), level=0.95, sampling=sampling_of(extended))
     assert interval is not None
     assert extended["overheadCi95Pct"] == [interval.low, interval.high]
 

@@ -10,7 +10,7 @@ from itertools import cycle, islice
 
 import pytest
 
-from pytest_glasshouse.overhead.interval import Sampling, Interval, interval_pct
+from pytest_glasshouse.overhead.interval import Interval, Sampling, interval_pct
 from pytest_glasshouse.overhead.null import Null
 from pytest_glasshouse.overhead.verdict import MIN_ROUNDS, Judgement, LimitVerdict, Verdict, judge_limit, verdict
 
