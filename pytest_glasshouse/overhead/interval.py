@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
 #: One round has no spread.
 MIN_FOR_INTERVAL = 2
-#: With fewer rounds the degree of freedom that a block takes costs more than it saves.
-BLOCKED_FROM = 6
+#: With fewer rounds there is no verdict, and a block takes one of few degrees of freedom.
+BLOCKED_FROM = 5
 #: Larger exponents are cut to this one, near which a double overflows; a figure of 10^306 % is as clearly nonsense.
 _MAX_EXPONENT = 700.0
 

@@ -57,7 +57,7 @@ SCHEMA_URL = "https://pytest-glasshouse.dev/schemas/report-v1.schema.json"
 METHODOLOGY: Formulas = {
     "formula": "overheadPct = (1 - protectedPerSec / rawPerSec) * 100, perSec = units / elapsedSec",
     "totals": "with more than one round, units and seconds are totals over the rounds; what is printed is roundsMeanPct",
-    "interval": "Student's t over the rounds' log ratios, from six rounds on blocked by who started first",
+    "interval": "Student's t over the rounds' log ratios, from five rounds on blocked by who started first",
     "lifecycleBound": "one-sided 95 % Clopper-Pearson lower bound",
     "minRounds": MIN_ROUNDS,
     "invariantsRevision": newest(),
