@@ -19,8 +19,8 @@ EXPONENT = 1.5
 #: By the one-sided error over all looks: the one-sided nominal error of each.
 NOMINAL: Mapping[float, Mapping[int, float]] = MappingProxyType(
     {
-        0.05: MappingProxyType({5: 0.00474, 7: 0.00417, 9: 0.00546, 12: 0.00911, 16: 0.01517, 20: 0.02136, 24: 0.02828}),
-        0.025: MappingProxyType({5: 0.00237, 7: 0.00199, 9: 0.00254, 12: 0.00425, 16: 0.00702, 20: 0.00980, 24: 0.01281}),
+        0.05: MappingProxyType({5: 0.00474, 7: 0.00414, 9: 0.00539, 12: 0.00903, 16: 0.01509, 20: 0.02129, 24: 0.02822}),
+        0.025: MappingProxyType({5: 0.00236, 7: 0.00197, 9: 0.00251, 12: 0.00422, 16: 0.00699, 20: 0.00977, 24: 0.01279}),
     }
 )
 
