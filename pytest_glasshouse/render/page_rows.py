@@ -107,6 +107,9 @@ def _facts(row: MeasuredRow) -> str:
             ("raw", f"{row['rawPerSec']:,.3f} {unit}/s: {row['rawUnits']:,} in {row['rawElapsedSec']:,.3f} s"),
             ("limit", None if limit is None else f"{limit.verdict.value} of {limit.limit_pct:g} %: {limit.reason}"),
             ("method", row["method"]),
+            ("ratio of totals", f"{signed(row['overheadPct'])} % (one figure, without an interval)"),
+            ("rounds", worst_round_text(row) or None),
+            *_decided(row),
             ("margin", f"{row['marginPct']:g} points"),
             ("lifecycle", f"{row['attestation']}, {row['runtimeState']}, raw callback {row['rawCallback']}"),
             ("zeroize", f"{row['zeroizeSec']:.3f} s" if row["zeroizeSec"] is not None else None),
@@ -204,12 +207,7 @@ def _estimates(row: MeasuredRow) -> str:
     if found is None:
         return ""
     trimmed = _bounds(found["trimmedCi95Pct"], "95")
-    pairs: list[tuple[str, Any]] = [
-        ("ratio of totals", f"{signed(row['overheadPct'])} % (one figure, without an interval)"),
-        ("rounds", worst_round_text(row) or None),
-        *_decided(row),
-    ]
-    pairs += [("trimmed mean of pairs", f"{signed(found['trimmedPct'])} % {trimmed}")]
+    pairs: list[tuple[str, Any]] = [("trimmed mean of pairs", f"{signed(found['trimmedPct'])} % {trimmed}")]
     if found["agree"] is False:
         pairs.append(("estimators", "they disagree; the verdict says why"))
     pairs += [
