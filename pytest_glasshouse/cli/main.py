@@ -25,6 +25,7 @@ from pytest_glasshouse.cli import (
     gate,
     history,
     package,
+    plan,
     policy,
     pool,
     reap,
@@ -53,6 +54,7 @@ examples:
   glasshouse compare BEFORE.json AFTER.json             the rows both have, and how far apart they are
   glasshouse render reports/RUN.json --markdown         the tables, on standard output
   glasshouse export RUN.glasshouse.zip --row ROW        a row for in-toto: a Statement in a DSSE envelope
+  glasshouse plan 'h100-*' --half-width 0.5            what rows would take, before anything is rented
   glasshouse pool A.json B.json C.json                  one interval over three allocations or more
   glasshouse watch RUN                                  follow a run from another terminal
   glasshouse redact RUN_DIRECTORY                       publish a run that redaction stopped
@@ -125,7 +127,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=Parser)
 
     judging = (check, export, redact, gate, compare, history, pool, render)
-    for module in (*judging, watch, doctor, reap, serve, package, server_queries, policy, shell_completion):
+    for module in (*judging, plan, watch, doctor, reap, serve, package, server_queries, policy, shell_completion):
         module.declare(commands)
     return parser
 

@@ -155,7 +155,11 @@ def pytest_report_collectionfinish(config: pytest.Config, items: Sequence[pytest
         notes=(*config.stash.get(NOTES, ()), *_plan(config).notes),
         short_names_taken=config.stash.get(SHORT_NAMES_TAKEN, ()),
     )
-    return lines[1:] if config.option.collectonly else lines
+    if not config.option.collectonly:
+        return lines
+    from pytest_glasshouse.rows.row_time import time_lines
+
+    return [*lines[1:], *time_lines([item.stash[ROW].row for item in items if ROW in item.stash])]
 
 
 @pytest.hookimpl(tryfirst=True)

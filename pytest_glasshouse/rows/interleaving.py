@@ -25,8 +25,9 @@ FEWEST_ROUNDS, MOST_ROUNDS_CUT = 5, 40
 _PRESET_PAIRS, _MOST_PRESET_PAIRS = 4, 16
 #: The variance of a pair over that of a process start, as assumed where the pairs of a round are chosen.
 _PAIR_OVER_START = 8.0
-#: Seconds of a round beside warm-up and turns, until they are measured: both starts, loading, zeroize.
-_ASSUMED_START_S = {"mlp": 20.0, "lora": 100.0}
+#: Seconds of a leg beside warm-up and turns, until they are measured: its start, attestation and zeroize; its load.
+ASSUMED_START_S = {"mlp": 8.0, "lora": 15.0}
+ASSUMED_LOAD_S = {"mlp": 2.0, "lora": 35.0}
 
 _PAIRS = 8
 _SEGMENT_S = 20.0
@@ -139,7 +140,7 @@ def row_seconds(row: RowSpec) -> float:
 
 def assumed_round_cost(row: RowSpec) -> float:
     """Seconds of a round beside its turns, before one was measured."""
-    return _ASSUMED_START_S[row.workload] + 2 * row.warmup_s
+    return 2 * (ASSUMED_START_S[row.workload] + ASSUMED_LOAD_S[row.workload] + row.warmup_s)
 
 
 def assumed_cut(row: RowSpec) -> Cut:
