@@ -32,7 +32,7 @@ class Looks:
 
 def plan_of_looks(limit_pct: float) -> SamplingPlan:
     """The members of the plan that name the looks."""
-    return {"version": 2, "looks": list(LOOKS), "spending": f"{EXPONENT:g}", "limitPct": f"{limit_pct:g}"}
+    return {"version": "2", "looks": list(LOOKS), "spending": f"{EXPONENT:g}", "limitPct": f"{limit_pct:g}"}
 
 
 def looks_of(observation: Observation, rounds: Sequence[RoundResult]) -> Looks | None:

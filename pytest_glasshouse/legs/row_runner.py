@@ -275,7 +275,7 @@ class Allocation:
         if settings.half_width_pct is not None and self._extends(row):
             plan |= {"halfWidthPct": f"{settings.half_width_pct:g}", "maxRounds": settings.max_rounds}
         if not row.sealed:
-            plan["sampling"] = {"version": 2}
+            plan["sampling"] = {"version": "2"}
             if settings.looks is not None and not row.null:
                 plan["sampling"] |= settings.looks
             if row.cut:

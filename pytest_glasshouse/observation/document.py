@@ -51,7 +51,7 @@ class SamplingPlan(TypedDict):
     the row is judged under `limitPct` and may end, with error spent by `spending` as the exponent of their share of the last.
     """
 
-    version: Literal[2]
+    version: Literal["2"]
     rowSec: NotRequired[str]
     looks: NotRequired[list[int]]
     spending: NotRequired[str]

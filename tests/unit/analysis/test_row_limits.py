@@ -99,7 +99,7 @@ def is_distinguishable(bound: float, limit: float) -> bool:
 
 
 #: What a row's plan says of its sampling: nothing (as before revision 5), as now, and with looks.
-PLANS: dict[str, Any] = {"before": None, "now": {"version": 2}, "looks": plan_of_looks(3.0)}
+PLANS: dict[str, Any] = {"before": None, "now": {"version": "2"}, "looks": plan_of_looks(3.0)}
 
 
 def blocks_by_hand(logs: Any, *, way: str, fixed: bool) -> list[list[float]]:

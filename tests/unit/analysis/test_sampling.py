@@ -42,7 +42,7 @@ def rounds_of(overheads: Any) -> list[RoundResult]:
 
 def seen_of(overheads: Any, **sampling: Any) -> Any:
     seen = example.observation(rounds=len(overheads), unseen=())
-    seen["plan"] = {"rounds": 5, "fixedOrder": False, "sampling": {"version": 2, **sampling}}
+    seen["plan"] = {"rounds": 5, "fixedOrder": False, "sampling": {"version": "2", **sampling}}
     return seen
 
 
@@ -194,7 +194,7 @@ def null_record(ratios: Any) -> Any:
     """A null row whose rounds had these differences in percent."""
     spec = example.row(name="mlp-h100-null", order="interleaved", null=True, resident=False, rounds=len(ratios))
     seen = example.observation(rounds=len(ratios), unseen=())
-    seen["plan"] = {"null": True, "sampling": {"version": 2}}
+    seen["plan"] = {"null": True, "sampling": {"version": "2"}}
     for observed in seen["rounds"]:
         observed |= {"nonce": example.digest(f"null {observed['round']}"), "protected": None, "raw2": observed["raw"]}
     rounds = [dataclasses.replace(each, protected=None, raw2=each.protected) for each in rounds_of(ratios)]

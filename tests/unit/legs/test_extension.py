@@ -90,4 +90,4 @@ def test_row_without_a_rule_is_not_extended(tmp_path: Path) -> None:
 
     assert len(outcome.observation["rounds"]) == 4
     assert "halfWidthPct" not in outcome.observation["plan"]
-    assert outcome.observation["plan"]["sampling"] == {"version": 2}
+    assert outcome.observation["plan"]["sampling"] == {"version": "2"}
