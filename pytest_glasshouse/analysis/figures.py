@@ -131,7 +131,7 @@ def judged_figures(
         margin_pct=margin_pct,
         fixed_order=fixed_order,
         nulls=nulls,
-        remarks=() if estimated is None else remarks(estimated),
+        remarks=() if estimated is None else remarks(estimated, both_legs=not current),
         sampling=sampling,
         null_first=null_first,
         needs_null=not current or order != "interleaved",
