@@ -68,7 +68,7 @@ def _report(document: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _row(row: Mapping[str, Any]) -> Iterator[str]:
-    overhead = f"overhead {row['overheadPct']:+.2f} % ({_interval(row['overheadCi95Pct'])})"
+    overhead = f"overhead {row['roundsMeanPct']:+.2f} % ({_interval(row['overheadCi95Pct'])})"
     yield f"{row['name']} on {row['gpuModel']}: {_findings(row)}; {overhead}"
     cpu = row["protectedCpuSecPerUnit"], row["rawCpuSecPerUnit"]
     yield (

@@ -9,9 +9,11 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
+from pytest_glasshouse.analysis.sampling import is_current
 from pytest_glasshouse.errors import IntegrityError, ProtocolError
 from pytest_glasshouse.observation.reading import observed_rounds
 from pytest_glasshouse.observation.turns import Turn, read_borders, turns_of
+from pytest_glasshouse.overhead.null import swaps_neighbours
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -39,17 +41,15 @@ def covariates(observation: Observation) -> CovariatesRecord:
 
 def disturbances(observation: Observation) -> list[str]:
     """Why the covariates exclude an interleaved row; empty where they do not, or where nothing was sampled."""
-    parts: dict[str, list[Sample]] = {"protected": [], "raw": [], "first half": [], "second half": []}
+    legs, null = ("protected", "raw"), ("one half", "other half")
+    parts: dict[str, list[Sample]] = {"protected": [], "raw": [], "one half": [], "other half": []}
     for observed in observed_rounds(observation):
         by_turn = _samples_by_turn(observed)
         raw = [samples for turn, samples in by_turn if turn.role == "raw"]
-        for samples in raw[: len(raw) // 2]:
-            parts["first half"] += samples
-        for samples in raw[len(raw) // 2 :]:
-            parts["second half"] += samples
+        for half, samples in zip(null, _halves(raw, observed["round"], neighbours=is_current(observation)), strict=True):
+            parts[half] += samples
         parts["raw"] += [sample for samples in raw for sample in samples]
         parts["protected"] += [sample for turn, samples in by_turn if turn.role == "protected" for sample in samples]
-    legs, null = ("protected", "raw"), ("first half", "second half")
     found = []
     if all(_clocks_differ(parts[one], parts[other]) for one, other in (legs, null)):
         found.append(f"the SM clock differed by more than {CLOCK_SHARE:.0%} between the legs, and between raw and raw too")
@@ -58,6 +58,18 @@ def disturbances(observation: Observation) -> list[str]:
     if all(_shared(parts[one]) or _shared(parts[other]) for one, other in (legs, null)):
         found.append("another process used the GPU, in raw segments too")
     return found
+
+
+def _halves(turns: Sequence[list[Sample]], number: int, *, neighbours: bool) -> tuple[list[Sample], list[Sample]]:
+    """The samples of the raw leg's turns in two halves: of two neighbours either, as a split-halves null draws them.
+
+    Before rows had a plan of their sampling it was the first half and the second, which a slow drift tells apart.
+    """
+    halves: tuple[list[Sample], list[Sample]] = ([], [])
+    for place, samples in enumerate(turns):
+        swapped = swaps_neighbours(number, place - place % 2) if neighbours else 0
+        halves[((place % 2) ^ swapped) if neighbours else int(place >= len(turns) // 2)].extend(samples)
+    return halves
 
 
 def _round(observed: RoundNotes, seen: CovariatesSeen) -> CovariateFigures:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from pytest_glasshouse.overhead.effects import Effect, Outliers, Steadiness
 from pytest_glasshouse.overhead.estimate import Estimates, Figure, estimates
-from pytest_glasshouse.overhead.interval import Interval
+from pytest_glasshouse.overhead.interval import FIXED, Interval, Sampling
 from pytest_glasshouse.overhead.null import Null
 from pytest_glasshouse.overhead.segments import round_segments
 
@@ -32,11 +32,11 @@ class JudgedEstimates:
     steadiness: tuple[Steadiness, ...]
 
 
-def estimate_figures(rounds: Sequence[RoundResult], *, first_rounds: int | None = None) -> EstimatesRecord:
+def estimate_figures(rounds: Sequence[RoundResult], *, sampling: Sampling = FIXED) -> EstimatesRecord:
     """`{"estimates": {...}}` of interleaved rounds; nothing where any round has no pairs of segments."""
     if not rounds or not all(each.pairs for each in rounds):
         return {}
-    found = estimates([round_segments(each.number, each.pairs) for each in rounds], first_rounds=first_rounds)
+    found = estimates([round_segments(each.number, each.pairs) for each in rounds], sampling=sampling)
     return {"estimates": _json(found)}
 
 

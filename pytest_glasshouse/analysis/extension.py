@@ -8,13 +8,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from pytest_glasshouse.analysis.row_cut import cut_of
+from pytest_glasshouse.analysis.sampling import sampled
 from pytest_glasshouse.overhead.extension import Extension, rounds_needed
 from pytest_glasshouse.overhead.interval import MIN_FOR_INTERVAL, interval_pct, log_ratio, rate
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from pytest_glasshouse.analysis.figure_fields import ExtensionRecord
+    from pytest_glasshouse.analysis.round_fields import ExtensionRecord
     from pytest_glasshouse.observation.document import Observation
     from pytest_glasshouse.observation.results import RoundResult
 
@@ -24,10 +26,15 @@ def extension(observation: Observation, rounds: Sequence[RoundResult]) -> Extens
     plan = observation.get("plan")
     if plan is None or "halfWidthPct" not in plan or "maxRounds" not in plan:
         return None
-    first = first_log_ratios(rounds, plan["rounds"])
-    if len(first) < max(MIN_FOR_INTERVAL, plan["rounds"]):
+    divided = cut_of(observation, rounds)
+    count = plan["rounds"] if divided is None else divided.rounds
+    first = first_log_ratios(rounds, count)
+    if len(first) < max(MIN_FOR_INTERVAL, count):
         return None
-    return rounds_needed(first, half_width_pct=float(plan["halfWidthPct"]), max_rounds=plan["maxRounds"])
+    sampling = sampled(observation, [each.order for each in rounds[:count]], first_rounds=None)
+    return rounds_needed(
+        first, half_width_pct=float(plan["halfWidthPct"]), max_rounds=max(count, plan["maxRounds"]), sampling=sampling
+    )
 
 
 def first_log_ratios(rounds: Sequence[RoundResult], count: int) -> list[float]:
@@ -39,11 +46,13 @@ def first_log_ratios(rounds: Sequence[RoundResult], count: int) -> list[float]:
     ]
 
 
-def extension_figures(decided: Extension | None, rounds: Sequence[RoundResult]) -> ExtensionRecord:
+def extension_figures(decided: Extension | None, observation: Observation, rounds: Sequence[RoundResult]) -> ExtensionRecord:
     """`{"extension": {...}}`, with the interval as it was when the decision was made; nothing where there was none."""
     if decided is None:
         return {}
-    interim = interval_pct(first_log_ratios(rounds, decided.first_rounds), level=0.95)
+    first = rounds[: decided.first_rounds]
+    sampling = sampled(observation, [each.order for each in first], first_rounds=None)
+    interim = interval_pct(first_log_ratios(first, len(first)), level=0.95, sampling=sampling)
     return {
         "extension": {
             "halfWidthPct": decided.half_width_pct,

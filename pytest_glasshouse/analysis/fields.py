@@ -11,7 +11,6 @@ from pytest_glasshouse.analysis.figure_fields import (
     CovariateFigures,
     CovariatesRecord,
     DataOrderSeeds,
-    ExtensionRecord,
     JudgedFigures,
     NullDifference,
     RowFigures,
@@ -21,6 +20,7 @@ from pytest_glasshouse.analysis.figure_fields import (
     TurnsRecord,
     WorkloadFactsRecord,
 )
+from pytest_glasshouse.analysis.round_fields import CutRecord, ExtensionRecord, SequentialRecord
 from pytest_glasshouse.observation.document import Observation
 from pytest_glasshouse.observation.reading import CacheRecord, JournalRecord, StrictMemoryRecord
 from pytest_glasshouse.rows.interleaving import InterleavingPlan
@@ -205,6 +205,8 @@ class MeasuredRow(
     RowFigures,
     JudgedFigures,
     ExtensionRecord,
+    CutRecord,
+    SequentialRecord,
     CacheRecord,
     CovariatesRecord,
     StrictMemoryRecord,
@@ -238,7 +240,7 @@ class ExcludedRow(RowJudged, OptionalAllocationFields, Exclusion):
 
 
 @final
-class NullRow(RowCommon, AllocationFields, NullDifference):
+class NullRow(RowCommon, AllocationFields, NullDifference, CutRecord):
     """A row of `nullRows`: raw against raw."""
 
     marginPct: float

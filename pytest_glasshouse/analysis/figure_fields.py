@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Literal, NotRequired, TypedDict
 
 from pytest_glasshouse.observation.document import WorkloadFacts
+from pytest_glasshouse.overhead.null import NullKind
 from pytest_glasshouse.rows.interleaving import InterleavingPlan
 from pytest_glasshouse.rows.leg_order import LegName, Role
 
@@ -59,7 +60,7 @@ class OutlierPairs(TypedDict):
 class NullFigures(TypedDict):
     """A comparison of raw with raw inside a measured row."""
 
-    kind: Literal["split halves", "second raw leg"]
+    kind: NullKind
     pct: float
     ci90Pct: list[float] | None
     roundLogRatios: list[float]
@@ -131,15 +132,21 @@ class LimitFigures(TypedDict):
     upper95Pct: float | None
 
 
-class ExtensionFigures(TypedDict):
-    """How far a row was extended after its first rounds."""
+class WorstRound(TypedDict):
+    """The round with the largest overhead, and how many of all are more than the margin above their median."""
 
-    halfWidthPct: float
-    firstRounds: int
-    firstCi95Pct: list[float] | None
-    spreadPct: float
-    wanted: int
+    round: int
+    overheadPct: float
+    slow: int
     rounds: int
+
+
+class AllocationNullFigures(TypedDict):
+    """Raw against raw between processes, over so many rounds of the row's allocation."""
+
+    rounds: int
+    pct: float
+    ci90Pct: list[float] | None
 
 
 class SegmentFigures(TypedDict):
@@ -227,12 +234,6 @@ class UntimedFigures(TypedDict, total=False):
     scanSec: float
     exposureByteSec: int
     exposurePeakBytes: int
-
-
-class ExtensionRecord(TypedDict, total=False):
-    """The extension, where the plan has a width to extend to."""
-
-    extension: ExtensionFigures
 
 
 class CovariatesRecord(TypedDict, total=False):
@@ -348,6 +349,8 @@ class JudgedFigures(TypedDict):
     overheadCi95Pct: list[float] | None
     overheadCi90Pct: list[float] | None
     nullQualifies: NotRequired[bool]
+    allocationNull: NotRequired[AllocationNullFigures]
+    worstRound: NotRequired[WorstRound]
     method: str
     verdict: str
     verdictReason: str
@@ -367,4 +370,6 @@ class NullDifference(TypedDict):
     differencePct: float
     differenceCi90Pct: list[float] | None
     differenceCi95Pct: NotRequired[list[float] | None]
+    roundsMeanPct: NotRequired[float]
+    roundLogRatios: NotRequired[list[float]]
     qualifies: bool

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from statistics import median
 from typing import TYPE_CHECKING
 
 from pytest_glasshouse.analysis.costs import cost_figures
@@ -11,7 +12,15 @@ from pytest_glasshouse.analysis.estimates import estimate_figures, read_back
 from pytest_glasshouse.analysis.row_limits import implausible_reason, judged_limit, limit_json, log_ratios, shown_by
 from pytest_glasshouse.analysis.wording import interpretation
 from pytest_glasshouse.errors import ReportError
-from pytest_glasshouse.overhead.interval import interval_pct, mean_overhead_pct, overhead_pct, rate
+from pytest_glasshouse.overhead.interval import (
+    FIXED,
+    Sampling,
+    interval_pct,
+    mean_of_rounds,
+    mean_overhead_pct,
+    overhead_pct,
+    rate,
+)
 from pytest_glasshouse.overhead.remarks import remarks
 from pytest_glasshouse.overhead.verdict import lowest_plausible_pct, verdict
 
@@ -25,9 +34,11 @@ if TYPE_CHECKING:
         RoundFigures,
         RowFigures,
         UntimedFigures,
+        WorstRound,
     )
     from pytest_glasshouse.observation.results import LegResult, RoundResult
     from pytest_glasshouse.overhead.interval import Interval
+    from pytest_glasshouse.overhead.null import Null
 
 _NO_PEAK = "not observed by this leg"
 
@@ -45,12 +56,10 @@ def measured_legs(rounds: Sequence[RoundResult]) -> list[tuple[LegResult, LegRes
     return legs
 
 
-def row_figures(
-    rounds: Sequence[RoundResult], *, first_rounds: int | None = None, usd_per_hour: float | None = None
-) -> RowFigures:
+def row_figures(rounds: Sequence[RoundResult], *, sampling: Sampling = FIXED, usd_per_hour: float | None = None) -> RowFigures:
     """Totals over the rounds, per-round figures, estimates and costs: everything that needs no setting of the run.
 
-    `first_rounds` as in `overhead.interval`, for a row that was extended; `usd_per_hour` where a price is known.
+    `sampling` as in `overhead.interval`; `usd_per_hour` where a price is known.
     """
     legs = measured_legs(rounds)
     units = {one.unit for pair in legs for one in pair}
@@ -87,7 +96,7 @@ def row_figures(
         "rawFinalLoss": finite_loss("raw", raw[-1].final_loss),
         "stopReason": stops.pop() if len(stops) == 1 else "mixed",
         "roundFigures": [_round_figures(each) for each in rounds],
-        **estimate_figures(rounds, first_rounds=first_rounds),
+        **estimate_figures(rounds, sampling=sampling),
         **cost_figures(legs, usd_per_hour=usd_per_hour),
     }
 
@@ -99,61 +108,95 @@ def judged_figures(
     margin_pct: float,
     fixed_order: bool,
     max_overhead_pct: float | None,
-    first_rounds: int | None = None,
+    sampling: Sampling = FIXED,
     null_first: bool = False,
     by_round: bool = True,
+    current: bool = False,
+    null: Null | None = None,
 ) -> JudgedFigures:
     """Interval, null, verdict, limit and their wording, from the row's figures and the settings of the run.
 
-    `null_first` as in `overhead.verdict`: as reports were judged before revision 3; before revision 4 no single round was judged
-    (`by_round` False).
+    `current` rows are those whose plan says how they are sampled: `null`, raw against raw between the processes of their
+    allocation, may hide their verdict. The others are judged by the nulls inside them, with `null_first` (as in
+    `overhead.verdict`) before revision 3, and their sentence has the ratio of totals. Before revision 4 no single round was
+    judged (`by_round` False).
     """
     ratios = log_ratios(figures)
-    ci95, ci90 = (interval_pct(ratios, level=level, first_rounds=first_rounds) for level in (0.95, 0.90))
+    ci95, ci90 = (interval_pct(ratios, level=level, sampling=sampling) for level in (0.95, 0.90))
     estimated = read_back(figures["estimates"]) if "estimates" in figures else None
-    nulls = () if estimated is None else estimated.nulls
-    lowest_pct = lowest_plausible_pct(shown_by(nulls), margin_pct=margin_pct) if by_round else None
+    inside = () if estimated is None else estimated.nulls
+    lowest_pct = lowest_plausible_pct(shown_by(inside), margin_pct=margin_pct) if by_round else None
+    if current:
+        nulls: tuple[Null, ...] = () if null is None else (null,)
+    else:
+        nulls = inside
     judged = verdict(
         ratios,
         margin_pct=margin_pct,
         fixed_order=fixed_order,
         nulls=nulls,
-        remarks=() if estimated is None else remarks(estimated),
-        first_rounds=first_rounds,
+        remarks=() if estimated is None else remarks(estimated, both_legs=not current),
+        sampling=sampling,
         null_first=null_first,
+        needs_null=not current or order != "interleaved",
         lowest_pct=lowest_pct,
     )
+    mean = mean_overhead_pct(ratios, sampling)
     basis: LimitBasis = {
         "verdict": judged.verdict.value,
         "marginPct": margin_pct,
         "fixedOrder": fixed_order,
         "roundFigures": figures["roundFigures"],
     }
-    implausible = not null_first and implausible_reason(basis, first_rounds, lowest_pct)
-    mean = mean_overhead_pct(ratios)
+    implausible = not null_first and implausible_reason(basis, sampling, lowest_pct)
     found: JudgedFigures = {
         "roundsMeanPct": mean,
         "overheadCi95Pct": _pair(ci95),
         "overheadCi90Pct": _pair(ci90),
-        "method": method(len(ratios), order=order),
+        "method": method(len(ratios), order=order, sampling=sampling, current=current),
         "verdict": judged.verdict.value,
         "verdictReason": judged.reason,
         "moreRounds": judged.more_rounds,
-        "interpretation": interpretation(judged, overhead_pct=figures["overheadPct"], ci95=ci95, order=order),
-        "limit": limit_json(judged_limit(basis, max_overhead_pct, first_rounds=first_rounds, implausible=bool(implausible))),
+        "interpretation": interpretation(
+            judged, overhead_pct=mean if current else figures["overheadPct"], ci95=ci95, order=order
+        ),
+        "limit": limit_json(judged_limit(basis, max_overhead_pct, sampling=sampling, implausible=bool(implausible))),
     }
     if nulls:
         found["nullQualifies"] = all(null.qualifies(margin_pct) for null in nulls)
+    if current:
+        found["worstRound"] = worst_round(figures["roundFigures"], margin_pct)
+        if null is not None:
+            found["allocationNull"] = {"rounds": len(null.log_ratios), "pct": null.pct, "ci90Pct": _pair(null.ci90)}
     return found
 
 
-def method(rounds: int, *, order: str) -> str:
+def worst_round(rounds: Sequence[RoundFigures], margin_pct: float) -> WorstRound:
+    """The round with the largest overhead, and how many are above the median by more than the margin: a mean hides either."""
+    overheads = [each["overheadPct"] for each in rounds]
+    middle = median(overheads)
+    worst = max(rounds, key=lambda each: each["overheadPct"])
+    return {
+        "round": worst["round"],
+        "overheadPct": worst["overheadPct"],
+        "slow": sum(value > middle + margin_pct for value in overheads),
+        "rounds": len(rounds),
+    }
+
+
+def method(rounds: int, *, order: str, sampling: Sampling = FIXED, current: bool = False) -> str:
     """How the overhead and its interval were computed, as one short text."""
     kind = "interleaved" if order == "interleaved" else "sequential"
     if rounds == 1:
         return f"ratio of rates, one {kind} round, no interval"
-    freedom = f"{rounds - 1} degrees of freedom"
-    return f"ratio of totals over {rounds} {kind} rounds; t interval on the rounds' log ratios, {freedom}"
+    if current:
+        blocks = [0.0] * rounds
+        freedom = mean_of_rounds(blocks, sampling).freedom
+        who = ", blocked by who started first" if freedom < (sampling.first_rounds or rounds) - 1 else ""
+        looks = ", repeated over the looks" if sampling.sequential else ""
+        return f"mean log ratio of {rounds} {kind} rounds; t interval over rounds{who}{looks}, {freedom} degrees of freedom"
+    freedom_text = f"{rounds - 1} degrees of freedom"
+    return f"ratio of totals over {rounds} {kind} rounds; t interval on the rounds' log ratios, {freedom_text}"
 
 
 def _pair(interval: Interval | None) -> list[float] | None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pytest_glasshouse.errors import ReportError
-from pytest_glasshouse.overhead.interval import interval_pct, log_ratio, overhead_pct, rate
+from pytest_glasshouse.overhead.interval import interval_pct, log_ratio, mean_overhead_pct, overhead_pct, rate
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -18,8 +18,11 @@ if TYPE_CHECKING:
     from pytest_glasshouse.observation.results import LegResult, RoundResult
 
 
-def null_figures(rounds: Sequence[RoundResult], *, margin_pct: float) -> NullDifference:
-    """`differencePct` is of the second raw leg's rate against the first's, over all rounds; its interval is over rounds."""
+def null_figures(rounds: Sequence[RoundResult], *, margin_pct: float, current: bool = True) -> NullDifference:
+    """`differencePct` is of the second raw leg's rate against the first's, over all rounds; its interval is over rounds.
+
+    `roundsMeanPct` is the figure that the interval is of; a row that is not `current` lacks it.
+    """
     legs = [(each.raw, each.raw2) for each in rounds]
     complete = [(first, second) for first, second in legs if first is not None and second is not None]
     if not complete or len(complete) != len(legs):
@@ -27,7 +30,7 @@ def null_figures(rounds: Sequence[RoundResult], *, margin_pct: float) -> NullDif
     firsts, seconds = [pair[0] for pair in complete], [pair[1] for pair in complete]
     ratios = [log_ratio(_rate([second]), _rate([first])) for first, second in complete]
     ci90, ci95 = interval_pct(ratios, level=0.90), interval_pct(ratios, level=0.95)
-    return {
+    found: NullDifference = {
         "unit": firsts[0].unit,
         "firstUnits": sum(leg.units for leg in firsts),
         "secondUnits": sum(leg.units for leg in seconds),
@@ -38,6 +41,9 @@ def null_figures(rounds: Sequence[RoundResult], *, margin_pct: float) -> NullDif
         "differenceCi95Pct": None if ci95 is None else [ci95.low, ci95.high],
         "qualifies": ci90 is not None and ci90.inside(margin_pct),
     }
+    if current:
+        found["roundsMeanPct"], found["roundLogRatios"] = mean_overhead_pct(ratios), ratios
+    return found
 
 
 def _rate(legs: Sequence[LegResult]) -> float:

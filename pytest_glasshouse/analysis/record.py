@@ -17,9 +17,13 @@ from pytest_glasshouse.analysis.fields import Record
 from pytest_glasshouse.analysis.figures import judged_figures, measured_legs, row_figures
 from pytest_glasshouse.analysis.lifecycle import lifecycle
 from pytest_glasshouse.analysis.null_row import null_figures
+from pytest_glasshouse.analysis.planned_rounds import pairs_of_round, rounds_in_all
 from pytest_glasshouse.analysis.publishable import unique, unpublishable_because
+from pytest_glasshouse.analysis.row_cut import cut_figures
+from pytest_glasshouse.analysis.sampling import is_current, sampled
 from pytest_glasshouse.analysis.sealed_row import sealed_figures
 from pytest_glasshouse.analysis.segments import design, segments, steady
+from pytest_glasshouse.analysis.sequential import sequential_figures
 from pytest_glasshouse.observation.reading import cache_state, invariant_key, journals, stand_in, strict_memory, treatment
 from pytest_glasshouse.overhead.verdict import Verdict
 from pytest_glasshouse.rows.interleaving import interleaving
@@ -104,7 +108,8 @@ def build_record(
             **_allocation_fields(allocation),
             "marginPct": margin_pct,
             "seed": settings.seed,
-            **null_figures(rounds, margin_pct=margin_pct),
+            **null_figures(rounds, margin_pct=margin_pct, current=is_current(outcome.observation)),
+            **cut_figures(outcome.observation, rounds),
             **design(outcome.observation),
             "steady": steady(rounds),
             "segments": segments(rounds),
@@ -120,14 +125,16 @@ def build_record(
         return {"list": "sealedRows", "record": _sealed(outcome, allocation, rounds, found, settings, judge=judge)}
     extended = extension(outcome.observation, rounds)
     first_rounds = None if extended is None else extended.first_rounds
-    figures = row_figures(rounds, first_rounds=first_rounds, usd_per_hour=price(outcome.observation))
+    sampling = sampled(outcome.observation, [each.order for each in rounds], first_rounds=first_rounds)
+    figures = row_figures(rounds, sampling=sampling, usd_per_hour=price(outcome.observation))
     judged = judged_figures(
         figures,
         order=outcome.row.order,
         margin_pct=margin_pct,
         fixed_order=settings.fixed_order,
         max_overhead_pct=settings.max_overhead_pct,
-        first_rounds=first_rounds,
+        sampling=sampling,
+        current=is_current(outcome.observation),
     )
     reasons = unpublishable_because(outcome, found, settings.unpublishable)
     row: MeasuredRow = {
@@ -135,7 +142,9 @@ def build_record(
         **_allocation_fields(allocation),
         **figures,
         **judged,
-        **extension_figures(extended, rounds),
+        **extension_figures(extended, outcome.observation, rounds),
+        **cut_figures(outcome.observation, rounds),
+        **sequential_figures(outcome.observation, rounds),
         "marginPct": margin_pct,
         "seed": settings.seed,
         "findings": found,
@@ -211,7 +220,7 @@ def _excluded(
     return {
         **_as_run(outcome, settings),
         **_allocation_fields_if_any(allocation),
-        "roundsCompleted": sum(_complete(each, outcome.row) for each in rounds),
+        "roundsCompleted": sum(_complete(each, rounds, outcome) for each in rounds),
         **why,
         "verdict": Verdict.EXCLUDED.value,
         "findings": found,
@@ -345,9 +354,8 @@ def _exclusion(
         return {"outcome": "failed", "reason": reason, "decision": _EXCLUDED}
     if not found:
         return {"outcome": "error", "reason": "no finding was judged", "decision": _EXCLUDED}
-    extended = None if outcome.row.null or outcome.row.sealed else extension(outcome.observation, rounds)
-    planned = outcome.row.rounds if extended is None else extended.rounds
-    complete = len(rounds) == planned and all(_complete(each, outcome.row) for each in rounds)
+    planned = outcome.row.rounds if outcome.row.sealed else rounds_in_all(outcome.observation, rounds, planned=outcome.row.rounds)
+    complete = len(rounds) == planned and all(_complete(each, rounds, outcome) for each in rounds)
     if not complete or outcome.allocation is None:
         reason = "not every leg of every round was measured" if not complete else "no allocation was observed"
         return {"outcome": "excluded", "reason": reason, "decision": _EXCLUDED}
@@ -356,15 +364,17 @@ def _exclusion(
     return None
 
 
-def _complete(each: RoundResult, row: RowSpec) -> bool:
-    """Whether every leg of a round was measured, and in an interleaved one every turn."""
+def _complete(each: RoundResult, rounds: Sequence[RoundResult], outcome: Outcome) -> bool:
+    """Whether every leg of one of a row's `rounds` was measured, and in an interleaved one every turn."""
+    row = outcome.row
     if row.sealed:
         return each.protected is not None
     if row.order != "interleaved":
         return each.protected is not None and each.raw is not None
     planned = interleaving(row)
     measured = all(each.leg(role) is not None for role in planned.legs)
-    return measured and len(each.pairs) == (planned.pairs if planned.resident else 0)
+    pairs = pairs_of_round(outcome.observation, rounds, number=each.number, planned=planned.pairs) if planned.resident else 0
+    return measured and len(each.pairs) == pairs
 
 
 def _passes(found: FindingRecord, settings: RecordSettings) -> bool:

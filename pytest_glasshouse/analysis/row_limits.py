@@ -1,7 +1,7 @@
 """Whether a row is under a limit, from its record alone: for plugin, gate, badge, page, tables and `check`.
 
-This module selects the fields of a record that the judgement needs. All of them matter: without the number of rounds that an
-extension was decided on, a bound would be too low.
+This module selects the fields of a record that the judgement needs. All of them matter: without how its rounds came about
+(`analysis.sampling`), a bound would be too low.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pytest_glasshouse.analysis.estimates import read_back
+from pytest_glasshouse.analysis.sampling import sampling_of
 from pytest_glasshouse.overhead.interval import interval_pct, log_ratio, mean_overhead_pct
 from pytest_glasshouse.overhead.verdict import (
     AT_FAULT,
@@ -23,7 +24,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from pytest_glasshouse.analysis.fields import MeasuredRow, NullRow, SealedRow
-    from pytest_glasshouse.analysis.figure_fields import ExtensionRecord, LimitBasis, LimitFigures, RoundsRecord
+    from pytest_glasshouse.analysis.figure_fields import LimitBasis, LimitFigures, RoundsRecord
+    from pytest_glasshouse.overhead.interval import Sampling
     from pytest_glasshouse.overhead.null import Null
 
 
@@ -32,23 +34,19 @@ def log_ratios(row: RoundsRecord) -> list[float]:
     return [log_ratio(each["protectedPerSec"], each["rawPerSec"]) for each in row["roundFigures"]]
 
 
-def first_rounds(row: ExtensionRecord) -> int | None:
-    """The rounds that a row's extension was decided on, as `overhead.interval` takes them; None for a row without one."""
-    return row["extension"]["firstRounds"] if "extension" in row else None
-
-
 def implausible(row: MeasuredRow, null_rows: Sequence[NullRow] = ()) -> str:
     """Why a row lies implausibly below 0, by its verdict or by its figures, whichever of them says so; empty where it does not.
 
     `null_rows` are the report's: those of the row's allocation show how far raw legs are from each other there.
     """
-    return implausible_reason(row, first_rounds(row), lowest_plausible_pct(_shown(row, null_rows), margin_pct=row["marginPct"]))
+    lowest_pct = lowest_plausible_pct(_shown(row, null_rows), margin_pct=row["marginPct"])
+    return implausible_reason(row, sampling_of(row), lowest_pct)
 
 
-def implausible_reason(row: LimitBasis, first: int | None, lowest_pct: float | None) -> str:
+def implausible_reason(row: LimitBasis, sampling: Sampling, lowest_pct: float | None) -> str:
     """The same, of figures that are not a record yet, with `overhead.verdict`'s `lowest_pct`."""
     found = implausible_negative(
-        log_ratios(row), margin_pct=row["marginPct"], fixed_order=row["fixedOrder"], first_rounds=first, lowest_pct=lowest_pct
+        log_ratios(row), margin_pct=row["marginPct"], fixed_order=row["fixedOrder"], sampling=sampling, lowest_pct=lowest_pct
     )
     if found is not None:
         return found.reason
@@ -88,15 +86,13 @@ def limit_of(
     return judged_limit(
         row,
         own["limitPct"] if limit_pct is None and own else limit_pct,
-        first_rounds=first_rounds(row),
+        sampling=sampling_of(row),
         implausible=bool(implausible(row, null_rows)),
     )
 
 
-def judged_limit(
-    row: LimitBasis, limit_pct: float | None, *, first_rounds: int | None, implausible: bool
-) -> LimitJudgement | None:
-    """What `row` is under `limit_pct`, `first_rounds` being those that its extension was decided on; None without a limit.
+def judged_limit(row: LimitBasis, limit_pct: float | None, *, sampling: Sampling, implausible: bool) -> LimitJudgement | None:
+    """What `row` is under `limit_pct`, its rounds having come about as `sampling` says; None without a limit.
 
     An implausible negative is within no limit, except in records written before that rule.
     """
@@ -106,7 +102,7 @@ def judged_limit(
         log_ratios(row),
         limit_pct=limit_pct,
         fixed_order=row["fixedOrder"],
-        first_rounds=first_rounds,
+        sampling=sampling,
         implausible=implausible,
     )
 

@@ -13,12 +13,13 @@ from pytest_glasshouse.overhead.verdict import Verdict
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from pytest_glasshouse.analysis.fields import MeasuredRow
     from pytest_glasshouse.overhead.interval import Interval
     from pytest_glasshouse.overhead.verdict import Judgement
 
 
 def interpretation(judged: Judgement, *, overhead_pct: float, ci95: Interval | None, order: str) -> str:
-    """One sentence for one row. Never shows a figure without its interval or the words `single sample`."""
+    """One sentence for one row; `overhead_pct` is never shown without its interval or the words `single sample`."""
     shown = figure_with_interval(overhead_pct, None if ci95 is None else (ci95.low, ci95.high))
     sentence = f"{shown}, {order}: {judged.verdict.value} ({judged.reason})"
     if judged.more_rounds is not None:
@@ -33,6 +34,26 @@ def figure_with_interval(overhead_pct: float, ci95: tuple[float, float] | None) 
     if ci95 is None:
         return f"{signed(overhead_pct)} % (single sample)"
     return f"{signed(overhead_pct)} % (95 % interval {signed(ci95[0])} to {signed(ci95[1])})"
+
+
+def printed_pct(row: MeasuredRow) -> float:
+    """The figure of a measured row that is printed with its interval: the mean over rounds, which the interval is of."""
+    return row["roundsMeanPct"]
+
+
+def verdict_text(row: MeasuredRow) -> str:
+    """A row's verdict as it is printed: one that depends on the margin alone names it."""
+    text = row["verdict"]
+    return text.replace("margin", f"margin of {row['marginPct']:g} %") if text.endswith("within margin") else text
+
+
+def worst_round_text(row: MeasuredRow) -> str:
+    """The worst round and how many are slow; empty for one round, and for a row from before this was said."""
+    worst = row.get("worstRound")
+    if worst is None or worst["rounds"] == 1:
+        return ""
+    slow = f"{worst['slow']} of {worst['rounds']} more than {row['marginPct']:g} % above their median"
+    return f"worst round {signed(worst['overheadPct'])} % (round {worst['round']}; {slow})"
 
 
 def rate_with_interval(per_s: float, ci95: Sequence[float] | None, unit: str) -> str:

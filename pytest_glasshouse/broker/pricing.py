@@ -12,6 +12,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from pytest_glasshouse.errors import BudgetError
+from pytest_glasshouse.rows.row_time import row_time
 from pytest_glasshouse.wire.text_table import Column, text_table
 
 if TYPE_CHECKING:
@@ -26,8 +27,6 @@ BOOT_S = 420.0
 CLEANUP_S = 90.0
 #: Seconds of a leg beside warm-up and target: imports, attestation, loading, export, zeroize.
 SETUP_S = 45.0
-#: Assumed seconds of a unit of work where the target is a number of units: not known before the first run.
-STEP_S = 1.0
 #: Assumed bytes per second at which a base model reaches a guest, verification included.
 MODEL_BYTES_PER_S = 40e6
 #: Disk of an allocation beside base models, in GB: what the image's container writes.
@@ -78,8 +77,8 @@ class Quote:
 
 def row_seconds(row: RowSpec) -> float:
     """The estimated time of a row on an allocation that is ready."""
-    leg = row.target_s if row.target_s is not None else (row.steps or 0) * STEP_S
-    return row.rounds * 2 * (row.warmup_s + leg + SETUP_S)
+    found = row_time(row)
+    return found.total_s - found.starts_s - found.loads_s + found.rounds * 2 * SETUP_S
 
 
 def model_seconds(rows: Iterable[RowSpec], model_bytes: Mapping[str, int], *, shared: bool) -> float:

@@ -9,10 +9,23 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from pytest_glasshouse.analysis.planned_rounds import pairs_of_round, rounds_of
 from pytest_glasshouse.errors import GlasshouseError, IntegrityError
+from pytest_glasshouse.invariants.revisions import SAMPLED
 from pytest_glasshouse.observation.reading import observed_rounds, protected_of
+from pytest_glasshouse.observation.results import results
 from pytest_glasshouse.report.fields import every_row
-from pytest_glasshouse.rows.leg_order import extension_seed, leg_orders, sealed_orders, starting_orders, turn_orders
+from pytest_glasshouse.rows.leg_order import (
+    extension_seed,
+    leg_orders,
+    orders_of_row,
+    row_seed,
+    sealed_orders,
+    starting_orders,
+    starts_of_row,
+    turn_orders,
+    turns_of_round,
+)
 from pytest_glasshouse.rows.spec import SIMULATED_GPU
 from pytest_glasshouse.wire.canonical import canonical, sha256_hex, tagged
 from pytest_glasshouse.wire.tokens import peek
@@ -43,10 +56,13 @@ _ALLOCATION_FIELDS = {
 
 def binding_faults(document: Report) -> Faults:
     """Every field of a report that differs from what was signed for its run."""
+    revision = document["methodology"].get("invariantsRevision", 1)
     for path, name, record in every_row(document):
         for below, text in _record(record, document["runId"], measured=name != "excludedResults"):
             yield f"{path}{below}", text
         plan = record["observation"].get("plan")
+        if plan is not None and "sampling" not in plan and "base" not in plan and revision >= SAMPLED:
+            yield f"{path}.observation.plan.sampling", f"is missing: revision {revision} draws and estimates rounds by it"
         if plan is not None and plan["subject"] != document["subject"]:
             yield f"{path}.observation.plan.subject", "is not the subject of the report"
     # A round counts once, and in one row.
@@ -77,7 +93,7 @@ def _record(record: RowRecord, run_id: str, *, measured: bool) -> Faults:
     planned = _planned_rounds(record, plan)
     if measured and len(rounds) != planned:
         yield ".observation.rounds", f"{len(rounds)} of the {planned} rounds that were planned"
-    yield from _orders(plan, rounds)
+    yield from _orders(observation, plan, rounds)
     for place, observed in enumerate(rounds):
         where = f".observation.rounds[{place}]"
         try:
@@ -120,15 +136,16 @@ def _planned(record: Mapping[str, object], plan: Mapping[str, object]) -> Faults
 
 
 def _planned_rounds(record: RowRecord, plan: Plan) -> int:
-    """The rounds of the plan, or of the extension where the plan has one (`check.recompute` derives it again)."""
-    return record["extension"]["rounds"] if "halfWidthPct" in plan and "extension" in record else plan["rounds"]
+    """The rounds of the plan, or those that it let the first rounds decide (`check.recompute` derives that again)."""
+    decided = "halfWidthPct" in plan or not {"rowSec", "looks"}.isdisjoint(plan.get("sampling", {}))
+    return rounds_of(record) if decided and "outcome" not in record else plan["rounds"]
 
 
-def _orders(plan: Plan, rounds: Sequence[RoundNotes]) -> Faults:
+def _orders(observation: Observation, plan: Plan, rounds: Sequence[RoundNotes]) -> Faults:
     try:
-        drawn, turns_of = _drawn(plan, len(rounds))
+        drawn, turns_of = _drawn_of_row(observation, plan) if "sampling" in plan else _drawn(plan, len(rounds))
         turns = [turns_of(number) for number in range(1, len(rounds) + 1)]
-    except (GlasshouseError, KeyError) as error:
+    except (GlasshouseError, KeyError, ValueError) as error:
         yield ".observation.plan", f"gives no order of legs ({type(error).__name__})"
         return
     for place, (observed, order, expected) in enumerate(zip(rounds, drawn, turns, strict=False)):
@@ -141,8 +158,26 @@ def _orders(plan: Plan, rounds: Sequence[RoundNotes]) -> Faults:
             yield f".observation.rounds[{place}].turns", text
 
 
+def _drawn_of_row(observation: Observation, plan: Plan) -> tuple[tuple[tuple[str, ...], ...], Callable[[int], list[str] | None]]:
+    """The order of legs in each round, and the turns of a round (None for none), as drawn from the row's own seed."""
+    measured = results(observation)
+    ran, seed, fixed = max(plan["rounds"], len(measured)), row_seed(plan["seed"], plan["rowId"]), plan["fixedOrder"]
+    if plan["order"] != "interleaved":
+        return orders_of_row(plan["order"], rounds=ran, seed=seed, fixed=fixed), lambda _number: None
+    design = plan["interleaving"]
+    starts = starts_of_row(design["legs"], rounds=ran, seed=seed, fixed=fixed)
+    if not design["resident"]:
+        return starts, lambda _number: None
+
+    def turns(number: int) -> list[str]:
+        pairs = pairs_of_round(observation, measured, number=number, planned=design["pairs"])
+        return [role for pair in turns_of_round(design["legs"], number=number, pairs=pairs, seed=seed) for role in pair]
+
+    return starts, turns
+
+
 def _drawn(plan: Plan, ran: int) -> tuple[tuple[tuple[str, ...], ...], Callable[[int], list[str] | None]]:
-    """The order of legs in each round, and the turns of a round (None for none), as drawn from the plan's seed."""
+    """As `_drawn_of_row`, for a plan from before rows had seeds of their own."""
     rounds, seed, fixed = plan["rounds"], plan["seed"], plan["fixedOrder"]
     if plan.get("base") == "sealed":
         return sealed_orders(rounds), lambda _number: None

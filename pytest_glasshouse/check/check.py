@@ -12,6 +12,7 @@ from enum import StrEnum
 from itertools import islice
 from typing import TYPE_CHECKING
 
+from pytest_glasshouse.analysis.allocation_null import allocation_nulls
 from pytest_glasshouse.check.authenticity import Trust, unproven_signatures
 from pytest_glasshouse.check.legacy_results import NOT_VERIFIABLE, LegacyChecked, check_legacy, is_legacy
 from pytest_glasshouse.check.recompute import Derivation, differences, null_faults, record_faults, sealed_faults
@@ -190,6 +191,7 @@ def _document_faults(document: Report, derivation: Derivation) -> Iterator[Fault
     for hit in hits(document, most=_MOST_HITS):
         yield Fault(path=hit.path, text=f"a value that must not be published (rule {hit.rule})")
     seen: dict[str, str] = {}
+    nulls = allocation_nulls(document["nullRows"], document["rows"])
     for path, _, record in every_row(document):
         if record["rowId"] in seen:
             yield Fault(path=f"{path}.rowId", text=f"the same row is at {seen[record['rowId']]}")
@@ -199,7 +201,9 @@ def _document_faults(document: Report, derivation: Derivation) -> Iterator[Fault
         elif "protectedRounds" in record:
             faults = sealed_faults(record, derivation)
         else:
-            faults = record_faults(record, derivation, max_overhead_pct=document["methodology"]["maxOverheadPct"])
+            limit = document["methodology"]["maxOverheadPct"]
+            null = None if record["allocationName"] is None else nulls.get(record["allocationName"])
+            faults = record_faults(record, derivation, max_overhead_pct=limit, null=null)
         for below, text in (*faults, *attempt_faults(record)):
             yield Fault(path=f"{path}{below}", text=text)
         yield from _seal_faults(path, record, document["keys"]["report"])

@@ -9,7 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from pytest_glasshouse.analysis.row_limits import first_rounds, log_ratios
+from pytest_glasshouse.analysis.row_limits import log_ratios
+from pytest_glasshouse.analysis.sampling import sampling_of
 from pytest_glasshouse.overhead.difference import Difference, difference
 from pytest_glasshouse.overhead.verdict import LimitVerdict
 from pytest_glasshouse.report.attempts import row_title
@@ -138,7 +139,7 @@ def _pair(before: MeasuredRow, after: MeasuredRow) -> ComparedRow:
         before=before,
         after=after,
         difference=difference(
-            log_ratios(before), log_ratios(after), first_before=first_rounds(before), first_after=first_rounds(after)
+            log_ratios(before), log_ratios(after), sampled_before=sampling_of(before), sampled_after=sampling_of(after)
         ),
         unlike=", ".join(differing),
     )

@@ -30,6 +30,8 @@ FILE = "pyproject.toml"
 FIELDS = {
     "rows": "rows",
     "max-overhead": "max_overhead_pct",
+    "max-round-overhead": "max_round_overhead_pct",
+    "max-margin": "max_margin_pct",
     "min-rounds": "min_rounds",
     "publishable": "publishable",
     "level": "level",
@@ -43,10 +45,12 @@ FIELDS = {
 FLAGS = {"rows": "row", "level": "require"}
 _PLACE = "tool.glasshouse.gate"
 #: Names that require something of the measurement. Flags are a policy only with one of these, a table with any of `_REQUIRING`.
-_MEASURED = frozenset({"rows", "max-overhead", "min-rounds", "publishable", "level", "min-lifecycle"})
+_MEASURED = frozenset(
+    {"rows", "max-overhead", "max-round-overhead", "max-margin", "min-rounds", "publishable", "level", "min-lifecycle"}
+)
 _REQUIRING = _MEASURED | {"commit", "max-age"}
 #: Normalised keys that hardly any other tool's table has.
-_DISTINCTIVE = frozenset({"maxoverhead", "minrounds", "minlifecycle", "allowlenientpolicy"})
+_DISTINCTIVE = frozenset({"maxoverhead", "maxroundoverhead", "minrounds", "minlifecycle", "allowlenientpolicy"})
 #: Longer names are not compared with known ones, and deeper tables are not searched.
 _LONGEST, _DEEPEST = 100, 6
 _LEVELS = tuple(level.value for level in Level if level is not Level.NOTHING)
@@ -267,6 +271,8 @@ _SWITCH: tuple[str, Callable[[object], bool]] = ("true or false", lambda value: 
 _KINDS: dict[str, tuple[str, Callable[[object], bool]]] = {
     "rows": ("a list of at least one row name or pattern", lambda value: _names(value) and bool(value)),
     "max-overhead": ("a number", _number),
+    "max-round-overhead": ("a number", _number),
+    "max-margin": ("a number above 0", lambda value: _number(value) and value > 0),
     "min-rounds": ("a whole number, 1 or more", lambda value: _number(value) and isinstance(value, int) and value >= 1),
     "publishable": _SWITCH,
     "level": (f"one of {', '.join(_LEVELS)}", lambda value: isinstance(value, str) and value in _LEVELS),

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
-from pytest_glasshouse.analysis.wording import rate_with_interval, signed
+from pytest_glasshouse.analysis.wording import printed_pct, rate_with_interval, signed, verdict_text
 from pytest_glasshouse.check.check import load_document
 from pytest_glasshouse.check.found_reports import report_paths
 from pytest_glasshouse.check.legacy_results import may_be_report
@@ -89,15 +89,17 @@ def history(directory: Path, *, pattern: str = "*", derivation: Derivation | Non
             left_out.append((name, faults))
             continue
         seen.add(document["runId"])
-        entries += [_entry(document, row) for row in rows_of(document) if _is_shown(row) and fnmatchcase(row["name"], pattern)]
+        entries += [
+            _entry(document, row) for row in rows_of(document) if _is_shown(document, row) and fnmatchcase(row["name"], pattern)
+        ]
     verdicts.close()
     entries.sort(key=lambda each: (each.created_at, each.run_id))
     return RowHistory(entries=tuple(entries), left_out=tuple(left_out), others=others)
 
 
-def _is_shown(row: RowRecord) -> bool:
+def _is_shown(document: Report, row: RowRecord) -> bool:
     """A null row is no measurement of protection, and is shown only where it failed."""
-    return "differencePct" not in row or failure_of(row) is not None
+    return "differencePct" not in row or failure_of(row, document["nullRows"]) is not None
 
 
 def _is_other_json(data: bytes) -> bool:
@@ -115,7 +117,7 @@ def _entry(document: Report, row: RowRecord) -> HistoryEntry:
         run_id=document["runId"],
         commit=document["subject"]["gitCommit"],
         row=row,
-        failure=failure_of(row),
+        failure=failure_of(row, document["nullRows"]),
     )
 
 
@@ -169,5 +171,5 @@ def _cells(entry: HistoryEntry) -> list[str]:
         return [*when, "", "", "", dry, entry.run_id]
     interval = row["overheadCi95Pct"]
     shown = "single sample" if interval is None else f"{signed(interval[0])} to {signed(interval[1])}"
-    verdict = row["verdict"] if entry.failure is None else f"FAILED: {entry.failure.outcome}"
-    return [*when, signed(row["overheadPct"]), shown, verdict, dry, entry.run_id]
+    verdict = verdict_text(row) if entry.failure is None else f"FAILED: {entry.failure.outcome}"
+    return [*when, signed(printed_pct(row)), shown, verdict, dry, entry.run_id]

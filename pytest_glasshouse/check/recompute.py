@@ -17,8 +17,12 @@ from pytest_glasshouse.analysis.extension import extension, extension_figures
 from pytest_glasshouse.analysis.figures import judged_figures, row_figures
 from pytest_glasshouse.analysis.lifecycle import lifecycle
 from pytest_glasshouse.analysis.null_row import null_figures
+from pytest_glasshouse.analysis.planned_rounds import rounds_of
 from pytest_glasshouse.analysis.record import data_order_seeds, finding_json, finding_states, turns, workload_facts
+from pytest_glasshouse.analysis.row_cut import cut_figures
+from pytest_glasshouse.analysis.sampling import is_current, sampled
 from pytest_glasshouse.analysis.sealed_row import sealed_figures
+from pytest_glasshouse.analysis.sequential import sequential_figures
 from pytest_glasshouse.errors import GlasshouseError, IntegrityError, ProtocolError
 from pytest_glasshouse.invariants.revisions import IMPLAUSIBLE_BEFORE_NULL
 from pytest_glasshouse.observation.document import check_observation
@@ -46,6 +50,7 @@ if TYPE_CHECKING:
     from pytest_glasshouse.invariants import Finding
     from pytest_glasshouse.observation.document import Observation
     from pytest_glasshouse.observation.results import RoundResult
+    from pytest_glasshouse.overhead.null import Null
     from pytest_glasshouse.report.fields import Report
     from pytest_glasshouse.rows.leg_order import LegName
 
@@ -64,7 +69,10 @@ _FREE_TEXT = ("reason", "expected", "seen", "todo")
 #: What an observation of the right types may still raise: a note that is missing, an empty list, a time of zero.
 _UNDERIVABLE = (GlasshouseError, LookupError, ValueError, ArithmeticError)
 #: Fields that a row has only where its observation gives them.
-_OPTIONAL_FIELDS = ("cacheState", "covariates", "interleaving", "steady")
+_OPTIONAL_FIELDS = (
+    "cacheState", "covariates", "interleaving", "steady", "cut", "sequential", "worstRound", "allocationNull",
+)  # fmt: skip
+_OPTIONAL_NULL_FIELDS = ("cut", "roundsMeanPct", "roundLogRatios")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,8 +125,13 @@ class Derivation:
         return chain(binding_faults(document), vouching_faults(document))
 
 
-def record_faults(record: MeasuredRow | ExcludedRow, derivation: Derivation, *, max_overhead_pct: float | None) -> Faults:
-    """Every fault of one `rows[]` or `excludedResults[]` object, its path relative to the object."""
+def record_faults(
+    record: MeasuredRow | ExcludedRow, derivation: Derivation, *, max_overhead_pct: float | None, null: Null | None = None
+) -> Faults:
+    """Every fault of one `rows[]` or `excludedResults[]` object, its path relative to the object.
+
+    `null` is that of its allocation (`analysis.allocation_null`), by the report's other rows.
+    """
     if "outcome" not in record:
         yield from _arithmetic_faults(record)
     yield from _state_faults(record)
@@ -129,7 +142,7 @@ def record_faults(record: MeasuredRow | ExcludedRow, derivation: Derivation, *, 
     if "outcome" not in record:
         yield from _journal_faults(record["observation"])
     try:
-        yield from _derived_faults(record, derivation, max_overhead_pct)
+        yield from _derived_faults(record, derivation, max_overhead_pct, null)
     except _UNDERIVABLE as error:
         yield ".observation", f"cannot be derived from ({type(error).__name__})"
 
@@ -143,11 +156,18 @@ def null_faults(record: NullRow, derivation: Derivation) -> Faults:
             if each["finding"] != "held":
                 yield f".findings[{place}]", f"{each['invariant']} is {each['finding']}, and this is a measured row"
         rounds = derivation.rounds(observation)
-        expected: dict[str, object] = {**null_figures(rounds, margin_pct=record["marginPct"]), **turns(observation, rounds)}
+        expected: dict[str, object] = {
+            **null_figures(rounds, margin_pct=record["marginPct"], current=is_current(observation)),
+            **cut_figures(observation, rounds),
+            **turns(observation, rounds),
+        }
     except _UNDERIVABLE as error:
         yield ".observation", f"cannot be derived from ({type(error).__name__})"
         return
     written: Mapping[str, object] = record
+    for field in _OPTIONAL_NULL_FIELDS:
+        if field in written and field not in expected:
+            yield f".{field}", "nothing in the observation gives it"
     for field, value in expected.items():
         yield from differences(f".{field}", value, written.get(field))
 
@@ -208,7 +228,7 @@ def _arithmetic_faults(row: MeasuredRow) -> Faults:
             yield f".{leg}Units", f"the rounds give {units}"
         if not math.isclose(seconds, total.elapsed_s, rel_tol=1e-9):
             yield f".{leg}ElapsedSec", f"the rounds give {seconds!r}"
-    count = row["extension"]["rounds"] if "extension" in row else row["rounds"]
+    count = rounds_of(row)
     if any(each["round"] != place for place, each in enumerate(row["roundFigures"], 1)) or len(row["roundFigures"]) != count:
         yield ".roundFigures", f"expected rounds 1 to {count}, each once, in order"
     if row["protectedAdapterSha256"] == row["rawAdapterSha256"]:
@@ -279,7 +299,9 @@ def _journal_faults(observation: Observation) -> Faults:
             yield f".observation.rounds[{place}].protected.journal", str(error)
 
 
-def _derived_faults(record: MeasuredRow | ExcludedRow, derivation: Derivation, max_overhead_pct: float | None) -> Faults:
+def _derived_faults(
+    record: MeasuredRow | ExcludedRow, derivation: Derivation, max_overhead_pct: float | None, null: Null | None
+) -> Faults:
     observation = record["observation"]
     findings = derivation.findings(observation)
     yield from _finding_faults(record["findings"], [finding_json(each) for each in findings])
@@ -290,18 +312,22 @@ def _derived_faults(record: MeasuredRow | ExcludedRow, derivation: Derivation, m
     rounds = derivation.rounds(observation)
     extended = extension(observation, rounds)
     first_rounds = None if extended is None else extended.first_rounds
-    figures = row_figures(rounds, first_rounds=first_rounds, usd_per_hour=price(observation))
+    sampling = sampled(observation, [each.order for each in rounds], first_rounds=first_rounds)
+    figures = row_figures(rounds, sampling=sampling, usd_per_hour=price(observation))
     judgement = judged_figures(
         figures,
         order=record["order"],
         margin_pct=record["marginPct"],
         fixed_order=record["fixedOrder"],
         max_overhead_pct=max_overhead_pct,
-        first_rounds=first_rounds,
+        sampling=sampling,
+        current=is_current(observation),
+        null=null,
         null_first=derivation.revision is not None and derivation.revision < IMPLAUSIBLE_BEFORE_NULL,
         by_round=derivation.revision is None or derivation.revision > IMPLAUSIBLE_BEFORE_NULL,
     )
-    expected: dict[str, object] = {**figures, **judgement, **extension_figures(extended, rounds)}
+    expected: dict[str, object] = {**figures, **judgement, **extension_figures(extended, observation, rounds)}
+    expected |= {**cut_figures(observation, rounds), **sequential_figures(observation, rounds)}
     if extended is None and "extension" in record:
         yield ".extension", "the plan that was signed for has no width to extend to"
     expected |= {

@@ -33,15 +33,18 @@ pyproject.toml, from this directory upwards, that has the table:
   [tool.glasshouse.gate]
   rows = ["h100-*"]          # patterns; each must match a measured row
   max-overhead = 3.0         # percent; the one-sided 95 % upper bound of every row must be at most this
+  max-round-overhead = 10.0  # percent; no single round may exceed it
+  max-margin = 1.0           # percent; the widest margin that rows may have been judged with
   min-rounds = 5
   publishable = true
   level = "authentic"        # with trust = ["lab.pub"]
   max-age = 24               # hours
   min-lifecycle = 0.95       # least 95 % lower bound of the share of lifecycles that held
 
-Where neither the table nor a flag asks for anything that must be measured (--row, --max-overhead, --min-rounds, --publishable,
---require, --min-lifecycle), or a table is named almost like this one, nothing is judged and the exit code is 4, so that
-a misspelt policy never passes. --no-policy judges without the table, and without flags what must hold whatever the policy.
+Where neither the table nor a flag asks for anything that must be measured (--row, --max-overhead, --max-round-overhead,
+--max-margin, --min-rounds, --publishable, --require, --min-lifecycle), or a table is named almost like this one, nothing is
+judged and the exit code is 4, so that a misspelt policy never passes. --no-policy judges without the table, and without
+flags what must hold whatever the policy.
 
 exit codes: 0 passed; 1 failed or inconclusive; 4 the report or the policy cannot be used; 5 nothing to judge
 """
@@ -56,6 +59,8 @@ def declare(commands: Commands) -> None:
     gate.add_argument("report", type=Path, metavar="REPORT", help="a report or a bundle")
     gate.add_argument("--row", action="append", dest="rows", metavar="PATTERN", help="a row that must be measured; repeatable")
     gate.add_argument("--max-overhead", type=float, metavar="P", help="percent that every row's upper bound may reach")
+    gate.add_argument("--max-round-overhead", type=float, metavar="P", help="percent that no single round may exceed")
+    gate.add_argument("--max-margin", type=float, metavar="P", help="the widest margin that rows may have been judged with")
     gate.add_argument("--min-rounds", type=int, metavar="N", help="rounds that every row must have")
     gate.add_argument("--publishable", action="store_true", default=None, help="every row must be publishable")
     gate.add_argument("--require", dest="level", metavar="LEVEL", help="consistent, authentic or witnessed")

@@ -26,6 +26,7 @@ from pytest_glasshouse.cli import (
     history,
     init,
     package,
+    plan,
     policy,
     pool,
     reap,
@@ -58,6 +59,7 @@ examples:
   glasshouse site reports/ --out public/                pages of all reports, with every row over time
   glasshouse render                                     the newest report as a page, beside it
   glasshouse export RUN.glasshouse.zip --row ROW        a row for in-toto: a Statement in a DSSE envelope
+  glasshouse plan 'h100-*' --half-width 0.5            what rows would take, before anything is rented
   glasshouse pool A.json B.json C.json                  one interval over three allocations or more
   glasshouse watch                                      follow the run that began last, from another terminal
   glasshouse redact RUN_DIRECTORY                       publish a run that redaction stopped
@@ -130,7 +132,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=Parser)
 
     judging = (check, export, redact, gate, compare, history, pool, render, site)
-    for module in (init, *judging, watch, doctor, reap, serve, package, server_queries, policy, shell_completion):
+    for module in (init, *judging, plan, watch, doctor, reap, serve, package, server_queries, policy, shell_completion):
         module.declare(commands)
     return parser
 

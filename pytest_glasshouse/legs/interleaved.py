@@ -17,7 +17,7 @@ from pytest_glasshouse.legs.raw import refuse_raw
 from pytest_glasshouse.legs.round import EXCLUDED
 from pytest_glasshouse.observation.document import CovariatesSeen, TurnBegun
 from pytest_glasshouse.observation.outcome import Ended
-from pytest_glasshouse.rows.leg_order import turn_orders
+from pytest_glasshouse.rows.leg_order import row_seed, turns_of_round
 from pytest_glasshouse.wire.typed import check_typed
 
 if TYPE_CHECKING:
@@ -63,7 +63,8 @@ class InterleavedRound:
         current, design = self._current, self._design
         if current.confidential or current.material.sealed:
             refuse_raw(current)
-        orders = turn_orders(self._starts, number=current.number, pairs=design.pairs, seed=current.seed)
+        seed = row_seed(current.seed, current.row.row_id)
+        orders = turns_of_round(self._starts, number=current.number, pairs=design.pairs, seed=seed)
         turns = [role for pair in orders for role in pair]
         current.notes["turns"] = turns
         if "raw2" in self._starts:

@@ -27,14 +27,15 @@ from pytest_glasshouse.observation.document import AllocationSeen, Observation, 
 from pytest_glasshouse.observation.outcome import AllocationFacts, Ended, Outcome
 from pytest_glasshouse.observation.reading import ROLES
 from pytest_glasshouse.providers.mock_faulty_channel import FaultyChannel, poisoned
-from pytest_glasshouse.rows.interleaving import interleaving
-from pytest_glasshouse.rows.leg_order import extension_seed, leg_orders, sealed_orders, starting_orders
+from pytest_glasshouse.rows.interleaving import interleaving, of_whole_lifecycles, row_seconds
+from pytest_glasshouse.rows.leg_order import orders_of_row, row_seed, sealed_orders, starts_of_row
 from pytest_glasshouse.wire.guest_messages import OUT_OF_MEMORY
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from pytest_glasshouse.providers.base import Grant, Instance
+    from pytest_glasshouse.rows.interleaving import Interleaving
     from pytest_glasshouse.rows.leg_order import Role
     from pytest_glasshouse.rows.spec import RowSpec
     from pytest_glasshouse.workloads.base import Material
@@ -91,7 +92,7 @@ class Allocation:
         outcome = self._carried_out(row, protected, raw, attempt=attempt, selected=row)
         if not did_not_fit(outcome):
             return outcome
-        again = self._carried_out(replace(row, resident=False), protected, raw, attempt=attempt, selected=row)
+        again = self._carried_out(of_whole_lifecycles(row), protected, raw, attempt=attempt, selected=row)
         again.observation["didNotFit"] = outcome.observation["rounds"]
         return again
 
@@ -127,7 +128,9 @@ class Allocation:
         current: Round | None = None
         cursor = 0
         try:
-            orders = list(self._orders(row, rounds=row.rounds, seed=settings.seed))
+            # The first round of a row whose time is cut decides how many follow.
+            orders = list(self._orders(row, rounds=1 if row.cut else row.rounds))
+            pairs = None
             for number, order in enumerate(orders, 1):
                 current = Round(
                     row=row,
@@ -149,7 +152,7 @@ class Allocation:
                     allowance=self._allowance,
                     vouch=protected.vouch if row.null else None,
                     marks=marks,
-                    design=interleaving(row) if row.order == "interleaved" and row.resident else None,
+                    design=_design(row, pairs),
                     order=order,
                 )
                 observation["rounds"].append(current.notes)
@@ -159,9 +162,9 @@ class Allocation:
                 if ended is not None:
                     ended = _with_missing(ended, row, finished=number - 1, planned=len(orders))
                     break
-                if number == row.rounds and self._extends(row) and settings.rounds_in_all is not None:
-                    more = settings.rounds_in_all(observation) - row.rounds
-                    orders += self._orders(row, rounds=max(0, more), seed=extension_seed(settings.seed))
+                if number == len(orders) and settings.rounds_in_all is not None and not row.sealed:
+                    in_all, pairs = settings.rounds_in_all(observation)
+                    orders += self._orders(row, rounds=max(number, in_all))[number:]
                 if settings.on_round is not None and row.order == "interleaved" and number < len(orders):
                     so_far = copy.deepcopy(observation)
                     settings.on_round(
@@ -199,17 +202,14 @@ class Allocation:
     def _extends(self, row: RowSpec) -> bool:
         return self._settings.half_width_pct is not None and not row.null and not row.sealed
 
-    def _orders(self, row: RowSpec, *, rounds: int, seed: int) -> Sequence[Sequence[Role]]:
+    def _orders(self, row: RowSpec, *, rounds: int) -> Sequence[Sequence[Role]]:
         """In which order the legs of each of `rounds` rounds run, or start."""
-        if rounds == 0:
-            return ()
         if row.sealed:
             return sealed_orders(rounds)
-        fixed = self._settings.fixed_order
+        fixed, seed = self._settings.fixed_order, row_seed(self._settings.seed, row.row_id)
         if row.order != "interleaved":
-            return leg_orders(row.order, rounds=rounds, seed=seed, fixed=fixed)
-        legs = interleaving(row).legs
-        return starting_orders(legs, rounds=rounds, seed=seed, fixed=fixed)
+            return orders_of_row(row.order, rounds=rounds, seed=seed, fixed=fixed)
+        return starts_of_row(interleaving(row).legs, rounds=rounds, seed=seed, fixed=fixed)
 
     def _explained(self, ended: Ended | None, notes: RoundNotes, *, gone: bool) -> Ended | None:
         """Where a rented guest was lost, the reason comes from the broker or the provider.
@@ -290,6 +290,12 @@ class Allocation:
             plan["invariantsRevision"] = settings.revision
         if settings.half_width_pct is not None and self._extends(row):
             plan |= {"halfWidthPct": f"{settings.half_width_pct:g}", "maxRounds": settings.max_rounds}
+        if not row.sealed:
+            plan["sampling"] = {"version": "2"}
+            if settings.looks is not None and not row.null:
+                plan["sampling"] |= settings.looks
+            if row.cut:
+                plan["sampling"]["rowSec"] = f"{row_seconds(row):g}"
         if row.parameters:
             # Pairs, and not an object: names that people give are data, and some would be names of figures.
             plan["parameters"] = [list(pair) for pair in row.parameters]
@@ -356,6 +362,14 @@ def _with_missing(ended: Ended, row: RowSpec, *, finished: int, planned: int) ->
         return ended
     missing = f"{finished} of {planned} rounds are finished and kept; {planned - finished} more are needed"
     return replace(ended, reason=f"{ended.reason}; {missing}")
+
+
+def _design(row: RowSpec, pairs: int | None) -> Interleaving | None:
+    """How the legs of a round take turns, with that many `pairs` where the row's time was cut; None where they take none."""
+    if row.order != "interleaved" or not row.resident:
+        return None
+    design = interleaving(row)
+    return design if pairs is None else replace(design, pairs=pairs)
 
 
 def _round(current: Round, order: Sequence[Role], protected: ProtectedRuntime, raw: RawRunner) -> Ended | None:

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from pytest_glasshouse.legs.attestation import OutsideServer
-    from pytest_glasshouse.observation.document import Observation
+    from pytest_glasshouse.observation.document import Observation, SamplingPlan
     from pytest_glasshouse.observation.outcome import Outcome
     from pytest_glasshouse.owner.policy import Policy
     from pytest_glasshouse.owner.run_plan import PlannedRow
@@ -50,7 +50,9 @@ class RowSettings:
     half_width_pct: float | None = None
     """The half width of the interval a row is extended to after its first rounds, once, to at most `max_rounds` in all."""
     max_rounds: int = 0
-    rounds_in_all: Callable[[Observation], int] | None = None
-    """Decides how many rounds the row gets in all, from the observation of its first rounds."""
+    looks: SamplingPlan | None = None
+    """The looks after which a row may end, as its plan names them."""
+    rounds_in_all: Callable[[Observation], tuple[int, int | None]] | None = None
+    """Decides from the observation so far how many rounds the row gets in all, and the pairs of later ones (None: as planned)."""
     on_round: Callable[[Outcome], None] | None = None
     """Called after each round of an interleaved row but the last, with the row's outcome if it ended there."""

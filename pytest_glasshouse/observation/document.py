@@ -44,6 +44,20 @@ class Keys(TypedDict):
     attestationServer: Literal["embedded", "outside"]
 
 
+class SamplingPlan(TypedDict):
+    """How the rounds of a row are chosen, drawn and estimated; older plans have none and are judged as they were.
+
+    `rowSec` is the time that the first round cuts into rounds and pairs. `looks` are the rounds after which
+    the row is judged under `limitPct` and may end, with error spent by `spending` as the exponent of their share of the last.
+    """
+
+    version: Literal["2"]
+    rowSec: NotRequired[str]
+    looks: NotRequired[list[int]]
+    spending: NotRequired[str]
+    limitPct: NotRequired[str]
+
+
 class Plan(AdapterRecord):
     """What was about to be run; its digest was given to the attestation server before a key was asked for.
 
@@ -71,6 +85,7 @@ class Plan(AdapterRecord):
     invariantsRevision: NotRequired[int]
     halfWidthPct: NotRequired[str]
     maxRounds: NotRequired[int]
+    sampling: NotRequired[SamplingPlan]
     parameters: NotRequired[list[list[str]]]
     base: NotRequired[Literal["sealed"]]
     interleaving: NotRequired[InterleavingPlan]

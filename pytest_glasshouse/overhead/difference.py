@@ -6,7 +6,15 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from pytest_glasshouse.overhead.interval import MIN_FOR_INTERVAL, Interval, mean_overhead_pct, spread_of, t_quantile
+from pytest_glasshouse.overhead.interval import (
+    FIXED,
+    MIN_FOR_INTERVAL,
+    Interval,
+    Sampling,
+    mean_of_rounds,
+    mean_overhead_pct,
+    t_quantile,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -21,20 +29,21 @@ class Difference:
 
 
 def difference(
-    before: Sequence[float], after: Sequence[float], *, first_before: int | None = None, first_after: int | None = None
+    before: Sequence[float], after: Sequence[float], *, sampled_before: Sampling = FIXED, sampled_after: Sampling = FIXED
 ) -> Difference:
     """The second row's overhead minus the first's, with its two-sided 95 % interval (B. L. Welch, Biometrika 34, 1947).
 
     An overhead is that of a row's mean log ratio m, 100 * (1 - exp m). Its standard error is that of m times exp m (the delta
-    method: the derivative), so that the interval is one of points, as the figures beside it are. `first_before` and `first_after`
-    are the `first_rounds` of `overhead.interval`, for rows that were extended.
+    method: the derivative), so that the interval is one of points, as the figures beside it are. `sampled_before` and
+    `sampled_after` say how the rounds of either came about. A row of sequential looks is taken as if its rounds had been planned:
+    where it stopped depends on its position, so the difference is approximate then.
     """
     if not before or not after:
         raise ValueError("a difference needs a round on both sides")
-    points = mean_overhead_pct(after) - mean_overhead_pct(before)
+    points = mean_overhead_pct(after, sampled_after) - mean_overhead_pct(before, sampled_before)
     if min(len(before), len(after)) < MIN_FOR_INTERVAL:
         return Difference(points=points, ci95=None)
-    (first, first_freedom), (second, second_freedom) = _of_overhead(before, first_before), _of_overhead(after, first_after)
+    (first, first_freedom), (second, second_freedom) = _of_overhead(before, sampled_before), _of_overhead(after, sampled_after)
     if first + second == 0.0:
         return Difference(points=points, ci95=Interval(low=points, high=points))
     freedom = (first + second) ** 2 / (first**2 / first_freedom + second**2 / second_freedom)
@@ -42,8 +51,8 @@ def difference(
     return Difference(points=points, ci95=Interval(low=points - reach, high=points + reach))
 
 
-def _of_overhead(values: Sequence[float], first_rounds: int | None) -> tuple[float, int]:
+def _of_overhead(values: Sequence[float], sampling: Sampling) -> tuple[float, int]:
     """The variance of a row's overhead in square points, and its degrees of freedom."""
-    spread, freedom = spread_of(values, first_rounds=first_rounds)
-    per_log = 100 - mean_overhead_pct(values)
-    return (per_log * spread) ** 2 / len(values), freedom
+    found = mean_of_rounds(values, sampling)
+    per_log = 100 - mean_overhead_pct(values, sampling)
+    return (per_log * found.error) ** 2, found.freedom

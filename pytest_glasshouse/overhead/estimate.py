@@ -7,7 +7,7 @@ finely a round was divided. Verdicts are drawn in `overhead.verdict`.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from pytest_glasshouse.overhead.effects import (
@@ -22,7 +22,16 @@ from pytest_glasshouse.overhead.effects import (
     position_effects,
     steadiness,
 )
-from pytest_glasshouse.overhead.interval import MIN_FOR_INTERVAL, Interval, interval_pct, mean_overhead_pct, spread_of, t_quantile
+from pytest_glasshouse.overhead.interval import (
+    FIXED,
+    MIN_FOR_INTERVAL,
+    Interval,
+    Sampling,
+    interval_pct,
+    mean_of_rounds,
+    mean_overhead_pct,
+    t_quantile,
+)
 from pytest_glasshouse.overhead.null import Null, measured_nulls
 
 if TYPE_CHECKING:
@@ -75,15 +84,15 @@ class Estimates:
     steadiness: tuple[Steadiness, ...]
 
 
-def estimates(rounds: Sequence[RoundSegments], *, first_rounds: int | None = None) -> Estimates:
+def estimates(rounds: Sequence[RoundSegments], *, sampling: Sampling = FIXED) -> Estimates:
     """All estimates of a row from its rounds' segments. Raises `ValueError` when there is no round."""
     if not rounds:
         raise ValueError("no round was measured")
     ratios = [totals_log_ratio(each.pairs) for each in rounds]
     pairs = [[pair_log_ratio(pair) for pair in each.pairs] for each in rounds]
-    headline = _figure(ratios, first_rounds)
-    trimmed = _figure([trimmed_mean(values) for values in pairs], first_rounds)
-    between = spread_of(ratios)[0] if len(ratios) >= MIN_FOR_INTERVAL else None
+    headline = _figure(ratios, sampling)
+    trimmed = _figure([trimmed_mean(values) for values in pairs], sampling)
+    between = mean_of_rounds(ratios, replace(sampling, first_rounds=None)).spread if len(ratios) >= MIN_FOR_INTERVAL else None
     within = _within(pairs)
     lagged = lag_one(pairs)
     total = sum(map(len, pairs))
@@ -93,8 +102,8 @@ def estimates(rounds: Sequence[RoundSegments], *, first_rounds: int | None = Non
         trimmed=trimmed,
         agree=_agree(headline, trimmed),
         outliers=outliers(pairs),
-        nulls=measured_nulls(rounds, first_rounds=first_rounds),
-        minimum_detectable_pct=minimum_detectable_pct(ratios, first_rounds=first_rounds),
+        nulls=measured_nulls(rounds, first_rounds=sampling.first_rounds),
+        minimum_detectable_pct=minimum_detectable_pct(ratios, sampling),
         between_pct=None if between is None else between * 100,
         within_pct=None if within is None else within * 100,
         start_pct=_start(between, within, pairs),
@@ -127,17 +136,17 @@ def trimmed_mean(values: Sequence[float]) -> float:
     return math.fsum(kept) / len(kept)
 
 
-def minimum_detectable_pct(log_ratios: Sequence[float], *, first_rounds: int | None = None) -> float | None:
+def minimum_detectable_pct(log_ratios: Sequence[float], sampling: Sampling = FIXED) -> float | None:
     """The smallest overhead that such a row detects with 80 % power: (t.975 + t.80) standard errors."""
     if len(log_ratios) < MIN_FOR_INTERVAL:
         return None
-    spread, freedom = spread_of(log_ratios, first_rounds=first_rounds)
-    return (t_quantile(0.975, freedom) + t_quantile(POWER, freedom)) * spread / math.sqrt(len(log_ratios)) * 100
+    found = mean_of_rounds(log_ratios, sampling)
+    return (t_quantile(0.975, found.freedom) + t_quantile(POWER, found.freedom)) * found.error * 100
 
 
-def _figure(log_ratios: Sequence[float], first_rounds: int | None) -> Figure:
-    ci95, ci90 = (interval_pct(log_ratios, level=level, first_rounds=first_rounds) for level in (0.95, 0.90))
-    return Figure(pct=mean_overhead_pct(log_ratios), ci95=ci95, ci90=ci90)
+def _figure(log_ratios: Sequence[float], sampling: Sampling) -> Figure:
+    ci95, ci90 = (interval_pct(log_ratios, level=level, sampling=sampling) for level in (0.95, 0.90))
+    return Figure(pct=mean_overhead_pct(log_ratios, sampling), ci95=ci95, ci90=ci90)
 
 
 def _agree(headline: Figure, trimmed: Figure) -> bool | None:

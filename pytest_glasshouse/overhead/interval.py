@@ -3,7 +3,8 @@
 A process start is a random draw (autotuning, allocator layout), so the round is the unit, never a step or a pair, and the
 degrees of freedom are rounds - 1. Where a row was extended once after its first rounds (`overhead.extension`), `first_rounds` is
 their number: spread and degrees of freedom are then those of the first rounds alone, which keeps the interval exact although
-their spread decided how many more there are (C. Stein, Ann. Math. Statist. 16, 1945).
+their spread decided how many more there are (C. Stein, Ann. Math. Statist. 16, 1945). Where the rounds are known by the leg that
+started first, that is a block: the mean is that of both blocks' means, the spread the one inside them, at one degree of freedom.
 """
 
 from __future__ import annotations
@@ -13,11 +14,15 @@ from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING
 
+from pytest_glasshouse.overhead.sequential import nominal_tail
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 #: One round has no spread.
 MIN_FOR_INTERVAL = 2
+#: With fewer rounds there is no verdict, and a block takes one of few degrees of freedom.
+BLOCKED_FROM = 5
 #: Larger exponents are cut to this one, near which a double overflows; a figure of 10^306 % is as clearly nonsense.
 _MAX_EXPONENT = 700.0
 
@@ -40,6 +45,34 @@ class Interval:
     @property
     def half_width(self) -> float:
         return (self.high - self.low) / 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sampling:
+    """How a row's rounds came about, as far as an interval over them depends on it.
+
+    `first_rounds`: the row was extended, once, by the spread of that many. `starts`: by round, 1 where the protected leg started
+    first and -1 where another did; empty where that is not estimated. `sequential`: the row could end at each of
+    `overhead.sequential.LOOKS`.
+    """
+
+    first_rounds: int | None = None
+    starts: tuple[int, ...] = ()
+    sequential: bool = False
+
+
+#: As many rounds as were planned, of one block.
+FIXED = Sampling()
+
+
+@dataclass(frozen=True, kw_only=True)
+class MeanOfRounds:
+    """A mean over rounds, its standard error and that error's degrees of freedom; `spread` is of one round."""
+
+    mean: float
+    error: float
+    freedom: int
+    spread: float
 
 
 def rate(units: float, seconds: float) -> float:
@@ -68,44 +101,64 @@ def overhead_of_log_ratio(value: float) -> float:
     return -math.expm1(min(value, _MAX_EXPONENT)) * 100
 
 
-def mean_overhead_pct(log_ratios: Sequence[float]) -> float:
+def mean_overhead_pct(log_ratios: Sequence[float], sampling: Sampling = FIXED) -> float:
     """The headline over rounds: the overhead of the mean log ratio."""
     if not log_ratios:
         raise ValueError("no round was measured")
-    return overhead_of_log_ratio(math.fsum(log_ratios) / len(log_ratios))
+    return overhead_of_log_ratio(mean_of(log_ratios, sampling))
 
 
-def interval_pct(log_ratios: Sequence[float], *, level: float, first_rounds: int | None = None) -> Interval | None:
+def interval_pct(log_ratios: Sequence[float], *, level: float, sampling: Sampling = FIXED) -> Interval | None:
     """The two-sided t interval at `level` (0.95 or 0.90), in percent; None below two rounds."""
-    if len(log_ratios) < MIN_FOR_INTERVAL:
-        return None
-    middle, reach = middle_and_reach(log_ratios, tail=(1 - level) / 2, first_rounds=first_rounds)
-    return Interval(low=overhead_of_log_ratio(middle + reach), high=overhead_of_log_ratio(middle - reach))
+    return _bounds_pct(log_ratios, tail=(1 - level) / 2, sampling=sampling)
 
 
-def one_sided_bounds_pct(log_ratios: Sequence[float], *, level: float = 0.95, first_rounds: int | None = None) -> Interval | None:
+def one_sided_bounds_pct(log_ratios: Sequence[float], *, level: float = 0.95, sampling: Sampling = FIXED) -> Interval | None:
     """The one-sided lower and upper bound, each at `level`, in percent; None below two rounds."""
+    return _bounds_pct(log_ratios, tail=1 - level, sampling=sampling)
+
+
+def _bounds_pct(log_ratios: Sequence[float], *, tail: float, sampling: Sampling) -> Interval | None:
     if len(log_ratios) < MIN_FOR_INTERVAL:
         return None
-    middle, reach = middle_and_reach(log_ratios, tail=1 - level, first_rounds=first_rounds)
+    middle, reach = middle_and_reach(log_ratios, tail=tail, sampling=sampling)
     return Interval(low=overhead_of_log_ratio(middle + reach), high=overhead_of_log_ratio(middle - reach))
 
 
-def middle_and_reach(values: Sequence[float], *, tail: float, first_rounds: int | None = None) -> tuple[float, float]:
+def middle_and_reach(values: Sequence[float], *, tail: float, sampling: Sampling = FIXED) -> tuple[float, float]:
     """Mean and half-width of Student's t interval of `values`, in their own unit, with `tail` outside on each side."""
-    n = len(values)
-    middle = math.fsum(values) / n
-    spread, freedom = spread_of(values, first_rounds=first_rounds)
-    return middle, t_quantile(1 - tail, freedom) * spread / math.sqrt(n)
+    found = mean_of_rounds(values, sampling)
+    outside = nominal_tail(tail, len(values)) if sampling.sequential else tail
+    return found.mean, t_quantile(1 - outside, found.freedom) * found.error
 
 
-def spread_of(values: Sequence[float], *, first_rounds: int | None = None) -> tuple[float, int]:
-    """The standard deviation of one round, and its degrees of freedom. Raises `ValueError` below two values."""
-    stage = values if first_rounds is None else values[:first_rounds]
+def mean_of_rounds(values: Sequence[float], sampling: Sampling = FIXED) -> MeanOfRounds:
+    """The mean of one value per round with its standard error. Raises `ValueError` below two values."""
+    stage = values if sampling.first_rounds is None else values[: sampling.first_rounds]
     if len(stage) < MIN_FOR_INTERVAL:
         raise ValueError(f"a spread needs two rounds or more, saw {len(stage)}")
-    middle = math.fsum(stage) / len(stage)
-    return math.sqrt(math.fsum((value - middle) ** 2 for value in stage) / (len(stage) - 1)), len(stage) - 1
+    blocks = _blocks(stage, sampling)
+    squares = math.fsum((value - math.fsum(block) / len(block)) ** 2 for block in blocks for value in block)
+    freedom = len(stage) - len(blocks)
+    spread = math.sqrt(squares / freedom)
+    of_all = _blocks(values, sampling)
+    share = math.fsum(1 / len(block) for block in of_all) / len(of_all) ** 2
+    return MeanOfRounds(mean=mean_of(values, sampling), error=spread * math.sqrt(share), freedom=freedom, spread=spread)
+
+
+def mean_of(values: Sequence[float], sampling: Sampling = FIXED) -> float:
+    """The mean of the blocks' means."""
+    blocks = _blocks(values, sampling)
+    return math.fsum(math.fsum(block) / len(block) for block in blocks) / len(blocks)
+
+
+def _blocks(values: Sequence[float], sampling: Sampling) -> list[list[float]]:
+    """The values by who started first; all in one block where there are too few of either."""
+    if len(values) < BLOCKED_FROM or len(sampling.starts) < len(values):
+        return [list(values)]
+    marked = list(zip(values, sampling.starts, strict=False))
+    blocks = [[value for value, start in marked if (start > 0) is ahead] for ahead in (True, False)]
+    return blocks if min(map(len, blocks)) >= MIN_FOR_INTERVAL else [list(values)]
 
 
 @cache

@@ -1,7 +1,8 @@
-"""Null comparisons: raw against raw in the same rounds, which shows what the allocation measures where nothing differs.
+"""Null comparisons: raw against raw, which shows what the allocation measures where nothing differs.
 
-A null qualifies when its 90 % interval lies inside the margin; a row without a qualifying null is inconclusive. Two kinds:
-halves of the raw leg's own segments, and a second raw process (R'), which includes its own process start.
+A null qualifies when its 90 % interval lies inside the margin. Three kinds: halves of the raw leg's own segments, which compare a
+process with itself and say nothing about starts; a second raw process (R') in the same rounds; and between processes, over all
+rounds of an allocation's null rows and second raw legs, which decides whether its measured rows may conclude anything.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from pytest_glasshouse.overhead.interval import Interval, interval_pct, overhead_of_log_ratio
+from pytest_glasshouse.overhead.interval import Interval, Sampling, interval_pct, overhead_of_log_ratio
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -19,11 +20,14 @@ if TYPE_CHECKING:
     from pytest_glasshouse.overhead.segments import RoundSegments, Segment
 
 
+NullKind = Literal["split halves", "second raw leg", "between processes"]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Null:
     """One null over the rounds, as an overhead in percent. `ci90` is None below two rounds."""
 
-    kind: Literal["split halves", "second raw leg"]
+    kind: NullKind
     log_ratios: tuple[float, ...]
     pct: float
     ci90: Interval | None
@@ -39,9 +43,9 @@ def measured_nulls(rounds: Sequence[RoundSegments], *, first_rounds: int | None 
     repeated = [value for each in rounds if (value := second_raw(each)) is not None]
     found: list[Null] = []
     if len(halves) == len(rounds):
-        found.append(_null("split halves", halves, first_rounds))
+        found.append(null_of("split halves", halves, first_rounds))
     if len(repeated) == len(rounds):
-        found.append(_null("second raw leg", repeated, first_rounds))
+        found.append(null_of("second raw leg", repeated, first_rounds))
     return tuple(found)
 
 
@@ -54,12 +58,17 @@ def split_halves(each: RoundSegments) -> float | None:
     raw = [pair.raw for pair in each.pairs]
     halves: tuple[list[Segment], list[Segment]] = ([], [])
     for place in range(0, len(raw) - 1, 2):
-        swapped = hashlib.sha256(f"glasshouse-null/1\n{each.round}\n{place}".encode()).digest()[0] & 1
+        swapped = swaps_neighbours(each.round, place)
         halves[swapped].append(raw[place])
         halves[1 - swapped].append(raw[place + 1])
     if len(halves[0]) < 2:  # noqa: PLR2004  (one segment each is too few)
         return None
     return _log_rate(halves[0]) - _log_rate(halves[1])
+
+
+def swaps_neighbours(number: int, place: int) -> int:
+    """0 or 1: to which half the first of two neighbouring raw segments goes, by their round and the first one's place in it."""
+    return hashlib.sha256(f"glasshouse-null/1\n{number}\n{place}".encode()).digest()[0] & 1
 
 
 def second_raw(each: RoundSegments) -> float | None:
@@ -74,10 +83,11 @@ def _log_rate(segments: Sequence[Segment]) -> float:
     return math.log(sum(each.units for each in segments)) - math.log(sum(each.elapsed_ns for each in segments))
 
 
-def _null(kind: Literal["split halves", "second raw leg"], log_ratios: Sequence[float], first_rounds: int | None) -> Null:
+def null_of(kind: NullKind, log_ratios: Sequence[float], first_rounds: int | None = None) -> Null:
+    """The null with one log ratio per round."""
     return Null(
         kind=kind,
         log_ratios=tuple(log_ratios),
         pct=overhead_of_log_ratio(math.fsum(log_ratios) / len(log_ratios)),
-        ci90=interval_pct(log_ratios, level=0.90, first_rounds=first_rounds),
+        ci90=interval_pct(log_ratios, level=0.90, sampling=Sampling(first_rounds=first_rounds)),
     )

@@ -13,7 +13,9 @@ from enum import StrEnum
 from typing import TYPE_CHECKING
 
 from pytest_glasshouse.overhead.interval import (
+    FIXED,
     Interval,
+    Sampling,
     interval_pct,
     mean_overhead_pct,
     one_sided_bounds_pct,
@@ -90,11 +92,14 @@ def verdict(
     nulls: Sequence[Null] = (),
     excluded: str | None = None,
     remarks: Sequence[str] = (),
-    first_rounds: int | None = None,
+    sampling: Sampling = FIXED,
     null_first: bool = False,
+    needs_null: bool = True,
     lowest_pct: float | None = None,
 ) -> Judgement:
-    """Judge a row. `log_ratios` has one value per round; `nulls` are raw against raw in the same rounds, and all must qualify.
+    """Judge a row. `log_ratios` has one value per round; `nulls` are raw against raw, and all must qualify.
+
+    A row that `needs_null` concludes nothing without one; the interval of another already has the spread of process starts in it.
 
     `remarks` (`overhead.remarks`) are appended to the reason and decide nothing. The caller must have judged every finding of
     the row: `excluded` is the reason when one did not hold. `null_first` is the older rule, by which a null that does not
@@ -102,7 +107,9 @@ def verdict(
     """
     found = None if excluded is not None else implausible_negative(log_ratios, margin_pct=margin_pct, lowest_pct=lowest_pct)
     judged = _without_interval(len(log_ratios), fixed_order=fixed_order, excluded=excluded) if found is None else found
-    judged = judged or _by_figures(log_ratios, margin_pct, nulls=nulls, first_rounds=first_rounds, null_first=null_first)
+    judged = judged or _by_figures(
+        log_ratios, margin_pct, nulls=nulls, sampling=sampling, null_first=null_first, needs_null=needs_null
+    )
     return replace(judged, reason="; ".join((judged.reason, *remarks)))
 
 
@@ -111,7 +118,7 @@ def implausible_negative(
     *,
     margin_pct: float,
     fixed_order: bool = True,
-    first_rounds: int | None = None,
+    sampling: Sampling = FIXED,
     lowest_pct: float | None = None,
 ) -> Judgement | None:
     """The verdict where a row lies implausibly below zero, whatever the nulls are; None where it does not.
@@ -125,7 +132,7 @@ def implausible_negative(
         return Judgement(verdict=Verdict.IMPLAUSIBLE_NEGATIVE, reason=reason)
     if len(log_ratios) < MIN_ROUNDS or fixed_order:
         return None
-    judged = _by_intervals(log_ratios, margin_pct, first_rounds)
+    judged = _by_intervals(log_ratios, margin_pct, sampling)
     return judged if judged.verdict is Verdict.IMPLAUSIBLE_NEGATIVE else None
 
 
@@ -144,17 +151,17 @@ def judge_limit(
     *,
     limit_pct: float,
     fixed_order: bool = False,
-    first_rounds: int | None = None,
+    sampling: Sampling = FIXED,
     implausible: bool = False,
 ) -> LimitJudgement:
     """Pass only if the upper bound is at most the limit; fail as `over` only if the lower bound is above it.
 
     Fewer rounds than a verdict needs never pass: on a machine with two speeds, two rounds agree in half of all rows however
     far off they are, and then their interval is a point. All of five agree on the wrong side in 3 % (0.5 to the fifth).
-    `first_rounds` as in `overhead.interval`; `implausible` is what `implausible_negative` returns for these rounds. Callers that
+    `sampling` as in `overhead.interval`; `implausible` is what `implausible_negative` returns for these rounds. Callers that
     have a row use `analysis.row_limits`, which passes all of these.
     """
-    bounds = one_sided_bounds_pct(log_ratios, first_rounds=first_rounds)
+    bounds = one_sided_bounds_pct(log_ratios, sampling=sampling)
     if bounds is None and not implausible:
         return _limit_judgement(LimitVerdict.INCONCLUSIVE, "one round has no upper bound", limit_pct, None)
     if bounds is None or implausible or fixed_order:
@@ -174,13 +181,19 @@ def judge_limit(
 
 
 def _by_figures(
-    log_ratios: Sequence[float], margin_pct: float, *, nulls: Sequence[Null], first_rounds: int | None, null_first: bool
+    log_ratios: Sequence[float],
+    margin_pct: float,
+    *,
+    nulls: Sequence[Null],
+    sampling: Sampling,
+    null_first: bool,
+    needs_null: bool,
 ) -> Judgement:
-    judged = _by_intervals(log_ratios, margin_pct, first_rounds)
+    judged = _by_intervals(log_ratios, margin_pct, sampling)
     # Before the nulls: a null that does not qualify must not hide a broken comparison.
     if judged.verdict is Verdict.IMPLAUSIBLE_NEGATIVE and not null_first:
         return judged
-    if not nulls:
+    if not nulls and needs_null:
         return Judgement(verdict=Verdict.INCONCLUSIVE, reason="no null was measured")
     for null in nulls:
         if not null.qualifies(margin_pct):
@@ -188,11 +201,13 @@ def _by_figures(
     return judged
 
 
-def _by_intervals(log_ratios: Sequence[float], margin_pct: float, first_rounds: int | None) -> Judgement:
-    ci95, ci90 = (interval_pct(log_ratios, level=level, first_rounds=first_rounds) for level in (0.95, 0.90))
+def _by_intervals(log_ratios: Sequence[float], margin_pct: float, sampling: Sampling) -> Judgement:
+    ci95, ci90 = (interval_pct(log_ratios, level=level, sampling=sampling) for level in (0.95, 0.90))
     if ci95 is None or ci90 is None:
         raise ValueError("a verdict by interval needs two rounds or more")
-    more = _more_rounds(len(log_ratios), ci95.half_width, _deciding_half_width(mean_overhead_pct(log_ratios), margin_pct))
+    more = _more_rounds(
+        len(log_ratios), ci95.half_width, _deciding_half_width(mean_overhead_pct(log_ratios, sampling), margin_pct)
+    )
     return by_interval(ci95, ci90, margin_pct=margin_pct, more_rounds=more)
 
 
@@ -232,7 +247,8 @@ def _without_interval(rounds: int, *, fixed_order: bool, excluded: str | None) -
 def _unqualified(null: Null, margin_pct: float) -> Judgement:
     """More rounds may narrow a null that is too wide; they do not move one whose estimate is outside the margin."""
     shown = "one round" if null.ci90 is None else f"{null.ci90.low:+.2f} to {null.ci90.high:+.2f} % at 90 %"
-    reason = f"the null does not qualify: raw against raw by {null.kind} reads {shown}, not inside +-{margin_pct:g} %"
+    how = null.kind if null.kind == "between processes" else f"by {null.kind}"
+    reason = f"the null does not qualify: raw against raw {how} reads {shown}, not inside +-{margin_pct:g} %"
     more = None
     if null.ci90 is not None:
         room = margin_pct if null.ci90.contains(0.0) else margin_pct - abs(null.pct)

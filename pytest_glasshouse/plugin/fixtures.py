@@ -135,6 +135,7 @@ def _glasshouse_row_objects(request: pytest.FixtureRequest) -> Iterator[RowObjec
         strict_memory=options.strict_memory,
         half_width_pct=options.half_width_pct,
         planned=tuple((row_id, rounds) for row_id, rounds in context.plan.planned),
+        looks=options.looks,
         on_round=on_round,
         server=options.outside_server,
         policy=options.owner_policy,

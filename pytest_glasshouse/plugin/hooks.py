@@ -158,9 +158,11 @@ def pytest_report_collectionfinish(config: pytest.Config, items: Sequence[pytest
     if not config.option.collectonly:
         return lines
     from pytest_glasshouse.plugin.collected_rows import rows_table
+    from pytest_glasshouse.rows.row_time import time_lines
     from pytest_glasshouse.wire.text_table import width_of
 
-    return lines[1:] + list(rows_table(config, items, run_id=_plan(config).run_id, width=width_of(sys.stdout)))
+    table = rows_table(config, items, run_id=_plan(config).run_id, width=width_of(sys.stdout))
+    return [*lines[1:], *table, *time_lines([item.stash[ROW].row for item in items if ROW in item.stash])]
 
 
 @pytest.hookimpl(tryfirst=True)

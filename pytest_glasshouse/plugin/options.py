@@ -149,6 +149,7 @@ def _assemble(values: dict[str, Any], sources: dict[str, Source], config: pytest
         half_width_pct=values.get("half_width"),
         seed=values.get("seed"),
         max_overhead_pct=values.get("max_overhead"),
+        sequential=values.get("sequential", False),
         publishable=values.get("publishable", False),
         allocation=values.get("allocation", "shared"),
         boot_timeout_s=values.get("boot_timeout"),

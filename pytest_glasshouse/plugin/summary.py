@@ -108,6 +108,8 @@ def shared_gpus(rows: Sequence[MeasuredRow | SealedRow | NullRow]) -> Iterator[s
 
 
 def _measured(row: MeasuredRow) -> tuple[str, ...]:
+    from pytest_glasshouse.analysis.wording import printed_pct, verdict_text
+
     interval = row.get("overheadCi95Pct")
     unit = row["unit"]
     return (
@@ -115,9 +117,9 @@ def _measured(row: MeasuredRow) -> tuple[str, ...]:
         row["order"],
         f"{row['protectedPerSec']:.2f} {unit}/s",
         f"{row['rawPerSec']:.2f} {unit}/s",
-        f"{row['overheadPct']:+.2f} %",
+        f"{printed_pct(row):+.2f} %",
         _NO_FIGURE if interval is None else f"{interval[0]:+.2f} to {interval[1]:+.2f}",
-        row["verdict"],
+        verdict_text(row),
         findings(row["findings"]),
     )
 

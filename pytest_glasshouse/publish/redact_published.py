@@ -11,6 +11,7 @@ import copy
 import re
 from typing import TYPE_CHECKING, Any, cast
 
+from pytest_glasshouse.analysis.allocation_null import allocation_nulls, judged_by_null
 from pytest_glasshouse.errors import RedactionError
 from pytest_glasshouse.overhead.verdict import Verdict
 from pytest_glasshouse.publish.objections import MALFORMED, Objection, listed, most_serious
@@ -222,8 +223,9 @@ def _redacted_allocation(allocation: Unchecked, number: int) -> Unchecked:
 
 def resealed(document: Unchecked, *, key: Ed25519PrivateKey) -> Unchecked:
     """The document with everything that follows from its rows computed again, sealed anew by `key`."""
+    nulls = allocation_nulls(document["nullRows"], document["rows"])
     lists: RowLists = {
-        "rows": [sealed(each, key=key) for each in document["rows"]],
+        "rows": [sealed(judged_by_null(each, nulls.get(each["allocationName"])), key=key) for each in document["rows"]],
         "nullRows": [sealed(each, key=key) for each in document["nullRows"]],
         "excludedResults": [sealed(each, key=key) for each in document["excludedResults"]],
     }

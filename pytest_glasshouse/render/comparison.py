@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pytest_glasshouse.analysis.wording import rate_with_interval, signed
+from pytest_glasshouse.analysis.wording import printed_pct, rate_with_interval, signed
 from pytest_glasshouse.check.compare import judged_difference
 from pytest_glasshouse.render import tables
 from pytest_glasshouse.render.markdown import markdown_table
@@ -90,9 +90,9 @@ def _cells(pair: ComparedRow, limit_points: float | None) -> list[str]:
     return [
         pair.name,
         "unlike machines" if pair.unlike else pair.before["gpuModel"],
-        signed(pair.before["overheadPct"]),
+        signed(printed_pct(pair.before)),
         _interval(pair.before),
-        signed(pair.after["overheadPct"]),
+        signed(printed_pct(pair.after)),
         _interval(pair.after),
         signed(found.points),
         _SAMPLE if found.ci95 is None else f"{signed(found.ci95.low)} to {signed(found.ci95.high)}",

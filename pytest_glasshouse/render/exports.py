@@ -10,7 +10,7 @@ import io
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from pytest_glasshouse.analysis.wording import figure_with_interval
+from pytest_glasshouse.analysis.wording import figure_with_interval, printed_pct, verdict_text
 from pytest_glasshouse.report.attempts import row_title
 from pytest_glasshouse.report.failures import failure_of, rows_of
 from pytest_glasshouse.wire.printable import json_text, printable
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from pytest_glasshouse.analysis.fields import RowRecord
+    from pytest_glasshouse.report.failures import RowFailure
     from pytest_glasshouse.report.fields import Report
 
 _ROW = ("runId", "createdAt", "gitCommit", "row", "rowId", "gpuModel", "workload", "order", "unit", "dryRun", "publishable")
@@ -40,7 +41,7 @@ def segments_csv(document: Report) -> str:
 
 def ctrf(document: Report) -> str:
     """The rows as tests in the Common Test Report Format (ctrf.io, 0.0.0): `failed` for what failed, whatever kept it."""
-    tests = [_test(row) for row in rows_of(document)]
+    tests = [_test(row, failure_of(row, document["nullRows"])) for row in rows_of(document)]
     statuses = [each["status"] for each in tests]
     made_ms = int(datetime.fromisoformat(document["createdAt"]).astimezone(UTC).timestamp() * 1000)
     summary = {
@@ -67,17 +68,16 @@ def benchmark_list(document: Report) -> str:
         {
             "name": row_title(row),
             "unit": "% overhead",
-            "value": row["overheadPct"],
+            "value": printed_pct(row),
             "range": "single sample" if interval is None else f"{interval[0]:+.2f} to {interval[1]:+.2f}",
-            "extra": f"{row['gpuModel']}; {row['order']}; {row['verdict']}{'; dry run' if row['dryRun'] else ''}",
+            "extra": f"{row['gpuModel']}; {row['order']}; {verdict_text(row)}{'; dry run' if row['dryRun'] else ''}",
         }
         for row in document["rows"]
         for interval in (row["overheadCi95Pct"],)
     ]) + "\n"  # fmt: skip
 
 
-def _test(row: RowRecord) -> dict[str, object]:
-    failure = failure_of(row)
+def _test(row: RowRecord, failure: RowFailure | None) -> dict[str, object]:
     elapsed = [value for name, value in _items(row) if name in {"protectedElapsedSec", "rawElapsedSec"}]
     test: dict[str, object] = {
         "name": row_title(row),
@@ -88,7 +88,7 @@ def _test(row: RowRecord) -> dict[str, object]:
         test["message"] = printable(failure.line, limit=2000)
     elif "overheadPct" in row:
         interval = row["overheadCi95Pct"]
-        test["message"] = figure_with_interval(row["overheadPct"], None if interval is None else (interval[0], interval[1]))
+        test["message"] = figure_with_interval(printed_pct(row), None if interval is None else (interval[0], interval[1]))
     return test
 
 

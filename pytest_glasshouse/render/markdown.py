@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pytest_glasshouse.analysis.row_limits import implausible, limit_of
+from pytest_glasshouse.analysis.wording import verdict_text
 from pytest_glasshouse.render import tables
 from pytest_glasshouse.report.attempts import attempts_line, row_title
 from pytest_glasshouse.report.failures import failures, rows_of
@@ -92,7 +93,7 @@ def _rows(rows: Sequence[MeasuredRow], nulls: Sequence[NullRow]) -> Iterator[str
                 f"{row['rawPerSec']:,.3f}",
                 f"{figure} %",
                 interval.strip("()"),
-                row["verdict"],
+                verdict_text(row),
                 _status(row, nulls),
             ]
         )

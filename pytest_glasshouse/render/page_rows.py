@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from pytest_glasshouse.analysis.row_limits import implausible, limit_of
-from pytest_glasshouse.analysis.wording import signed
+from pytest_glasshouse.analysis.wording import signed, verdict_text, worst_round_text
 from pytest_glasshouse.render import tables
 from pytest_glasshouse.render.html import Code, MarkedText, definitions, details, escaped, paragraph, table
 from pytest_glasshouse.render.plot_interval import interval_plot, null_band
@@ -31,7 +31,7 @@ _MOST_SEGMENTS = 400
 
 def row_card(document: Report, row: MeasuredRow, scale: Scale) -> str:
     """The short form: overhead, interval plot, verdict, and a link to the details."""
-    words = [row["verdict"], *(["dry run"] if row["dryRun"] else []), *(["publishable"] if row["publishable"] else [])]
+    words = [verdict_text(row), *(["dry run"] if row["dryRun"] else []), *(["publishable"] if row["publishable"] else [])]
     return (
         f'<div class="card"><h3><a href="#{escaped(row["rowId"])}">{escaped(row_title(row))}</a></h3>'
         f'<p class="figure">{escaped(tables.overhead_text(row))}</p>{interval_plot(row, scale, null_band(document, row))}'
@@ -111,6 +111,9 @@ def _facts(row: MeasuredRow, nulls: Sequence[NullRow]) -> str:
             ("raw", f"{row['rawPerSec']:,.3f} {unit}/s: {row['rawUnits']:,} in {row['rawElapsedSec']:,.3f} s"),
             ("limit", None if limit is None else f"{limit.verdict.value} of {limit.limit_pct:g} %: {limit.reason}"),
             ("method", row["method"]),
+            ("ratio of totals", f"{signed(row['overheadPct'])} % (one figure, without an interval)"),
+            ("rounds", worst_round_text(row) or None),
+            *_decided(row),
             ("margin", f"{row['marginPct']:g} {'point' if row['marginPct'] == 1 else 'points'}"),
             ("lifecycle", f"{row['attestation']}, {row['runtimeState']}, raw callback {row['rawCallback']}"),
             ("zeroize", f"{row['zeroizeSec']:.3f} s" if row["zeroizeSec"] is not None else None),
@@ -131,8 +134,10 @@ def _exposure(row: MeasuredRow) -> str | None:
 def _null(document: Report, row: MeasuredRow) -> str:
     band = null_band(document, row)
     if band is None:
-        return paragraph("No null (raw against raw) was measured for this row.", "soft")
-    whose = "in the same rounds" if "estimates" in row else "by a null row on the same allocation"
+        return paragraph("No raw leg was compared with another process's on this row's allocation.", "soft")
+    nulls = row["estimates"]["nulls"] if "estimates" in row else []
+    own = "allocationNull" not in row and any(each["kind"] == "second raw leg" for each in nulls)
+    whose = "in the same rounds" if own else "between processes, by null rows on the same allocation"
     return paragraph(f"Raw against raw, {whose}: {signed(band[0])} to {signed(band[1])} % (90 % interval).")
 
 
@@ -210,12 +215,25 @@ def _estimates(row: MeasuredRow) -> str:
     pairs: list[tuple[str, Any]] = [("trimmed mean of pairs", f"{signed(found['trimmedPct'])} % {trimmed}")]
     if found["agree"] is False:
         pairs.append(("estimators", "they disagree; the verdict says why"))
-    pairs += [(f"null, {each['kind']}", f"{signed(each['pct'])} % {_bounds(each['ci90Pct'], '90')}") for each in found["nulls"]]
+    pairs += [
+        (f"raw against raw, {words}", f"{signed(pct)} % {_bounds(ci90, '90')}") for words, pct, ci90 in tables.nulls_of(row)
+    ]
     pairs += [
         ("minimum detectable effect", _short(found["minimumDetectablePct"], " points")),
         ("pairs", f"{found['pairs']}, worth {_short(found['effectivePairs'])} independent ones"),
     ]
     return definitions(pairs)
+
+
+def _decided(row: MeasuredRow) -> Iterator[tuple[str, Any]]:
+    """How the number of rounds came about, where they were not simply planned."""
+    if "cut" in row:
+        found = row["cut"]
+        cost = f"it cost {found['roundCostSec']:.1f} s beside its turns, a pair {found['pairSec']:.1f} s"
+        yield "rounds cut by the first one", f"{found['rounds']} of {found['pairs']} pairs: {cost}"
+    if "sequential" in row:
+        looks = (f"{each['rounds']}: {each['judgement']}" for each in row["sequential"]["looks"])
+        yield "looks, by rounds", "; ".join(looks)
 
 
 def _costs(row: MeasuredRow) -> str:

@@ -10,6 +10,7 @@ import hashlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from pytest_glasshouse.analysis.wording import printed_pct, verdict_text
 from pytest_glasshouse.observation.reading import observed_rounds
 from pytest_glasshouse.render import tables
 from pytest_glasshouse.render.html import Cell, Link, table
@@ -81,7 +82,7 @@ def standing(row: RowRecord, failed: Mapping[str, RowFailure]) -> Standing:
     if found := failed.get(row["rowId"]):
         return Standing(word=found.outcome, css="bad")
     if "verdict" in row and "overheadPct" in row:
-        return Standing(word=row["verdict"], css="good" if row["verdict"] in _GOOD else "warn")
+        return Standing(word=verdict_text(row), css="good" if row["verdict"] in _GOOD else "warn")
     if "qualifies" in row:
         word = "raw against raw: inside its margin" if row["qualifies"] else "raw against raw: not inside its margin"
         return Standing(word=word, css="good" if row["qualifies"] else "warn")
@@ -130,7 +131,7 @@ def _cells(row: RowRecord, failed: Mapping[str, RowFailure]) -> list[Cell]:
 def _figure(row: RowRecord) -> tuple[float | None, str]:
     """The figure of a row, and its 95 % interval as text; a null row has one of 90 %."""
     if "overheadPct" in row:
-        return row["overheadPct"], tables.bounds(row["overheadCi95Pct"])
+        return printed_pct(row), tables.bounds(row["overheadCi95Pct"])
     if "differencePct" in row:
         return row["differencePct"], f"{tables.bounds(row['differenceCi90Pct'])} (90 %)"
     return None, ""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from pytest_glasshouse.analysis.wording import printed_pct
 from pytest_glasshouse.render.svg import Scale, line, number, rectangle, round_step, svg, text
 from pytest_glasshouse.render.tables import overhead_text
 
@@ -22,16 +23,21 @@ _WIDEST_PCT = 100.0
 
 def common_scale(rows: Sequence[MeasuredRow]) -> Scale:
     """One symmetric scale for all rows, sized by the median one: an outlier must not flatten all others."""
-    reaches = sorted(max(map(abs, row["overheadCi95Pct"] or [row["overheadPct"]])) for row in rows)
+    reaches = sorted(max(map(abs, row["overheadCi95Pct"] or [printed_pct(row)])) for row in rows)
     wanted = max(1.25 * reaches[len(reaches) // 2], 2 * max(row["marginPct"] for row in rows))
     step = round_step(min(wanted, _WIDEST_PCT) / 2)
     return Scale(low=-2 * step, high=2 * step, left=_LEFT, right=_RIGHT)
 
 
 def null_band(document: Report, row: MeasuredRow) -> tuple[float, float] | None:
-    """The 90 % interval of raw against raw that this row is compared with: its own, else that of its allocation."""
+    """The 90 % interval of raw against raw between processes: of the row's allocation, or of its own second raw leg.
+
+    Halves of one raw process say nothing about another, so they are no band.
+    """
     nulls = row["estimates"]["nulls"] if "estimates" in row else []
-    found = next((each["ci90Pct"] for each in reversed(nulls) if each["ci90Pct"] is not None), None)
+    found = row["allocationNull"]["ci90Pct"] if "allocationNull" in row else None
+    if found is None:
+        found = next((each["ci90Pct"] for each in nulls if each["kind"] == "second raw leg"), None)
     if found is None:
         same = (each for each in document["nullRows"] if each["allocationName"] == row["allocationName"])
         found = next((each["differenceCi90Pct"] for each in same if each["workload"] == row["workload"]), None)
@@ -60,11 +66,11 @@ def _parts(row: MeasuredRow, scale: Scale, band: tuple[float, float] | None) -> 
         low, high = scale.at(interval[0]), scale.at(interval[1])
         yield line(low, _MIDDLE, high, _MIDDLE, "interval")
         yield from (_end(value, scale) for value in interval)
-    if scale.low <= row["overheadPct"] <= scale.high:
+    if scale.low <= printed_pct(row) <= scale.high:
         kind = "point" if interval is not None else "point alone"
-        yield f'<circle cx="{scale.at(row["overheadPct"]):g}" cy="{_MIDDLE}" r="4.5" class="{kind}"/>'
+        yield f'<circle cx="{scale.at(printed_pct(row)):g}" cy="{_MIDDLE}" r="4.5" class="{kind}"/>'
     elif interval is None:
-        yield _end(row["overheadPct"], scale)
+        yield _end(printed_pct(row), scale)
     for tick in scale.ticks(4):
         anchor = "start" if tick == scale.low else "end" if tick == scale.high else "middle"
         yield line(scale.at(tick), 48, scale.at(tick), 51, "axis")

@@ -6,8 +6,10 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from pytest_glasshouse.analysis.row_limits import first_rounds, log_ratios
-from pytest_glasshouse.overhead.interval import MIN_FOR_INTERVAL, spread_of
+from pytest_glasshouse.analysis.row_limits import log_ratios
+from pytest_glasshouse.analysis.sampling import sampling_of
+from pytest_glasshouse.analysis.wording import printed_pct
+from pytest_glasshouse.overhead.interval import MIN_FOR_INTERVAL, mean_of, mean_of_rounds
 from pytest_glasshouse.render.page_table import spent_usd, standing
 from pytest_glasshouse.report.attempts import row_title
 from pytest_glasshouse.report.failures import failures, rows_of
@@ -88,13 +90,13 @@ def _row(row: RowRecord, failed: dict[str, RowFailure]) -> SiteRow:
     figures: dict[str, float | int | None] = {}
     if "overheadPct" in row:
         interval = row["overheadCi95Pct"]
-        figures |= {"pct": row["overheadPct"]}
+        figures |= {"pct": printed_pct(row)}
         figures |= {} if interval is None else {"low": interval[0], "high": interval[1]}
-        ratios = log_ratios(row)
-        figures["mean"] = math.fsum(ratios) / len(ratios)
+        ratios, sampling = log_ratios(row), sampling_of(row)
+        figures["mean"] = mean_of(ratios, sampling)
         if len(ratios) >= MIN_FOR_INTERVAL:
-            spread, freedom = spread_of(ratios, first_rounds=first_rounds(row))
-            figures |= {"variance": spread**2 / len(ratios), "freedom": freedom}
+            found = mean_of_rounds(ratios, sampling)
+            figures |= {"variance": found.error**2, "freedom": found.freedom}
     return SiteRow(
         row_id=row["rowId"],
         name=row_title(row),

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pytest_glasshouse.analysis.wording import figure_with_interval, rate_with_interval, signed
+from pytest_glasshouse.analysis.wording import figure_with_interval, printed_pct, rate_with_interval, signed, worst_round_text
 from pytest_glasshouse.report.attempts import row_title
 
 if TYPE_CHECKING:
@@ -20,8 +20,10 @@ if TYPE_CHECKING:
 
 ESTIMATES_HEAD = (
     "Row",
+    "Ratio of totals",
     "Companion",
-    "Null (90 %)",
+    "Raw against raw (90 %)",
+    "Worst round",
     "Detects",
     "Spread of rounds",
     "of pairs",
@@ -44,6 +46,7 @@ SEALED_NOTE = (
     "Seconds are totals over the rounds."
 )
 _NOT_SEEN = "not seen"
+_NULL_WORDS = {"split halves": "inside the raw process (split halves)"}
 
 
 def measured_sentence(summary: Summary) -> str:
@@ -111,7 +114,7 @@ def claim_lists(claims: Claims) -> list[tuple[str, list[str]]]:
 def overhead_text(row: MeasuredRow) -> str:
     """A row's overhead with its 95 % interval, or as a single sample."""
     interval = row["overheadCi95Pct"]
-    return figure_with_interval(row["overheadPct"], None if interval is None else (interval[0], interval[1]))
+    return figure_with_interval(printed_pct(row), None if interval is None else (interval[0], interval[1]))
 
 
 def bounds(interval: Sequence[float] | None, *, missing: str = "single sample", unit: str = "") -> str:
@@ -146,7 +149,7 @@ def tamper_result(case: TamperRecord) -> str:
 
 def estimates_table(rows: Sequence[MeasuredRow]) -> list[list[str]]:
     """One line for each row that has estimates."""
-    return [_estimates(row["name"], row["estimates"]) for row in rows if "estimates" in row]
+    return [_estimates(row, row["estimates"]) for row in rows if "estimates" in row]
 
 
 def costs_table(rows: Sequence[MeasuredRow]) -> list[list[str]]:
@@ -168,8 +171,23 @@ def memory_table(rows: Sequence[MeasuredRow]) -> list[list[str]]:
     ]
 
 
-def _estimates(name: str, given: EstimateFigures) -> list[str]:
-    nulls = ", ".join(f"{each['kind']} {_span(each['ci90Pct'])}" for each in given["nulls"])
+def null_words(kind: str) -> str:
+    """What a comparison of raw with raw compares."""
+    return _NULL_WORDS.get(kind, kind)
+
+
+def nulls_of(row: MeasuredRow) -> list[tuple[str, float, Sequence[float] | None]]:
+    """Every comparison of raw with raw that a row has: what it compares, the figure and its 90 % interval."""
+    own = row["estimates"]["nulls"] if "estimates" in row else []
+    found: list[tuple[str, float, Sequence[float] | None]]
+    found = [(null_words(each["kind"]), each["pct"], each["ci90Pct"]) for each in own]
+    if (pooled := row.get("allocationNull")) is not None:
+        found.append((f"between processes, {pooled['rounds']} rounds of the allocation", pooled["pct"], pooled["ci90Pct"]))
+    return found
+
+
+def _estimates(row: MeasuredRow, given: EstimateFigures) -> list[str]:
+    nulls = ", ".join(f"{words} {_span(ci90)}" for words, _, ci90 in nulls_of(row))
     spreads = (given["minimumDetectablePct"], given["betweenRoundsPct"], given["withinRoundsPct"], given["processStartPct"])
     percents = [_NOT_SEEN if each is None else f"{each:.2f} %" for each in spreads]
     effects = [
@@ -178,7 +196,8 @@ def _estimates(name: str, given: EstimateFigures) -> list[str]:
     ]
     companion = f"{signed(given['trimmedPct'])} % {_span(given['trimmedCi95Pct'])}"
     pairs = f"{given['pairs']}, worth {given['effectivePairs']:.0f}"
-    return [name, companion, nulls or "none", *percents, *effects, pairs]
+    totals = f"{signed(row['overheadPct'])} %"
+    return [row["name"], totals, companion, nulls or "none", worst_round_text(row) or _NOT_SEEN, *percents, *effects, pairs]
 
 
 def _costs(row: MeasuredRow) -> list[str]:

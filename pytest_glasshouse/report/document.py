@@ -9,6 +9,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypedDict, TypeVar
 
+from pytest_glasshouse.analysis.allocation_null import judged_by_nulls
 from pytest_glasshouse.errors import ReportError
 from pytest_glasshouse.invariants.revisions import newest
 from pytest_glasshouse.observation.reading import observed_rounds, protected_of
@@ -56,8 +57,8 @@ SCHEMA_URL = "https://pytest-glasshouse.dev/schemas/report-v1.schema.json"
 
 METHODOLOGY: Formulas = {
     "formula": "overheadPct = (1 - protectedPerSec / rawPerSec) * 100, perSec = units / elapsedSec",
-    "totals": "with more than one round, units and seconds are totals over the rounds",
-    "interval": "Student's t over the rounds' log ratios, rounds - 1 degrees of freedom",
+    "totals": "with more than one round, units and seconds are totals over the rounds; what is printed is roundsMeanPct",
+    "interval": "Student's t over the rounds' log ratios, from five rounds on blocked by who started first",
     "lifecycleBound": "one-sided 95 % Clopper-Pearson lower bound",
     "minRounds": MIN_ROUNDS,
     "invariantsRevision": newest(),
@@ -119,8 +120,11 @@ def assemble(
 ) -> Report:
     """The sealed report. Rows on an allocation whose cleanup is not proven become unpublishable here.
 
+    Measured rows are judged by the null of their allocation, which none of them has alone.
+
     Raises `ReportError` when a row appears twice.
     """
+    records = judged_by_nulls(records)
     cleanup = _every_cleanup(run.cleanup, records)
     unproven = {each.name: each.status for each in cleanup if each.status != "proven"}
     _refuse_twice([each["record"] for each in records])

@@ -13,7 +13,7 @@ from pytest_glasshouse.report.attempts import row_title
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from pytest_glasshouse.analysis.fields import FindingRecord, RowRecord
+    from pytest_glasshouse.analysis.fields import FindingRecord, NullRow, RowRecord
     from pytest_glasshouse.report.fields import Report
 
 
@@ -35,11 +35,14 @@ class RowFailure:
         return f"{self.name}: {self.cause}" if self.broken else f"{self.name}: {self.outcome}: {self.cause}"
 
 
-def failure_of(row: RowRecord) -> RowFailure | None:
-    """Why a row failed; None for one that did not. A row that is not measured failed, whatever kept it from being measured."""
+def failure_of(row: RowRecord, null_rows: Sequence[NullRow] = ()) -> RowFailure | None:
+    """Why a row failed; None for one that did not. A row that is not measured failed, whatever kept it from being measured.
+
+    `null_rows` are its report's, as in `analysis.row_limits.implausible`.
+    """
     not_held = [each for each in row.get("findings", ()) if each["finding"] != "held"]
     broken = [each for each in not_held if each["finding"] == "broken"]
-    outcome, reason, decision = _outcome(row)
+    outcome, reason, decision = _outcome(row, null_rows)
     if not outcome and broken:
         outcome, decision = "failed", ""
     if not outcome:
@@ -55,8 +58,10 @@ def failure_of(row: RowRecord) -> RowFailure | None:
 
 
 def failures(rows: Iterable[RowRecord]) -> list[RowFailure]:
-    """Every row that failed; those in which an invariant was broken come first, each kind in the order of the rows."""
-    found = [each for each in map(failure_of, rows) if each is not None]
+    """Those that failed, of all rows of a report; those in which an invariant was broken come first, else in the rows' order."""
+    every = list(rows)
+    nulls = [row for row in every if "differencePct" in row]
+    found = [each for row in every if (each := failure_of(row, nulls)) is not None]
     return sorted(found, key=lambda each: not each.broken)
 
 
@@ -76,18 +81,18 @@ def causes_first(findings: Sequence[FindingRecord]) -> list[FindingRecord]:
     return sorted(findings, key=place)
 
 
-def _outcome(row: RowRecord) -> tuple[str, str, str]:
+def _outcome(row: RowRecord, null_rows: Sequence[NullRow]) -> tuple[str, str, str]:
     """Outcome, reason and decision; the outcome is empty for a row that did not fail by it."""
     if "decision" in row:
         return row["outcome"], row["reason"], row["decision"]
     if "roundFigures" not in row:
         return "", "", ""
-    limit = limit_of(row)
+    limit = limit_of(row, null_rows=null_rows)
     if limit is not None and not limit.passed:
         upper = "no upper bound" if limit.upper95_pct is None else f"upper bound {limit.upper95_pct:+.2f} %"
         return limit.verdict.value, f"at most {limit.limit_pct:g} % overhead was asked for: {limit.reason} ({upper})", ""
-    if implausible(row):
-        return Verdict.IMPLAUSIBLE_NEGATIVE.value, row["verdictReason"], ""
+    if reason := implausible(row, null_rows):
+        return Verdict.IMPLAUSIBLE_NEGATIVE.value, reason, ""
     return "", "", ""
 
 

@@ -1,7 +1,13 @@
-"""The order of the legs in each round: the named order in the first round, balanced at random in the later ones."""
+"""The order of the legs in each round, and of their turns: as named in the first round, balanced at random in the later ones.
+
+Everything is drawn from the run's seed and the row's id, so that no two rows of a run share an imbalance. Rounds are drawn two by
+two, one of either order: a round's order does not depend on how many follow. Rows whose plan has no `sampling` were drawn by the
+older functions, which only `check` calls.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import random
 from typing import TYPE_CHECKING, Literal
 
@@ -22,14 +28,73 @@ _FIRST: dict[str, tuple[LegName, LegName]] = {"raw-first": ("raw", "protected"),
 Role = Literal["protected", "raw", "raw2"]
 
 
+def row_seed(seed: int, row_id: str) -> str:
+    """What a row's orders are drawn from."""
+    return hashlib.sha256(f"glasshouse-orders/1\n{seed}\n{row_id}".encode()).hexdigest()
+
+
+def orders_of_row(order: str, *, rounds: int, seed: str, fixed: bool) -> tuple[tuple[LegName, LegName], ...]:
+    """One order per round, of two successive rounds one of either. `seed` is the row's.
+
+    For an interleaved row it is the order in which the legs start, and the first round's is drawn too.
+    Raises `ConfigurationError` for an unknown order, or for more than `MOST_ROUNDS`.
+    """
+    _refuse_too_many(rounds)
+    if order == "interleaved":
+        named = random.Random(f"{seed} first").choice(list(_FIRST.values()))  # noqa: S311  (a design, not a secret)
+    elif order in _FIRST:
+        named = _FIRST[order]
+    else:
+        raise ConfigurationError(f"order {order!r}: expected {' or '.join(_FIRST)} or interleaved")
+    if fixed:
+        return (named,) * rounds
+    other: tuple[LegName, LegName] = (named[1], named[0])
+    drawn = [named, other]
+    for two in range(1, (rounds + 1) // 2):
+        drawn += random.Random(f"{seed} rounds {two}").sample([named, other], 2)  # noqa: S311
+    return tuple(drawn[:rounds])
+
+
+def starts_of_row(legs: Sequence[Role], *, rounds: int, seed: str, fixed: bool) -> tuple[tuple[Role, ...], ...]:
+    """The order in which the two legs of each interleaved round start. Raises `ConfigurationError` for other than two legs."""
+    if len(legs) != len(_FIRST):
+        raise ConfigurationError(f"expected two legs that take turns, saw {len(legs)}")
+    # Raw against raw: the second raw leg takes the protected leg's place.
+    second: Role = "protected" if "protected" in legs else "raw2"
+    pairs = orders_of_row("interleaved", rounds=rounds, seed=seed, fixed=fixed)
+    return tuple(tuple(second if leg == "protected" else leg for leg in pair) for pair in pairs)
+
+
+def turns_of_round(legs: Sequence[Role], *, number: int, pairs: int, seed: str) -> tuple[tuple[Role, ...], ...]:
+    """The order of the two legs in each pair of round `number`: either begins half of the pairs, of an odd number one more.
+
+    Raises `ConfigurationError` for more pairs than a round can have.
+    """
+    _refuse_too_many_pairs(pairs)
+    draw = random.Random(f"{seed} round {number}")  # noqa: S311
+    one, other = sorted(legs)
+    firsts = [one, other] * (pairs // 2) + ([draw.choice([one, other])] if pairs % 2 else [])
+    draw.shuffle(firsts)
+    return tuple((first, other if first == one else one) for first in firsts)
+
+
+def _refuse_too_many(rounds: int) -> None:
+    if rounds > MOST_ROUNDS:
+        raise ConfigurationError(f"expected at most {MOST_ROUNDS} rounds, saw {rounds}")
+
+
+def _refuse_too_many_pairs(pairs: int) -> None:
+    if pairs > _MOST_PAIRS:
+        raise ConfigurationError(f"expected at most {_MOST_PAIRS} pairs in a round, saw {pairs}")
+
+
 def leg_orders(order: str, *, rounds: int, seed: int, fixed: bool) -> tuple[tuple[LegName, LegName], ...]:
     """One order per round. Balanced means that the counts of the two orders differ by at most one.
 
     For an interleaved row it is the order in which the legs start, and the first round's is drawn too.
     Raises `ConfigurationError` for an unknown order, or for more than `MOST_ROUNDS`.
     """
-    if rounds > MOST_ROUNDS:
-        raise ConfigurationError(f"expected at most {MOST_ROUNDS} rounds, saw {rounds}")
+    _refuse_too_many(rounds)
     draw = random.Random(seed)  # noqa: S311  (a design, not a secret: the seed is recorded)
     if order == "interleaved":
         named = draw.choice(list(_FIRST.values()))
@@ -47,8 +112,7 @@ def leg_orders(order: str, *, rounds: int, seed: int, fixed: bool) -> tuple[tupl
 
 def sealed_orders(rounds: int) -> tuple[tuple[LegName], ...]:
     """One order per round of a row whose base is sealed: its one leg. Raises `ConfigurationError` for more than `MOST_ROUNDS`."""
-    if rounds > MOST_ROUNDS:
-        raise ConfigurationError(f"expected at most {MOST_ROUNDS} rounds, saw {rounds}")
+    _refuse_too_many(rounds)
     return (("protected",),) * rounds
 
 
@@ -74,8 +138,7 @@ def turn_orders(legs: Sequence[Role], *, number: int, pairs: int, seed: int) -> 
 
     Raises `ConfigurationError` for more pairs than a round can have.
     """
-    if pairs > _MOST_PAIRS:
-        raise ConfigurationError(f"expected at most {_MOST_PAIRS} pairs in a round, saw {pairs}")
+    _refuse_too_many_pairs(pairs)
     draw = random.Random(f"{seed} round {number}")  # noqa: S311
     return tuple(tuple(draw.sample(sorted(legs), len(legs))) for _ in range(pairs))
 

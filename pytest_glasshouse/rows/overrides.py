@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from pytest_glasshouse.rows.interleaving import DEFAULT_PRESET, PRESET_ROUNDS
+from pytest_glasshouse.overhead.sequential import LOOKS
+from pytest_glasshouse.rows.interleaving import DEFAULT_PRESET, with_preset_rounds
 from pytest_glasshouse.rows.spec import Order, Preset, RowSpec
 
 #: The target and the longest warm-up of every row in a dry run that sets no target of its own.
@@ -33,6 +34,7 @@ class Overrides:
     margin_pct: float | None = None
     model: str | None = None
     preset: Preset | None = None
+    sequential: bool = False
     dry_run: bool = False
     own_provider: bool = False
 
@@ -48,33 +50,41 @@ class Overrides:
         if order is not None:
             changes["order"] = order
         if (order or declared.order) == "interleaved":
-            changes |= self._interleaved(declared)
+            if (preset := self._preset(declared)) is not None:
+                changes["preset"] = preset
         elif declared.order == "interleaved":
             # Fields that only an interleaved row has; such a row is left out of the run.
-            changes |= {"preset": None, "null": False, "resident": True}
+            changes |= {"preset": None, "cut": False, "null": False, "resident": True}
         if self.target_s is not None or self.steps is not None:
             changes |= {"target_s": self.target_s, "steps": self.steps}
-        if self.rounds is not None:
-            changes["rounds"] = self.rounds
         if self.margin_pct is not None:
             changes["margin_pct"] = self.margin_pct
         if self.model is not None and declared.workload == "lora":
             changes["model"] = self.model
-        return dataclasses.replace(declared, **changes) if changes else declared
+        by_time = declared.cut or "preset" in changes
+        row = dataclasses.replace(declared, **(changes | {"cut": False})) if changes else declared
+        return self._with_rounds(row, by_time=by_time and row.preset is not None)
 
-    def _interleaved(self, declared: RowSpec) -> dict[str, Any]:
-        """A row that becomes interleaved gets the rounds of a preset: its own were declared for another order."""
-        preset = self.preset or (None if declared.order == "interleaved" else DEFAULT_PRESET)
-        if preset is None:
-            return {}
-        return {"preset": self.preset or declared.preset, "rounds": PRESET_ROUNDS[preset]}
+    def _preset(self, declared: RowSpec) -> Preset | None:
+        """A row that becomes interleaved gets a preset: its own rounds were declared for another order."""
+        return self.preset or (None if declared.order == "interleaved" else DEFAULT_PRESET)
+
+    def _with_rounds(self, row: RowSpec, *, by_time: bool) -> RowSpec:
+        """As many rounds as the user asked for, as the first look takes, or as the preset's time holds."""
+        if self.rounds is not None:
+            return dataclasses.replace(row, rounds=self.rounds, cut=False)
+        if self.sequential and not row.null and not row.sealed:
+            return dataclasses.replace(row, rounds=LOOKS[0], cut=False)
+        return with_preset_rounds(row) if by_time else row
 
     def _shortened(self, row: RowSpec) -> RowSpec:
         if not self.dry_run and not (self.own_provider and row.provider == "mock"):
             return row
         if self.target_s is None and self.steps is None:
-            row = dataclasses.replace(row, target_s=DRY_RUN_TARGET_S, steps=None)
-        return dataclasses.replace(row, warmup_s=min(row.warmup_s, DRY_RUN_WARMUP_S))
+            # Nothing is measured by it, so its first round cuts nothing: how many rounds it has must not depend on this machine.
+            row = dataclasses.replace(row, target_s=DRY_RUN_TARGET_S, steps=None, cut=False)
+        row = dataclasses.replace(row, warmup_s=min(row.warmup_s, DRY_RUN_WARMUP_S))
+        return with_preset_rounds(row) if row.cut else row
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,6 +10,7 @@ every GPU that was published on, and a row whose base model is sealed.
 
 from __future__ import annotations
 
+from pytest_glasshouse.rows.interleaving import DEFAULT_PRESET, with_preset_rounds
 from pytest_glasshouse.rows.spec import Gpu, Order, Published, RowSpec
 
 #: Models at a commit. The published results name none; these are the commits that public code pins most.
@@ -27,7 +28,6 @@ FUNCTIONAL = "same-instance-overhead.txt"
 #: is measured in one round.
 _INTERLEAVED_TARGET_S = 180.0
 _INTERLEAVED_WARMUP_S = 20.0
-_INTERLEAVED_ROUNDS = 6
 
 
 def _mlp(
@@ -74,18 +74,19 @@ def _lora(
 def _interleaved(gpu: Gpu, size: str | None = None, *, null: bool = False, resident: bool = True) -> RowSpec:
     """An interleaved or a null row: lora on the model of this size, or mlp."""
     kind = "null" if null else "interleaved"
-    return RowSpec(
+    row = RowSpec(
         name="-".join(filter(None, (gpu, size and f"qwen{size}", kind))),
         workload="lora" if size else "mlp",
         gpu=gpu,
         order="interleaved",
         target_s=_INTERLEAVED_TARGET_S,
         warmup_s=_INTERLEAVED_WARMUP_S,
-        rounds=_INTERLEAVED_ROUNDS,
+        preset=DEFAULT_PRESET,
         model=_QWEN[size] if size else None,
         null=null,
         resident=resident,
     )
+    return with_preset_rounds(row)
 
 
 PUBLISHED_MLP: tuple[RowSpec, ...] = (

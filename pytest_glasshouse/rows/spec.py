@@ -50,7 +50,7 @@ MOST_PARAMETERS = 32
 LONGEST_PARAMETER = 120
 
 #: Fields that only an interleaved row may set, and their values elsewhere.
-_INTERLEAVED: Mapping[str, object] = {"preset": None, "null": False, "resident": True}
+_INTERLEAVED: Mapping[str, object] = {"preset": None, "cut": False, "null": False, "resident": True}
 
 #: Fields that only a lora row may set, and their values in the published rows.
 _LORA: Mapping[str, object] = {"rank": 4, "targets": ("q_proj", "v_proj"), "alpha": None}
@@ -165,7 +165,9 @@ class RowSpec(metaclass=_KeywordOnly):
     """Names of the layers that get an adapter (lora rows): `("qkv_proj",)` for Phi-3, `("c_attn",)` for GPT-2."""
     margin_pct: float = 1.0
     preset: Preset | None = None
-    """Rounds, pairs and legs of an interleaved row."""
+    """The time of an interleaved row, which goes into rounds of few pairs."""
+    cut: bool = False
+    """Whether the row has as many rounds as its preset's time holds, by what its first one cost; else `rounds` of them."""
     null: bool = False
     """Raw against raw: measures what the allocation shows where nothing differs (interleaved rows)."""
     resident: bool = True
@@ -219,6 +221,8 @@ class RowSpec(metaclass=_KeywordOnly):
     def _interleaved(self) -> None:
         if self.preset is not None and self.preset not in get_args(Preset):
             self._refuse("preset", "one of " + ", ".join(get_args(Preset)))
+        if self.cut and (self.preset is None or self.target_s is None or not self.resident):
+            self._refuse("cut", "False, for a row without a preset, of whole lifecycles or with a target in steps")
         for field, usual in _INTERLEAVED.items():
             if self.order != "interleaved" and getattr(self, field) != usual:
                 self._refuse(field, f"{usual!r}, for a row that is not interleaved")

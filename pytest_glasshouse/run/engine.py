@@ -259,13 +259,16 @@ class Engine:
             self._host_attestation = None
 
 
-def _rounds_in_all(observation: Observation) -> int:
-    """How many rounds a row is to have, decided once from its first ones; those it has where nothing is to be decided."""
-    from pytest_glasshouse.analysis.extension import extension
+def _rounds_in_all(observation: Observation) -> tuple[int, int | None]:
+    """How many rounds a row is to have by what it measured so far, and the pairs of those to come."""
+    from pytest_glasshouse.analysis.planned_rounds import rounds_in_all
+    from pytest_glasshouse.analysis.row_cut import cut_of
     from pytest_glasshouse.observation.results import results
 
-    decided = extension(observation, results(observation))
-    return len(observation["rounds"]) if decided is None else decided.rounds
+    measured = results(observation)
+    divided = cut_of(observation, measured)
+    in_all = rounds_in_all(observation, measured, planned=observation["plan"]["rounds"])
+    return in_all, None if divided is None else divided.pairs
 
 
 def _require_training(rows: Sequence[RowSpec]) -> None:

@@ -13,6 +13,7 @@ from pytest_glasshouse.providers.place_settings import OwnMachines
 if TYPE_CHECKING:
     from pytest_glasshouse.legs.attestation import OutsideServer
     from pytest_glasshouse.legs.model_sources import ModelSources
+    from pytest_glasshouse.observation.document import SamplingPlan
     from pytest_glasshouse.owner.policy import Policy
     from pytest_glasshouse.providers.requirements import CudaVersion, Requirements
     from pytest_glasshouse.rows.overrides import Overrides
@@ -55,6 +56,7 @@ class Options:
     half_width_pct: float | None = None
     seed: int | None = None
     max_overhead_pct: float | None = None
+    sequential: bool = False
     publishable: bool = False
     allocation: str = "shared"
     boot_timeout_s: float | None = None
@@ -130,6 +132,15 @@ class Options:
         return ModelSources(directory=self.guest_models, only=self.model_source or row.model_source, push_limit_bytes=limit)
 
     @property
+    def looks(self) -> SamplingPlan | None:
+        """The looks after which a row may end, as its plan names them; None where it may not."""
+        if not self.sequential or self.max_overhead_pct is None:
+            return None
+        from pytest_glasshouse.analysis.sequential import plan_of_looks
+
+        return plan_of_looks(self.max_overhead_pct)
+
+    @property
     def overrides(self) -> Overrides:
         """What these options change in every row."""
         from pytest_glasshouse.rows.overrides import Overrides
@@ -142,6 +153,7 @@ class Options:
             margin_pct=self.margin_pct,
             model=self.model,
             preset=self.preset,
+            sequential=self.sequential,
             dry_run=self.provider == "mock",
             own_provider=self.provider == "row",
         )
@@ -162,9 +174,28 @@ def check_together(options: Options) -> None:
         raise ConfigurationError(
             f"--glasshouse-stand-in and --glasshouse-{other}: a stand-in is of no model and comes from no source; give one"
         )
+    _check_sequential(options)
     _check_server(options)
     if options.report is not None:
         _check_writable(options.report)
+
+
+def _check_sequential(options: Options) -> None:
+    """Looks need a limit to look at, and are the only rule by which such a row ends."""
+    if not options.sequential:
+        return
+    if options.max_overhead_pct is None:
+        raise ConfigurationError("--glasshouse-sequential: there is no limit to look at; give --glasshouse-max-overhead too")
+    others = {
+        "rounds": options.rounds is not None,
+        "half-width": options.half_width_pct is not None,
+        "fixed-order": options.fixed_order,
+    }
+    if given := [name for name, is_given in others.items() if is_given]:
+        raise ConfigurationError(
+            f"--glasshouse-sequential and --glasshouse-{given[0]}: the looks decide how many rounds a row has, of both orders; "
+            "give one"
+        )
 
 
 def _check_server(options: Options) -> None:

@@ -44,6 +44,7 @@ _AGREED: Mapping[str, str] = {
     "margin": "margin_pct",
     "half-width": "half_width_pct",
     "max-overhead": "max_overhead_pct",
+    "sequential": "sequential",
     "strict-memory": "strict_memory",
     "model": "model",
     "stand-in": "stand_in",

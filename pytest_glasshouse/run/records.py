@@ -50,15 +50,15 @@ def width_of(outcome: Outcome, engine: Engine) -> float | None:
     from pytest_glasshouse.analysis.extension import extension
     from pytest_glasshouse.analysis.figures import row_figures
     from pytest_glasshouse.analysis.row_limits import log_ratios
-    from pytest_glasshouse.overhead.interval import interval_pct
+    from pytest_glasshouse.overhead.interval import Sampling, interval_pct
 
     if outcome.row.null or outcome.row.sealed:
         return None
     try:
         rounds = engine.results(outcome.observation)
         extended = extension(outcome.observation, rounds)
-        first = None if extended is None else extended.first_rounds
-        interval = interval_pct(log_ratios(row_figures(rounds)), level=0.95, first_rounds=first)
+        sampling = Sampling(first_rounds=None if extended is None else extended.first_rounds)
+        interval = interval_pct(log_ratios(row_figures(rounds)), level=0.95, sampling=sampling)
     except (GlasshouseError, ValueError):
         return None
     return None if interval is None else interval.half_width

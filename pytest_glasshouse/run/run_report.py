@@ -107,6 +107,7 @@ class RunReport:
 
     def _withheld(self, settled: PublishableReport) -> int:
         """Name the rows that the report lacks and where they are; the exit code for that, `EXIT_OK` where there are none."""
+        from pytest_glasshouse.analysis.allocation_null import judged_by_nulls
         from pytest_glasshouse.publish.objections import listed
 
         names = list(self._store.records)
@@ -114,7 +115,7 @@ class RunReport:
         for place, against in settled.withheld.items():
             name = self._store.records[names[place]]["record"]["name"]
             self.problems.append(f"row {name} was withheld from the report: {listed(against)}")
-        self._store.records = dict(zip(names, settled.records, strict=True))
+        self._store.records = dict(zip(names, judged_by_nulls(settled.records), strict=True))
         if not settled.withheld:
             return EXIT_REPORT if self._store.not_json else EXIT_OK
         self.is_whole = False

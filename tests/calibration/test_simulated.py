@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from pytest_glasshouse.overhead.estimate import estimates
-from pytest_glasshouse.overhead.interval import interval_pct
+from pytest_glasshouse.overhead.interval import Sampling, interval_pct
 from pytest_glasshouse.overhead.pool import pool
 from pytest_glasshouse.overhead.remarks import remarks
 from pytest_glasshouse.overhead.verdict import Verdict, judge_limit, verdict
@@ -186,7 +186,7 @@ def test_extended_interval_covers_the_truth_and_is_as_narrow_as_was_asked(half_w
         first = rng.normal(0.0, 0.005, 5).tolist()
         decided = rounds_needed(first, half_width_pct=half_width_pct, max_rounds=10_000)
         row = [*first, *rng.normal(0.0, 0.005, decided.rounds - 5).tolist()]
-        found = interval_pct(row, level=0.95, first_rounds=5)
+        found = interval_pct(row, level=0.95, sampling=Sampling(first_rounds=5))
         assert found is not None
         assert found.half_width <= half_width_pct * 1.02
         covered += found.contains(0.0)

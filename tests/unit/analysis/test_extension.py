@@ -10,7 +10,7 @@ import pytest
 from pytest_glasshouse.analysis.row_limits import log_ratios
 from pytest_glasshouse.check.binding import _orders
 from pytest_glasshouse.check.recompute import record_faults
-from pytest_glasshouse.overhead.interval import interval_pct
+from pytest_glasshouse.overhead.interval import Sampling, interval_pct
 from pytest_glasshouse.rows.leg_order import leg_orders
 from tests.unit.report import example
 
@@ -42,7 +42,7 @@ def test_extended_row_is_measured_and_follows_from_its_own_data() -> None:
 def test_interval_of_an_extended_row_has_the_spread_of_its_first_rounds() -> None:
     row = extended()["record"]
 
-    expected = interval_pct(log_ratios(row), level=0.95, first_rounds=2)
+    expected = interval_pct(log_ratios(row), level=0.95, sampling=Sampling(first_rounds=2))
 
     assert expected is not None
     assert row["overheadCi95Pct"] == [expected.low, expected.high]
@@ -79,18 +79,18 @@ def test_orders_of_the_extension_are_those_the_plans_seed_gives() -> None:
     drawn = [*leg_orders("raw-first", rounds=2, seed=7, fixed=False), *leg_orders("raw-first", rounds=8, seed=8, fixed=False)]
     rounds: list[Any] = [{"round": place, "order": list(order)} for place, order in enumerate(drawn, 1)]
 
-    assert list(_orders(plan, rounds)) == []
+    assert list(_orders({}, plan, rounds)) == []
     rounds[5]["order"] = list(reversed(drawn[5]))
-    assert [path for path, _ in _orders(plan, rounds)] == [".observation.rounds[5].order"]
+    assert [path for path, _ in _orders({}, plan, rounds)] == [".observation.rounds[5].order"]
 
 
 def test_more_rounds_than_a_row_can_have_are_a_fault_and_are_not_drawn() -> None:
     """A forged number of 2**40 took all memory."""
     many: Any = {**PLAN, "order": "raw-first", "seed": 7, "fixedOrder": False, "rounds": 2**40}
-    assert list(_orders(many, [])) == [(".observation.plan", "gives no order of legs (ConfigurationError)")]
+    assert list(_orders({}, many, [])) == [(".observation.plan", "gives no order of legs (ConfigurationError)")]
     design = {"legs": ["protected", "raw"], "pairs": 2**40, "resident": True}
     turns: Any = {**PLAN, "order": "interleaved", "seed": 7, "fixedOrder": False, "rounds": 1, "interleaving": design}
-    assert list(_orders(turns, [{}])) == [(".observation.plan", "gives no order of legs (ConfigurationError)")]  # type: ignore[typeddict-item]
+    assert list(_orders({}, turns, [{}])) == [(".observation.plan", "gives no order of legs (ConfigurationError)")]  # type: ignore[typeddict-item]
 
 
 def test_unplanned_extension_is_found() -> None:

@@ -158,7 +158,7 @@ def test_page_shows_a_rows_interval_and_its_cost() -> None:
     text = markdown(document)
 
     assert "## Estimates" in text
-    assert "split halves (" in text
+    assert "inside the raw process (split halves) (" in text
     assert "## Fixed and total cost" in text
     assert "168 h" in text
     assert "## Memory and exposure" in text

@@ -99,6 +99,9 @@ CASES: list[tuple[str, Callable[[], dict[str, Any]], GatePolicy, int, str]] = [
         rows=("mlp-h100-*",), max_overhead_pct=3.0, min_rounds=6, publishable=True, commit="0" * 12, max_age_h=1,
         min_lifecycle=0.5), 0, "GATE PASSED"),
     ("over the limit", report, GatePolicy(max_overhead_pct=0.5), 1, "over the limit"),
+    ("no round over its limit", report, GatePolicy(max_round_overhead_pct=3.0, max_margin_pct=1.0), 0, "GATE PASSED"),
+    ("a round over its limit", report, GatePolicy(max_round_overhead_pct=0.5), 1, "% was allowed for any round"),
+    ("wider margin than allowed", report, GatePolicy(max_margin_pct=0.5), 1, "judged with a margin of 1 %; at most 0.5 %"),
     ("inconclusive", lambda: report(good(rounds=2)), GatePolicy(max_overhead_pct=1.05), 1, "GATE INCONCLUSIVE"),
     ("single sample", lambda: report(good(rounds=1)), LIMIT, 1, "GATE INCONCLUSIVE: 1 objection"),
     ("single order", same_order, LIMIT, 1, "GATE INCONCLUSIVE"),
@@ -308,3 +311,11 @@ def test_subject_is_compared_by_its_bytes(tmp_path: Path) -> None:
     wheel.write_bytes(b"another")
     assert ruled(document, policy_of(None, {}, subject=wheel)).ruling is Ruling.FAILED
     json.dumps(document)
+
+
+def test_failed_limit_says_that_another_run_is_another_try() -> None:
+    """Three tries at the limit pass 14 %."""
+    checked = check_bytes(report_bytes(report()), derivation=example.EXAMPLE)
+    failed, passed = (gate(report(), checked, GatePolicy(max_overhead_pct=limit), now=MADE_AT) for limit in (0.5, 3.0))
+    assert any("3 tries 14 %" in note for note in failed.notes)
+    assert passed.notes == ()

@@ -14,6 +14,7 @@ from pytest_glasshouse.legs.row_runner import Allocation, ProtectedRuntime, RawR
 from pytest_glasshouse.observation.outcome import Outcome
 from pytest_glasshouse.observation.results import results
 from pytest_glasshouse.providers.base import Grant, Instance
+from pytest_glasshouse.rows.leg_order import orders_of_row, row_seed
 from pytest_glasshouse.rows.spec import Order, RowSpec
 from pytest_glasshouse.tamper.testbed import TamperTestbed
 from pytest_glasshouse.wire.canonical import canonical
@@ -55,6 +56,20 @@ def granted(agent: LyingAgent) -> Grant:
     )  # fmt: skip
 
 
+def row_of(order: Order = "raw-first", **fields: Any) -> RowSpec:
+    return RowSpec(name="row", workload="mlp", gpu="anygpu", order=order, target_s=1.0, warmup_s=0.1, **fields)
+
+
+def seed_that_starts(role: str, **fields: Any) -> int:
+    """A run's seed by which this leg of the interleaved row starts first."""
+    row_id = row_of("interleaved", **fields).row_id
+    return next(
+        seed
+        for seed in range(100)
+        if orders_of_row("interleaved", rounds=1, seed=row_seed(seed, row_id), fixed=False)[0][0] == role
+    )
+
+
 def ran(
     host_attestation: HostAttestation,
     answers: dict[str, Any],
@@ -67,12 +82,14 @@ def ran(
     **fields: Any,
 ) -> tuple[Outcome, Grants, LyingAgent]:
     """One row on an agent that answers so."""
-    row = RowSpec(name="row", workload="mlp", gpu="anygpu", order=order, target_s=1.0, warmup_s=0.1, **fields)
+    row = row_of(order, **fields)
     grants = Grants(lost)
     with LyingAgent(answers) as agent:
         # A run of its own: the server, which the tests of a module share, takes one plan of a run.
         run_id = f"run-{secrets.token_hex(4)}"
-        given = RowSettings(declared=row, run_id=run_id, leg_timeout_s=leg_timeout_s, **{"seed": 1, **(settings or {})})
+        given = RowSettings(
+            declared=row, run_id=run_id, leg_timeout_s=leg_timeout_s, **{"seed": seed_that_starts("raw"), **(settings or {})}
+        )
         about = replace(granted(agent), **(grant or {}))
         allocation = Allocation(about, grants, given, lambda _moment: None, Allowance(leg_bytes=1 << 20))
         outcome = row.run(allocation, ProtectedRuntime(host_attestation), RawRunner())

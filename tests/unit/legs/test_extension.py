@@ -11,7 +11,7 @@ import pytest
 from pytest_glasshouse.legs.row_runner import Allocation, RowSettings
 from pytest_glasshouse.observation.outcome import Outcome
 from pytest_glasshouse.providers.base import Grant
-from pytest_glasshouse.rows.leg_order import extension_seed, leg_orders
+from pytest_glasshouse.rows.leg_order import orders_of_row, row_seed
 from pytest_glasshouse.rows.spec import RowSpec
 
 ROW = RowSpec(name="a", workload="mlp", gpu="anygpu", order="raw-first", target_s=1.0, rounds=4)
@@ -58,39 +58,39 @@ def carried_out(tmp_path: Path, row: RowSpec = ROW, **settings: Any) -> tuple[Ou
     return outcome, ran
 
 
-def test_rule_is_asked_once_after_the_first_rounds(tmp_path: Path) -> None:
+def test_rule_is_asked_when_the_rounds_it_gave_are_over(tmp_path: Path) -> None:
     asked: list[int] = []
 
-    def rule(observation: dict[str, Any]) -> int:
+    def rule(observation: dict[str, Any]) -> tuple[int, None]:
         asked.append(len(observation["rounds"]))
-        return 7
+        return 7, None
 
     outcome, ran = carried_out(tmp_path, half_width_pct=0.5, max_rounds=24, rounds_in_all=rule)
 
-    assert asked == [4]
+    assert asked == [4, 7]  # after the last round it gives the same, and the row ends
     assert len(outcome.observation["rounds"]) == 7
     assert [number for number, _ in ran] == [number for number in range(1, 8) for _ in range(2)]
     plan = outcome.observation["plan"]
     assert (plan["rounds"], plan["halfWidthPct"], plan["maxRounds"]) == (4, "0.5", 24)
 
 
-def test_rounds_of_the_extension_have_a_balanced_design_of_their_own(tmp_path: Path) -> None:
-    outcome, _ = carried_out(tmp_path, half_width_pct=0.5, max_rounds=24, rounds_in_all=lambda _: 8)
+def test_rounds_of_the_extension_go_on_with_the_rows_own_orders(tmp_path: Path) -> None:
+    outcome, _ = carried_out(tmp_path, half_width_pct=0.5, max_rounds=24, rounds_in_all=lambda _: (8, None))
 
     orders = [tuple(each["order"]) for each in outcome.observation["rounds"]]
-    assert orders[:4] == list(leg_orders("raw-first", rounds=4, seed=7, fixed=False))
-    assert orders[4:] == list(leg_orders("raw-first", rounds=4, seed=extension_seed(7), fixed=False))
+    assert orders == list(orders_of_row("raw-first", rounds=8, seed=row_seed(7, ROW.row_id), fixed=False))
 
 
 @pytest.mark.parametrize("in_all", [4, 2])
 def test_rounds_that_are_enough_are_left_as_they_are(tmp_path: Path, in_all: int) -> None:
-    outcome, _ = carried_out(tmp_path, half_width_pct=0.5, max_rounds=24, rounds_in_all=lambda _: in_all)
+    outcome, _ = carried_out(tmp_path, half_width_pct=0.5, max_rounds=24, rounds_in_all=lambda _: (in_all, None))
 
     assert len(outcome.observation["rounds"]) == 4
 
 
-def test_row_without_a_width_is_not_extended(tmp_path: Path) -> None:
-    outcome, _ = carried_out(tmp_path, rounds_in_all=lambda _: 9)
+def test_row_without_a_rule_is_not_extended(tmp_path: Path) -> None:
+    outcome, _ = carried_out(tmp_path)
 
     assert len(outcome.observation["rounds"]) == 4
     assert "halfWidthPct" not in outcome.observation["plan"]
+    assert outcome.observation["plan"]["sampling"] == {"version": "2"}

@@ -11,10 +11,10 @@ from pytest_glasshouse.legs.attestation import HostAttestation
 from pytest_glasshouse.observation.outcome import Outcome
 from pytest_glasshouse.wire import evidence, tokens
 from tests.unit.channel.lying_agent import HELLO, KEY, LyingAgent
-from tests.unit.legs.lying_row import EXIT, RESIDENT, Grants, Spool, Told, foreign_evidence, ran, vanish
+from tests.unit.legs.lying_row import EXIT, RESIDENT, Grants, Spool, Told, foreign_evidence, ran, seed_that_starts, vanish
 
 #: Seeds of rounds whose first leg to start is this one.
-PROTECTED_FIRST, RAW_FIRST = 0, 1
+PROTECTED_FIRST, RAW_FIRST = seed_that_starts("protected"), seed_that_starts("raw")
 
 
 def turns(

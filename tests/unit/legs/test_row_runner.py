@@ -16,7 +16,7 @@ from pytest_glasshouse.legs.row_runner import Allocation, RowSettings
 from pytest_glasshouse.observation.outcome import Ended, Outcome
 from pytest_glasshouse.providers.base import Grant
 from pytest_glasshouse.rows.spec import RowSpec
-from tests.unit.legs.lying_row import EXIT, RESIDENT, Grants, Spool, Told, ran
+from tests.unit.legs.lying_row import EXIT, RESIDENT, Grants, Spool, Told, ran, seed_that_starts
 
 NO_ROOM: Told = ("failed", {"reason": "OutOfMemoryError", "detail": "of the device"})
 ALTERNATING = RowSpec(name="a", workload="mlp", gpu="anygpu", order="interleaved", target_s=1.0, rounds=3, resident=False)
@@ -71,7 +71,7 @@ def test_row_whose_legs_find_no_room_together_is_run_again_one_after_the_other(
 
     spool = Spool(told)
     # The leg that finds no room starts last, so that the other waits for its turns.
-    seed = 0 if role == "raw" else 1
+    seed = seed_that_starts("protected" if role == "raw" else "raw")
     outcome, grants, agent = ran(host_attestation, spool.answers, order="interleaved", settings={"seed": seed})
 
     assert (outcome.row.resident, len(agent.asked["conduct"])) == (False, 1)

@@ -144,6 +144,15 @@ def test_leg_that_drifts_is_named(leg: PairedLeg, drift: float, state: str) -> N
     assert found.position.excludes_zero
 
 
+def test_drift_of_both_legs_is_no_remark() -> None:
+    """It cancels in their ratio; older reports named it all the same."""
+    found = estimates(trace(drift={"raw": 0.2, "protected": 0.2}))
+
+    assert {each.state for each in found.steadiness} == {"warming up"}
+    assert remarks(found) == ()
+    assert len(remarks(found, both_legs=True)) == 2
+
+
 def test_leg_that_drifts_differently_in_every_round_has_no_steady_state() -> None:
     rounds = [trace(rounds=1, drift={"raw": 0.3 * sign}, seed=n)[0] for n, sign in enumerate((1, -1, 1, -1))]
     rounds = [RoundSegments(round=n, pairs=each.pairs) for n, each in enumerate(rounds, 1)]

@@ -7,7 +7,7 @@ import math
 import pytest
 
 from pytest_glasshouse.overhead.extension import rounds_needed
-from pytest_glasshouse.overhead.interval import interval_pct, t_quantile
+from pytest_glasshouse.overhead.interval import Sampling, interval_pct, t_quantile
 
 FIRST = [-0.010, -0.014, -0.006, -0.012, -0.008]
 
@@ -25,7 +25,7 @@ def test_interval_after_the_extension_is_as_narrow_as_was_asked_whatever_the_lat
     found = rounds_needed(FIRST, half_width_pct=0.2, max_rounds=1000)
     wild = [*FIRST, *([0.05, -0.07] * found.rounds)][: found.rounds]
 
-    interval = interval_pct(wild, level=0.95, first_rounds=5)
+    interval = interval_pct(wild, level=0.95, sampling=Sampling(first_rounds=5))
 
     assert interval is not None
     assert interval.half_width <= 0.2 * 1.01

@@ -10,7 +10,7 @@ from itertools import cycle, islice
 
 import pytest
 
-from pytest_glasshouse.overhead.interval import Interval, interval_pct
+from pytest_glasshouse.overhead.interval import Interval, Sampling, interval_pct
 from pytest_glasshouse.overhead.null import Null
 from pytest_glasshouse.overhead.verdict import (
     LOWEST_PCT,
@@ -208,7 +208,7 @@ def test_extended_row_is_judged_by_the_spread_of_its_first_rounds() -> None:
 
     assert (
         verdict(calm, margin_pct=1.0, nulls=[GOOD_NULL]).verdict
-        is not verdict(calm, margin_pct=1.0, nulls=[GOOD_NULL], first_rounds=6).verdict
+        is not verdict(calm, margin_pct=1.0, nulls=[GOOD_NULL], sampling=Sampling(first_rounds=6)).verdict
     )
 
 
@@ -270,7 +270,7 @@ def test_few_rounds_may_still_be_over() -> None:
 def test_extended_rounds_are_bounded_by_the_spread_of_the_first() -> None:
     calm = [*LIMIT_ROUNDS, *[math.log1p(-0.02)] * 20]
 
-    plain, extended = judge_limit(calm, limit_pct=2.02), judge_limit(calm, limit_pct=2.02, first_rounds=5)
+    plain, extended = judge_limit(calm, limit_pct=2.02), judge_limit(calm, limit_pct=2.02, sampling=Sampling(first_rounds=5))
 
     assert plain.upper95_pct is not None
     assert extended.upper95_pct is not None

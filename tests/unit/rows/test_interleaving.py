@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from pytest_glasshouse.overhead.sequential import LOOKS
 from pytest_glasshouse.rows import INTERLEAVED_ROWS, NULL_ROWS, RowSpec
-from pytest_glasshouse.rows.interleaving import PRESET_ROUNDS, interleaving
+from pytest_glasshouse.rows.interleaving import cut, interleaving
 from pytest_glasshouse.rows.overrides import Overrides
 from pytest_glasshouse.rows.spec import GPU_MODELS
 
@@ -40,17 +44,63 @@ def test_step_budget_is_cut_into_segments_of_whole_steps() -> None:
     assert interleaving(_row(target_s=None, steps=1)).pairs == 1
 
 
-def test_publish_keeps_a_second_raw_leg_and_a_null_row_has_nothing_else() -> None:
-    assert interleaving(_row(preset="publish")).legs == ("protected", "raw", "raw2")
-    assert interleaving(_row(preset="quick")).legs == ("protected", "raw")
+def test_legs_of_an_interleaved_row_are_two() -> None:
+    """A second raw leg cost a third of the time, and rounds narrow more: null rows compare raw with raw."""
+    assert interleaving(_row(preset="publish")).legs == ("protected", "raw")
     assert interleaving(_row(null=True, preset="publish")).legs == ("raw", "raw2")
 
 
-@pytest.mark.parametrize(("preset", "rounds"), [("quick", 3), ("standard", 6), ("publish", 10)])
-def test_preset_sets_the_rounds_unless_they_are_given(preset: Any, rounds: int) -> None:
-    assert Overrides(preset=preset).apply(_row()).rounds == rounds
-    assert Overrides(preset=preset, rounds=2).apply(_row()).rounds == 2
-    assert Overrides(preset=preset).apply(_row()).preset == preset
+@pytest.mark.parametrize(("preset", "rounds"), [("quick", 5), ("standard", 11), ("publish", 19)])
+def test_preset_is_a_time_that_holds_as_many_rounds_of_four_pairs(preset: Any, rounds: int) -> None:
+    changed = Overrides(preset=preset).apply(_row())
+    assert (changed.rounds, changed.preset, changed.cut, interleaving(changed).pairs) == (rounds, preset, True, 4)
+    given = Overrides(preset=preset, rounds=2).apply(_row())
+    assert (given.rounds, given.cut, interleaving(given).pairs) == (2, False, 4)
+
+
+def test_long_target_gives_a_preset_more_rounds_and_not_longer_ones() -> None:
+    ten_minutes = Overrides(preset="standard").apply(_row(target_s=600.0, warmup_s=5.0))
+    assert (ten_minutes.rounds, interleaving(ten_minutes).pairs) == (39, 4)
+
+
+def test_preset_of_steps_or_of_whole_lifecycles_has_no_time_to_cut() -> None:
+    for row in (_row(target_s=None, steps=30), _row(resident=False)):
+        changed = Overrides(preset="standard").apply(row)
+        assert (changed.rounds, changed.cut) == (6, False)
+
+
+def test_dry_run_without_a_target_cuts_nothing() -> None:
+    """How many rounds it has must not depend on the machine."""
+    changed = Overrides(preset="standard", dry_run=True).apply(_row())
+    assert (changed.cut, changed.target_s) == (False, 2.0)
+    assert Overrides(preset="standard", dry_run=True, target_s=30.0).apply(_row()).cut
+
+
+def test_row_of_looks_begins_with_those_of_the_first() -> None:
+    row = Overrides(order="interleaved", sequential=True).apply(_row(order="raw-first"))
+    assert (row.rounds, row.cut) == (LOOKS[0], False)
+    assert Overrides(sequential=True).apply(_row(null=True, rounds=6)).rounds == 6
+
+
+@given(st.floats(60, 50_000), st.floats(0.5, 5_000), st.floats(0.5, 300))
+def test_cut_row_keeps_its_time_unless_a_verdict_needs_more(row_s: float, cost_s: float, pair_s: float) -> None:
+    found = cut(row_s=row_s, round_cost_s=cost_s, pair_s=pair_s)
+    took_s = cost_s + 4 * pair_s + (found.rounds - 1) * (cost_s + found.pairs * pair_s)
+    assert 5 <= found.rounds <= 40
+    assert 4 <= found.pairs <= 16
+    assert took_s <= row_s * (1 + 1e-9) or (found.rounds == 5 and found.pairs == 4)
+
+
+def test_dear_starts_make_rounds_fewer_and_longer() -> None:
+    cheap, dear = (cut(row_s=7200.0, round_cost_s=cost_s, pair_s=48.0) for cost_s in (20.0, 600.0))
+    assert (cheap.rounds, cheap.pairs) == (33, 4)
+    assert (dear.rounds, dear.pairs) == (6, 10)
+
+
+@pytest.mark.parametrize("times", [(0.0, 1.0, 1.0), (100.0, math.nan, 1.0), (100.0, 1.0, math.inf)])
+def test_times_that_are_none_cut_nothing(times: tuple[float, float, float]) -> None:
+    with pytest.raises(ValueError, match="above 0"):
+        cut(row_s=times[0], round_cost_s=times[1], pair_s=times[2])
 
 
 def test_preset_leaves_sequential_rows_alone() -> None:
@@ -58,10 +108,10 @@ def test_preset_leaves_sequential_rows_alone() -> None:
     assert Overrides(preset="publish").apply(row) == row
 
 
-def test_row_that_becomes_interleaved_gets_the_rounds_of_standard() -> None:
+def test_row_that_becomes_interleaved_gets_the_time_of_standard() -> None:
     """One round has no interval, which is what interleaving is for."""
     changed = Overrides(order="interleaved").apply(_row(order="raw-first"))
-    assert (changed.rounds, changed.preset) == (PRESET_ROUNDS["standard"], None)
+    assert (changed.rounds, changed.preset, changed.cut) == (11, "standard", True)
     assert Overrides(order="interleaved").apply(_row(rounds=4)).rounds == 4
 
 

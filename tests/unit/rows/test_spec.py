@@ -35,9 +35,10 @@ CHANGES: dict[str, Any] = {
     "preset": "quick",
     "null": True,
     "resident": False,
+    "cut": True,
     "parameters": (("batch", "1"),),
 }
-INTERLEAVED = ("preset", "null", "resident")
+INTERLEAVED = ("preset", "cut", "null", "resident")
 
 
 @pytest.mark.parametrize(
@@ -182,6 +183,8 @@ def _changed(field: str) -> RowSpec:
         content["target_s"] = None
     if field in INTERLEAVED:
         content["order"] = "interleaved"
+    if field == "cut":
+        content["preset"] = "publish"
     if field in ("model", "data", "workload", "rank", "alpha", "targets", "base"):
         content |= {"workload": "lora", "model": "some/model" if field != "workload" else "third/model"}
     if field == "base":
