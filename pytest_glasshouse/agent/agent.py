@@ -18,7 +18,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
@@ -31,6 +31,8 @@ from pytest_glasshouse.agent.installed_code import Baseline
 from pytest_glasshouse.agent.leg_process import LegProcess
 from pytest_glasshouse.agent.memory_files import MemoryFiles, sealed_copy
 from pytest_glasshouse.agent.memory_left import available_bytes
+from pytest_glasshouse.agent.rank_group import RankGroup
+from pytest_glasshouse.agent.rank_process import RankProcess
 from pytest_glasshouse.agent.spool import Spool
 from pytest_glasshouse.agent.turn_scheduler import TurnScheduler
 from pytest_glasshouse.errors import GlasshouseError, ProtocolError
@@ -46,11 +48,13 @@ from pytest_glasshouse.wire.host_messages import (
     ConductRequest,
     GetRequest,
     LayRequest,
+    LegOrder,
     ModelRequest,
     PullRequest,
     PutRequest,
     StartRequest,
 )
+from pytest_glasshouse.wire.leg_messages import rank_id
 from pytest_glasshouse.wire.package import is_confidential
 from pytest_glasshouse.wire.printable import printable
 from pytest_glasshouse.wire.typed import check_typed
@@ -216,10 +220,28 @@ class Agent:
         base = order["plan"]["base"]
         if base is not None:
             order["plan"]["base"] = self._models.plan(base["sha256"])
-        leg = LegProcess(
-            leg_id=leg_id,
+        group = RankGroup(order["ranks"]) if order.get("ranks", 1) > 1 else None
+        ranks = [self._rank(leg_id, order, rank, group, scheduler, role) for rank in range(group.size if group else 1)]
+        leg = ranks[0]
+        if scheduler is not None:
+            scheduler.add_leg(role, leg)
+        self._legs[leg_id] = leg
+        cursor = self._spool.cursor
+        for process in ranks:
+            process.start()
+        return {"cursor": cursor}, b""
+
+    def _rank(
+        self, leg_id: str, order: LegOrder, rank: int, group: RankGroup | None, scheduler: TurnScheduler | None, role: str
+    ) -> LegProcess:
+        """One rank of a leg, ready to be started; without a group, the only one."""
+        of_group: dict[str, Any] = {} if group is None else {"rank": rank, "group": group}
+        process = LegProcess if group is None else RankProcess
+        return process(
+            **of_group,
+            leg_id=rank_id(leg_id, rank),
             order=order,
-            workspace=self._directory / "legs" / leg_id,
+            workspace=self._directory / "legs" / rank_id(leg_id, rank),
             archive_fd=self._archive_fd,
             components=self._components(),
             baseline=self._baseline,
@@ -230,15 +252,9 @@ class Agent:
             key=self._key,
             memory_files=self._memory_files,
             spool=self._spool,
-            scheduler=scheduler,
+            scheduler=scheduler if rank == 0 else None,
             role=role,
         )
-        if scheduler is not None:
-            scheduler.add_leg(role, leg)
-        self._legs[leg_id] = leg
-        cursor = self._spool.cursor
-        leg.start()
-        return {"cursor": cursor}, b""
 
     def on_conduct(self, request: dict[str, Json], _payload: bytearray) -> AgentReply:
         """Prepare an interleaved round: its legs in the order of their start, and the leg of each turn."""
@@ -279,10 +295,11 @@ class Agent:
         """End a leg at once; it has ended when this is answered."""
         leg_id = check_typed(request.get("leg"), str, "kill.leg")
         leg = self._leg(leg_id)
+        stopped: list[Json] = [*leg.stopped()]
         leg.kill()
         if not leg.wait(_KILL_S):
             raise ProtocolError(f"kill: expected leg {leg_id!r} to end within {_KILL_S:g} s; it still runs")
-        return {}, b""
+        return {"stopped": stopped} if stopped else {}, b""
 
     def on_pull(self, request: dict[str, Json], _payload: bytearray) -> AgentReply:
         """Spooled events from a cursor on; waits a little for the next one."""

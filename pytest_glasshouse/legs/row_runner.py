@@ -270,6 +270,8 @@ class Allocation:
             plan["adapter"] = row.adapter["adapter"]
         if row.base == "sealed":
             plan["base"] = row.base
+        if row.gpus > 1:
+            plan["gpus"] = row.gpus
         if settings.revision is not None:
             plan["invariantsRevision"] = settings.revision
         if settings.half_width_pct is not None and self._extends(row):

@@ -69,6 +69,7 @@ class Plan(AdapterRecord):
     maxRounds: NotRequired[int]
     parameters: NotRequired[list[list[str]]]
     base: NotRequired[Literal["sealed"]]
+    gpus: NotRequired[int]
     interleaving: NotRequired[InterleavingPlan]
     null: NotRequired[bool]
     subject: Facts
@@ -181,6 +182,12 @@ class Stretches(TypedDict):
     stretches: str
 
 
+class Head(TypedDict):
+    """A leg's event: the head of its journal, signed."""
+
+    head: str
+
+
 class TurnBegun(TypedDict):
     """The agent's event when it gives a turn: which of how many, and to which leg."""
 
@@ -262,7 +269,8 @@ class Trained(TypedDict):
     """What a leg reports when its training is over: in a raw leg's callback, and in a protected leg's journal.
 
     `epilogue` are the losses of the prologue's first steps, run again after the training. A segment is
-    `[turn, units, elapsed_ns, cpu_ns, wash_units, wash_ns, wash_cpu_ns]`.
+    `[turn, units, elapsed_ns, cpu_ns, wash_units, wash_ns, wash_cpu_ns]`. `collective_ns` is the time that a rank of several
+    spent in collectives within the timed stretches; 0 on a GPU, where they are only queued.
     """
 
     units: int
@@ -279,6 +287,7 @@ class Trained(TypedDict):
     epilogue: NotRequired[list[str]]
     steady: NotRequired[bool]
     segments: NotRequired[list[list[int]]]
+    collective_ns: NotRequired[int]
 
 
 class Callback(Trained):
@@ -294,7 +303,10 @@ class Callback(Trained):
 
 
 class LegNotes(TypedDict, total=False):
-    """What every leg leaves. `exit` is the agent's signed exit, `stretches` what it signed of the leg's timed stretches."""
+    """What every leg leaves. `exit` is the agent's signed exit, `stretches` what it signed of the leg's timed stretches.
+
+    Of a leg of several ranks this is the first one, and `ranks` are the others.
+    """
 
     trainingPlan: TrainingPlanRecord
     timeline: dict[str, int]
@@ -305,6 +317,25 @@ class LegNotes(TypedDict, total=False):
     exit: str
     stretches: str
     adapterSha256: str | None
+    ranks: "list[RankNotes]"
+
+
+class RankNotes(TypedDict, total=False):
+    """A rank of a leg other than the first, whose notes are the leg's: what its agent and itself signed, as for a leg.
+
+    A protected leg's has a journal and a head, a raw leg's `started` and `callback`.
+    """
+
+    rank: int
+    timeline: dict[str, int]
+    images: LoadedCode | None
+    failed: Failure | None
+    exit: str
+    stretches: str
+    journal: list[str]
+    head: str
+    started: Started | None
+    callback: Callback | None
 
 
 class ProtectedNotes(LegNotes, total=False):

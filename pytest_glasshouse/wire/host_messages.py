@@ -46,10 +46,11 @@ class TrainingPlan(TypedDict):
 
 
 class LegOrder(TypedDict):
-    """One leg to start. `material` names the agent's memory files, by part."""
+    """One leg to start, of one rank unless `ranks` says otherwise. `material` names the agent's memory files, by part."""
 
     kind: Literal["protected", "raw"]
     strict_memory: NotRequired[bool]
+    ranks: NotRequired[int]
     nonce: str
     plan: TrainingPlan
     material: dict[str, str]
