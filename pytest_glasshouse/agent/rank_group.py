@@ -33,6 +33,12 @@ _PORT = 29500
 #: How long ranks may take to be measured beside each other, and one whose loss others report to be seen to be gone.
 _READY_S = 600.0
 _LOST_S = 10.0
+#: How often it is looked whether a rank is stopped: the others would wait for it as long as the leg may run.
+_LOOK_S = 1.0
+
+
+#: The reason of a leg one of whose ranks was stopped.
+STOPPED = "RankStopped"
 
 
 class RankNetwork:
@@ -110,6 +116,23 @@ class RankGroup:
         """Every rank but the first."""
         return [process for rank, process in sorted(self._ranks.items()) if rank]
 
+    def watch(self) -> None:
+        """Look for a rank that is stopped until the leg is over, in a thread of its own; twice in a row ends the leg."""
+        threading.Thread(target=self._watch, name="rank-watch", daemon=True).start()
+
+    def _watch(self) -> None:
+        before: list[int] = []
+        while not self._is_over(_LOOK_S):
+            now = self.stopped()
+            if lasting := [rank for rank in now if rank in before]:
+                self.failed(lasting[0], {"reason": STOPPED, "detail": "its process is stopped"})
+                return
+            before = now
+
+    def _is_over(self, within_s: float) -> bool:
+        with self._changed:
+            return self._changed.wait_for(lambda: self._over or 0 in self._ended or self._failure is not None, within_s)
+
     def link(self, rank: int, descriptor: int) -> None:
         """A rank's socket to the first."""
         with self._changed:
@@ -167,9 +190,9 @@ class RankGroup:
                 self._failure = (rank, failure(RankLostError(f"its process ended with status {status} before its work was done")))
             self._changed.notify_all()
             if self._failure is None and not self._over and self._rumour is not None:
-                # Whom it missed is gone, and its thread is about to tell; or stands still.
+                # Whom it missed is gone, and its thread is about to tell; or stands still, and is about to be seen.
                 self._changed.wait_for(lambda: self._failure is not None, _LOST_S)
-                self._failure = self._failure or self._standing_still() or self._rumour
+                self._failure = self._failure or self._rumour
             failed = self._failure is not None
         if failed:
             self._end_all()
@@ -191,11 +214,6 @@ class RankGroup:
     def stopped(self) -> list[int]:
         """The ranks whose processes are stopped, and do not end by themselves."""
         return [rank for rank, process in sorted(self._ranks.items()) if _is_stopped(process.leg_pid)]
-
-    def _standing_still(self) -> tuple[int, dict[str, Json]] | None:
-        for rank in self.stopped():
-            return rank, failure(RankLostError("its process is stopped"))
-        return None
 
     def close(self) -> None:
         """Close every descriptor that the agent holds for the ranks."""

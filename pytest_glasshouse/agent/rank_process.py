@@ -71,6 +71,8 @@ class RankProcess(LegProcess):
         return arguments, rank_environment(self._rank, self._group.size, network.port), descriptors
 
     def _begin(self) -> Begin:
+        if self._rank == 0:
+            self._group.watch()
         listener = self._group.network.listener.fileno() if self._rank == 0 else None
         return {**super()._begin(), "rank": {"rank": self._rank, "size": self._group.size, "listener": listener}}
 

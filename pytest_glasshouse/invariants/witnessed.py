@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from pytest_glasshouse.invariants import verified
+from pytest_glasshouse.invariants import ranks, verified
 from pytest_glasshouse.invariants.finding import EvidenceReader, Finding, broken, judge_rounds, unseen
 from pytest_glasshouse.invariants.work import GPU_LOSS_TOLERANCE
 from pytest_glasshouse.observation.turns import segments_of, turns_of
@@ -36,7 +36,12 @@ _WASH_WAITED_NS = 100_000_000
 
 def work_witnessed(observation: Observation) -> Finding:
     """Every leg's totals, clock, wash-outs and conditions are as its agent saw them."""
-    return judge_rounds("work witnessed", observation, _witnessed)
+    return judge_rounds("work witnessed", observation, _witnessed, of_rank=_rank_witnessed)
+
+
+def _rank_witnessed(reader: EvidenceReader) -> str:
+    ranks.same_units(reader)
+    return _witnessed(reader)
 
 
 def _witnessed(reader: EvidenceReader) -> str:

@@ -87,6 +87,8 @@ SCAN_DERIVED = "derived-key"
 SCAN_CANARY = "canary"
 SCAN_BATCH = "batch"
 SCAN_KINDS = (SCAN_KEY, SCAN_KEY_HALF, SCAN_DERIVED, SCAN_CANARY, SCAN_BATCH)
+#: What is looked for in a rank that never had a key: what it trained on.
+SCAN_RANK_KINDS = (SCAN_CANARY, SCAN_BATCH)
 #: Where the package holds a model, its weights too.
 SCAN_WEIGHTS = "weights"
 
