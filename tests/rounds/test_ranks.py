@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+import copy
+import json
+import os
+import socket
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from pytest_glasshouse.agent.leg_environment import rank_environment
 from pytest_glasshouse.invariants.judging import judge
 from pytest_glasshouse.observation.turns import segments_of
+from pytest_glasshouse.workloads.base import GUEST_ENVIRONMENT
+from pytest_glasshouse.workloads.registry import prepare
+from tests.limits import HANG_S
 from tests.numpy_guest.archive import numpy_archive_with
 from tests.rounds.conftest import Ran, carry_out, short_row
 
@@ -67,8 +77,6 @@ def test_ranks_begin_and_end_their_segments_together(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("rank", [0, 1])
 def test_rank_without_evidence_is_seen_to_be_missing(rank: int, two_ranks: Ran) -> None:
-    import copy
-
     observation: Any = copy.deepcopy(two_ranks.outcome.observation)
     leg = observation["rounds"][0]["protected"]
     (leg if rank == 0 else leg["ranks"][0]).pop("exit")
@@ -126,3 +134,48 @@ def test_rank_that_ends_or_stands_still_ends_the_leg_with_its_name(fault: str, t
     assert ran.outcome.ended.reason.startswith(ENDS[fault])
     assert _findings(ran)["runtime zeroized"][0] != "held"
     assert ran.cleanup.status == "proven"
+
+
+@pytest.mark.torch
+@pytest.mark.parametrize("workload", ["mlp", "lora"])
+def test_adapter_equals_that_of_the_same_ranks_trained_raw(workload: str, tmp_path: Path) -> None:
+    """Bit for bit, and in both legs: protection changes nothing of what is trained."""
+    row = short_row(workload, "raw-first", gpus=2, target_s=None, steps=2, warmup_s=0.0)
+    ran = carry_out(row, tmp_path / "run", torch=True)
+    assert (ran.outcome.ended, _not_held(ran)) == (None, {})
+    for leg in ("protected", "raw"):
+        notes: Any = ran.outcome.observation["rounds"][0][leg]
+        assert _trained_raw(row, notes["trainingPlan"]["order_seed"], tmp_path / leg) == {notes["adapterSha256"]}
+
+
+def _trained_raw(row: Any, order_seed: int, directory: Path) -> set[str]:
+    """The digests of the adapters of two ranks, started as torch's launcher starts them."""
+    material = prepare(row.workload, seed=7, model=row.model)
+    for name, content in material.parts.items():
+        (directory / "parts").mkdir(parents=True, exist_ok=True)
+        (directory / "parts" / name).write_bytes(content)
+    base = None if material.base is None else directory / "base"
+    if material.base is not None and base is not None:
+        base.mkdir()
+        for name, content in material.base.content.items():
+            (base / name).write_bytes(content)
+    task = {
+        "workload": row.workload, "parts": str(directory / "parts"), "base": None if base is None else str(base),
+        "order_seed": order_seed, "steps": row.steps,
+    }  # fmt: skip
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    ranks = [
+        subprocess.Popen(
+            [sys.executable, "-m", "tests.rounds.raw_rank"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+            env={**os.environ, **GUEST_ENVIRONMENT, **rank_environment(rank, 2, port)},
+        )
+        for rank in range(2)
+    ]  # fmt: skip
+    for rank in ranks:
+        assert rank.stdin is not None
+        rank.stdin.write(json.dumps(task))
+        rank.stdin.close()
+        rank.stdin = None
+    return {rank.communicate(timeout=HANG_S)[0].strip() for rank in ranks}
