@@ -127,9 +127,16 @@ class Agent:
     def _machine(self) -> dict[str, Json]:
         return machine.describe(self._found.result())
 
-    def _gpu_memory(self) -> GpuMemory:
+    def _gpu_of(self, rank: int, order: LegOrder) -> machine.RankGpu | None:
+        """The GPU of a rank of several; None on the CPU."""
+        if order["plan"]["device"] != "cuda":
+            return None
+        return machine.rank_gpu(rank, self._nvml.gpus(), os.environ)
+
+    def _gpu_memory(self, own: machine.RankGpu | None = None) -> GpuMemory:
         device = self._found.result()
-        gpu = None if device.nvml_index is None else Gpu(self._nvml, device.nvml_index)
+        index = device.nvml_index if own is None else own.nvml_index
+        gpu = None if index is None else Gpu(self._nvml, index)
         return GpuMemory(gpu, reason=device.no_gpu or self._nvml.reason or "NVML shows no GPU that is torch's")
 
     def _device_memory(self) -> int:
@@ -235,7 +242,11 @@ class Agent:
         self, leg_id: str, order: LegOrder, rank: int, group: RankGroup | None, scheduler: TurnScheduler | None, role: str
     ) -> LegProcess:
         """One rank of a leg, ready to be started; without a group, the only one."""
-        of_group: dict[str, Any] = {} if group is None else {"rank": rank, "group": group}
+        own = None if group is None else self._gpu_of(rank, order)
+        of_group: dict[str, Any] = {} if group is None else {"rank": rank, "group": group, "own_gpu": own}
+        components = self._components()
+        if own is not None and own.nvml_index is not None:
+            components["gpu-uuid"] = sha256_hex(str(Gpu(self._nvml, own.nvml_index).uuid().value).encode())
         process = LegProcess if group is None else RankProcess
         return process(
             **of_group,
@@ -243,12 +254,12 @@ class Agent:
             order=order,
             workspace=self._directory / "legs" / rank_id(leg_id, rank),
             archive_fd=self._archive_fd,
-            components=self._components(),
+            components=components,
             baseline=self._baseline,
             bytecode=self._bytecode,
             container=self._allocation,
             site_packages=self._site_packages,
-            gpu=self._gpu_memory(),
+            gpu=self._gpu_memory(own),
             key=self._key,
             memory_files=self._memory_files,
             spool=self._spool,

@@ -18,6 +18,7 @@ from pytest_glasshouse.wire.typed import check_typed
 if TYPE_CHECKING:
     from pytest_glasshouse.agent.peer_credentials import PeerCredentialSocket
     from pytest_glasshouse.agent.rank_group import RankGroup
+    from pytest_glasshouse.guest.machine import RankGpu
     from pytest_glasshouse.wire.canonical import Json
     from pytest_glasshouse.wire.leg_messages import Begin, LegChallenge
 
@@ -28,8 +29,9 @@ _OTHERS_S = 120.0
 class RankProcess(LegProcess):
     """One rank, from fork to signed exit; a thread."""
 
-    def __init__(self, *, rank: int, group: RankGroup, **leg: Any) -> None:
-        """`leg` is what `LegProcess` takes."""
+    def __init__(self, *, rank: int, group: RankGroup, own_gpu: RankGpu | None = None, **leg: Any) -> None:
+        """`own_gpu` is the one GPU that this rank sees, None on the CPU; `leg` is what `LegProcess` takes."""
+        self._own_gpu = own_gpu
         super().__init__(**leg)
         self._rank = rank
         self._group = group
@@ -68,7 +70,11 @@ class RankProcess(LegProcess):
             descriptors.append(network.namespace)
         if self._rank == 0:
             descriptors.append(network.listener.fileno())
-        return arguments, rank_environment(self._rank, self._group.size, network.port), descriptors
+        environment = rank_environment(self._rank, self._group.size, network.port)
+        if self._own_gpu is not None:
+            # A rank that sees one GPU only cannot train on another's, and what asks for "cuda" gets its own.
+            environment["CUDA_VISIBLE_DEVICES"] = self._own_gpu.visible
+        return arguments, environment, descriptors
 
     def _begin(self) -> Begin:
         if self._rank == 0:

@@ -51,7 +51,7 @@ class Raw:
         if self._place is not None:
             ranks = Ranks.join(self._place, self._control, self._plan["device"])
             parts = self._share(ranks)
-        if self._plan["device"] == "cuda":
+        if self._plan["device"] == "cuda" and ranks is None:
             # As the protected leg's package does; the ring needs torch, which is imported by now.
             parts = copy_material_to_device(self._material, TorchMemory("cuda"))
         started: dict[str, Json] = {}

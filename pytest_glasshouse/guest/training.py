@@ -54,8 +54,8 @@ _NO_MODEL = "glasshouse/nowhere"
 #: Packages that transformers and peft import where they find them, though no training uses them: 30 MiB of each leg's memory.
 _NOT_NEEDED = ("scipy", "boto3")
 
-#: Variables in which legs may differ: each names the leg's own directory.
-_OWN_DIRECTORY = ("HOME", "TMPDIR", "PWD")
+#: Variables in which legs may differ: each names the leg's own directory, or the port where its ranks met.
+_OWN = ("HOME", "TMPDIR", "PWD", "MASTER_PORT")
 
 
 def hide_unneeded() -> None:
@@ -277,7 +277,7 @@ def context() -> dict[str, Json]:
 
     Digests and plain numbers only: a path of the guest may not be published.
     """
-    environment = {name: value for name, value in os.environ.items() if name not in _OWN_DIRECTORY}
+    environment = {name: value for name, value in os.environ.items() if name not in _OWN}
     limits: dict[str, Json] = {
         name: list(map(str, resource.getrlimit(getattr(resource, name))))
         for name in sorted(vars(resource))

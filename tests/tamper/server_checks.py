@@ -15,6 +15,7 @@ from pytest_glasshouse.attestation import (
     nonces,
     nvidia_gpu,
     outstanding_answer,
+    ranks,
     server,
     sev_snp,
     snp_report,
@@ -59,6 +60,7 @@ def checks_of(module: ModuleType) -> list[Check]:
 
 
 MODULES = (
+    ranks,
     verifier,
     server,
     nonces,
