@@ -81,7 +81,7 @@ def _listening(port: int) -> socket.socket:
     return listener
 
 
-class RankProcess(Protocol):
+class GroupedRank(Protocol):
     """One rank as its group uses it."""
 
     @property
@@ -97,7 +97,7 @@ class RankGroup:
         self.size = size
         self.network = RankNetwork()
         self._changed = threading.Condition()
-        self._ranks: dict[int, RankProcess] = {}
+        self._ranks: dict[int, GroupedRank] = {}
         self._claims: dict[int, dict[str, Json]] = {}
         self._links: dict[int, int] = {}
         self._challenge: ChallengeAnswer | None = None
@@ -107,12 +107,12 @@ class RankGroup:
         self._rumour: tuple[int, dict[str, Json]] | None = None
         self._over = False
 
-    def add(self, rank: int, process: RankProcess) -> None:
+    def add(self, rank: int, process: GroupedRank) -> None:
         """One rank; called for each, in their order, before any is started."""
         self._ranks[rank] = process
 
     @property
-    def others(self) -> list[RankProcess]:
+    def others(self) -> list[GroupedRank]:
         """Every rank but the first."""
         return [process for rank, process in sorted(self._ranks.items()) if rank]
 

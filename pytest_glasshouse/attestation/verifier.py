@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from pytest_glasshouse.attestation.messages import require
-from pytest_glasshouse.attestation.ranks import appraise_ranks
+from pytest_glasshouse.attestation.rank_verifier import appraise_ranks
 from pytest_glasshouse.owner.policy import Policy, Required
 from pytest_glasshouse.wire.canonical import Json, canonical, is_sha256
 from pytest_glasshouse.wire.evidence import (

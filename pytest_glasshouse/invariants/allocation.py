@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pytest_glasshouse.invariants import ranks, verified
+from pytest_glasshouse.invariants import rank_checks, verified
 from pytest_glasshouse.invariants.finding import EvidenceReader, Finding, JudgedInvariant, broken, judge_rounds, unseen
 from pytest_glasshouse.observation.document import WorkloadFacts
 from pytest_glasshouse.rows.spec import SIMULATED_GPU
@@ -74,7 +74,7 @@ def same_allocation(observation: Observation) -> Finding:
         _trained_there(reader)
         return held
 
-    return judge_rounds("same allocation", observation, judge, of_rank=ranks.own_device)
+    return judge_rounds("same allocation", observation, judge, of_rank=rank_checks.own_device)
 
 
 def same_keys(reader: EvidenceReader) -> str:

@@ -6,7 +6,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from pytest_glasshouse.errors import IntegrityError
-from pytest_glasshouse.invariants import ranks, verified
+from pytest_glasshouse.invariants import rank_checks, verified
 from pytest_glasshouse.invariants.finding import EvidenceReader, Finding, broken, judge_rounds, unseen
 from pytest_glasshouse.invariants.turns import in_turns
 from pytest_glasshouse.observation.claims import GpuClaim, ScanClaim, ScanCounts
@@ -137,7 +137,7 @@ def _scanned(reader: EvidenceReader) -> str:
 
 def journal_countersigned(observation: Observation) -> Finding:
     """The journal is whole and shows a whole lifecycle, its head is the leg's, and the server countersigned it with the exit."""
-    return judge_rounds("journal countersigned", observation, countersigned, of_rank=ranks.journal_bound)
+    return judge_rounds("journal countersigned", observation, countersigned, of_rank=rank_checks.journal_bound)
 
 
 def countersigned(reader: EvidenceReader, *, read: Callable[..., object] = journal.read) -> str:
@@ -185,7 +185,7 @@ def legs_in_order(observation: Observation) -> Finding:
 
 
 def _rank_in_order(reader: EvidenceReader) -> str:
-    ranks.in_its_leg(reader)
+    rank_checks.in_its_leg(reader)
     return in_order(reader)
 
 

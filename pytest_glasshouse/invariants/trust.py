@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pytest_glasshouse.invariants import ranks, verified
+from pytest_glasshouse.invariants import rank_checks, verified
 from pytest_glasshouse.invariants.finding import EvidenceReader, Finding, broken, judge_rounds, unseen
 from pytest_glasshouse.observation.claims import ImagesClaim, KeyReceived, PackageVerified, TrainStarted
 from pytest_glasshouse.wire import evidence, journal
@@ -51,13 +51,13 @@ def _attestation(reader: EvidenceReader) -> str:
                 seen=f"{name} {seen}",
                 todo="do not use this row; run it again",
             )
-    ranks.all_in_evidence(reader)
+    rank_checks.all_in_evidence(reader)
     _code_unchanged(reader)
     return f"affirming result for nonce {result['eat_nonce'][:16]}, attempt {result['attempt']}"
 
 
 def _rank_attestation(reader: EvidenceReader) -> str:
-    held = ranks.measured_alike(reader)
+    held = rank_checks.measured_alike(reader)
     _code_unchanged(reader)
     return held
 
@@ -81,7 +81,7 @@ def _code_unchanged(reader: EvidenceReader) -> None:
 
 def key_released_after_attestation(observation: Observation) -> Finding:
     """The leg had its key from this round's affirming result, after it was measured and not before."""
-    return judge_rounds("key released only after attestation", observation, _key, of_rank=ranks.no_key)
+    return judge_rounds("key released only after attestation", observation, _key, of_rank=rank_checks.no_key)
 
 
 def _key(reader: EvidenceReader) -> str:
@@ -116,7 +116,7 @@ def _key(reader: EvidenceReader) -> str:
 
 def weights_from_package(observation: Observation) -> Finding:
     """What training started from is what the owner sealed."""
-    return judge_rounds("weights loaded from the package", observation, _weights, of_rank=ranks.weights_shared)
+    return judge_rounds("weights loaded from the package", observation, _weights, of_rank=rank_checks.weights_shared)
 
 
 def _weights(reader: EvidenceReader) -> str:

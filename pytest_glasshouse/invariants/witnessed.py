@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from pytest_glasshouse.invariants import ranks, verified
+from pytest_glasshouse.invariants import rank_checks, verified
 from pytest_glasshouse.invariants.finding import EvidenceReader, Finding, broken, judge_rounds, unseen
 from pytest_glasshouse.invariants.work import GPU_LOSS_TOLERANCE
 from pytest_glasshouse.observation.turns import segments_of, turns_of
@@ -40,7 +40,7 @@ def work_witnessed(observation: Observation) -> Finding:
 
 
 def _rank_witnessed(reader: EvidenceReader) -> str:
-    ranks.same_units(reader)
+    rank_checks.same_units(reader)
     return _witnessed(reader)
 
 

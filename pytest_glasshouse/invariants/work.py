@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from pytest_glasshouse.invariants import ranks, verified
+from pytest_glasshouse.invariants import rank_checks, verified
 from pytest_glasshouse.invariants.finding import EvidenceReader, Finding, broken, judge_rounds, unseen
 from pytest_glasshouse.invariants.trust import weights_from_package
 
@@ -61,7 +61,7 @@ def distinct(reader: EvidenceReader) -> str:
 
 def adapters_trained(observation: Observation) -> Finding:
     """Neither adapter is the initial one."""
-    return judge_rounds("both adapters trained", observation, _trained, of_rank=ranks.one_adapter)
+    return judge_rounds("both adapters trained", observation, _trained, of_rank=rank_checks.one_adapter)
 
 
 def _trained(reader: EvidenceReader) -> str:

@@ -15,7 +15,7 @@ from pytest_glasshouse.attestation import (
     nonces,
     nvidia_gpu,
     outstanding_answer,
-    ranks,
+    rank_verifier,
     server,
     sev_snp,
     snp_report,
@@ -60,7 +60,7 @@ def checks_of(module: ModuleType) -> list[Check]:
 
 
 MODULES = (
-    ranks,
+    rank_verifier,
     verifier,
     server,
     nonces,

@@ -37,7 +37,6 @@ def all_in_evidence(reader: EvidenceReader) -> None:
 
 def measured_alike(reader: EvidenceReader) -> str:
     """The rank's code and process were as the first rank's when the key was asked for, and its journal begins there."""
-    reader.ran("protected")
     claims, leg = verified.rank_claims(reader), verified.evidence_claims(reader)
     own, first = ({k: v for k, v in each["components"].items() if k != _OF_A_DEVICE} for each in (claims, leg))
     if own != first:
@@ -54,7 +53,6 @@ def measured_alike(reader: EvidenceReader) -> str:
 
 def no_key(reader: EvidenceReader) -> str:
     """The rank had no key: there is one release, to the first."""
-    reader.ran("protected")
     types = [line.type for line in verified.entries(reader)]
     if "key_received" in types:
         raise broken("it received a key of its own", expected="one release, to rank 0", seen="key_received", todo=_DO_NOT)
@@ -63,7 +61,6 @@ def no_key(reader: EvidenceReader) -> str:
 
 def weights_shared(reader: EvidenceReader) -> str:
     """The rank trained from the weights of the package that the first one opened."""
-    reader.ran("protected")
     shared, started = (
         verified.entry(reader, "package_shared", PackageShared),
         verified.entry(reader, "train_started", TrainStarted),
@@ -86,7 +83,6 @@ def weights_shared(reader: EvidenceReader) -> str:
 
 def journal_bound(reader: EvidenceReader) -> str:
     """The rank's journal is whole, and the first rank's journal, which the server countersigned, ends with its head."""
-    reader.ran("protected")
     head = verified.head_claims(reader)
     lines, nonce = reader.of("protected", "journal"), reader.of("protected", "challenge", "nonce")
     try:
@@ -117,7 +113,6 @@ def in_its_leg(reader: EvidenceReader) -> None:
     assert reader.leg is not None  # noqa: S101  (a rank's reader has its leg's)
     before = None
     for leg in reader.of("order"):
-        reader.ran(leg)
         spawned, gone = reader.of(leg, "timeline", "spawned"), reader.of(leg, "timeline", "exit")
         last = reader.leg.of(leg, "timeline", "exit")
         if gone > last or ("turns" not in reader.notes and before is not None and spawned < before):
@@ -134,7 +129,6 @@ def one_adapter(reader: EvidenceReader) -> str:
     """Every rank ends with the adapter that the first one exported: they averaged their gradients at every step."""
     assert reader.leg is not None  # noqa: S101  (a rank's reader has its leg's)
     for leg in verified.legs(reader):
-        reader.ran(leg)
         own = verified.head_claims(reader)["adapter"] if leg == "protected" else verified.callback(reader, leg)["adapter"]
         exported = reader.leg.of(leg, "adapterSha256")
         if own != exported:
