@@ -18,6 +18,7 @@ from pytest_glasshouse.analysis.figures import judged_figures, measured_legs, ro
 from pytest_glasshouse.analysis.lifecycle import lifecycle
 from pytest_glasshouse.analysis.null_row import null_figures
 from pytest_glasshouse.analysis.publishable import unique, unpublishable_because
+from pytest_glasshouse.analysis.scaling import scaling
 from pytest_glasshouse.analysis.sealed_row import sealed_figures
 from pytest_glasshouse.analysis.segments import design, segments, steady
 from pytest_glasshouse.observation.reading import cache_state, invariant_key, journals, stand_in, strict_memory, treatment
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
         Exclusion,
         FindingRecord,
         FindingStates,
+        GpusRecord,
         MeasuredRow,
         NullRow,
         OptionalAllocationFields,
@@ -149,6 +151,7 @@ def build_record(
         "dataOrderSeeds": data_order_seeds(rounds),
         "workloadFacts": workload_facts(rounds),
         **turns(outcome.observation, rounds),
+        **scaling(outcome.observation, rounds),
         "journal": journals(outcome.observation),
         "lifecycle": lifecycle(outcome.observation, waived=settings.waived, judge=judge),
         "observation": outcome.observation,
@@ -290,6 +293,7 @@ def _as_run(outcome: Outcome, settings: RecordSettings) -> RowAsRun:
     row = outcome.row
     as_declared = _work(row) == _work(outcome.declared)
     base: BaseRecord = {"base": "sealed"} if row.sealed else {}
+    gpus: GpusRecord = {"gpus": row.gpus} if row.gpus > 1 else {}
     parameters: ParametersRecord = {"parameters": dict(row.parameters)} if row.parameters else {}
     return {
         "rowId": row.row_id,
@@ -302,6 +306,7 @@ def _as_run(outcome: Outcome, settings: RecordSettings) -> RowAsRun:
         "modelId": row.model,
         **row.adapter,
         **base,
+        **gpus,
         **_work(row),
         "fixedOrder": settings.fixed_order,
         "warmupSec": row.warmup_s,

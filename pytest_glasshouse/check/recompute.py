@@ -18,6 +18,7 @@ from pytest_glasshouse.analysis.figures import judged_figures, row_figures
 from pytest_glasshouse.analysis.lifecycle import lifecycle
 from pytest_glasshouse.analysis.null_row import null_figures
 from pytest_glasshouse.analysis.record import data_order_seeds, finding_json, finding_states, turns, workload_facts
+from pytest_glasshouse.analysis.scaling import scaling
 from pytest_glasshouse.analysis.sealed_row import sealed_figures
 from pytest_glasshouse.errors import GlasshouseError, IntegrityError, ProtocolError
 from pytest_glasshouse.invariants.revisions import IMPLAUSIBLE_BEFORE_NULL
@@ -64,7 +65,7 @@ _FREE_TEXT = ("reason", "expected", "seen", "todo")
 #: What an observation of the right types may still raise: a note that is missing, an empty list, a time of zero.
 _UNDERIVABLE = (GlasshouseError, LookupError, ValueError, ArithmeticError)
 #: Fields that a row has only where its observation gives them.
-_OPTIONAL_FIELDS = ("cacheState", "covariates", "interleaving", "steady")
+_OPTIONAL_FIELDS = ("cacheState", "covariates", "interleaving", "scaling", "steady")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -313,6 +314,7 @@ def _derived_faults(record: MeasuredRow | ExcludedRow, derivation: Derivation, m
         "dataOrderSeeds": data_order_seeds(rounds),
         "workloadFacts": workload_facts(rounds),
         **turns(observation, rounds),
+        **scaling(observation, rounds),
     }
     for optional in _OPTIONAL_FIELDS:
         if optional in record and optional not in expected:

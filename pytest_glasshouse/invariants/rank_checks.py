@@ -17,15 +17,16 @@ from pytest_glasshouse.wire.canonical import canonical, sha256_hex
 
 if TYPE_CHECKING:
     from pytest_glasshouse.invariants.finding import EvidenceReader
+    from pytest_glasshouse.observation.claims import EvidenceClaims
 
 _DO_NOT = "do not use this row"
 #: A rank has a GPU of its own; all else that is measured is the first rank's.
 _OF_A_DEVICE = "gpu-uuid"
 
 
-def all_in_evidence(reader: EvidenceReader) -> None:
-    """The evidence speaks of as many ranks as the plan."""
-    named = [rank["rank"] for rank in verified.evidence_claims(reader).get("ranks", [])]
+def all_in_evidence(reader: EvidenceReader, claims: EvidenceClaims) -> None:
+    """The evidence, which has these claims, speaks of as many ranks as the plan."""
+    named = [rank["rank"] for rank in claims.get("ranks", [])]
     if named != [*range(1, reader.gpus)]:
         raise broken(
             f"the evidence is of {len(named) + 1} ranks",

@@ -51,7 +51,7 @@ def _attestation(reader: EvidenceReader) -> str:
                 seen=f"{name} {seen}",
                 todo="do not use this row; run it again",
             )
-    rank_checks.all_in_evidence(reader)
+    rank_checks.all_in_evidence(reader, measured)
     _code_unchanged(reader)
     return f"affirming result for nonce {result['eat_nonce'][:16]}, attempt {result['attempt']}"
 
