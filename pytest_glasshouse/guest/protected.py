@@ -233,7 +233,7 @@ class Protected:
         if self._ranks is not None and others:
             self._ranks.group.close()
             # No rank may use what is about to be wiped. Their heads bind their journals to this one.
-            heads = {"ranks": [*self._ranks.all_left()]}
+            heads = {"heads": [*self._ranks.all_left()]}
         began = time.monotonic_ns()
         gc.collect()
         host_bytes = opened.host_bytes

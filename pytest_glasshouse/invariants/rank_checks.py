@@ -98,7 +98,7 @@ def journal_bound(reader: EvidenceReader) -> str:
             todo="do not use this row; lines were lost or changed on the way, or the rank did something else",
         ) from None
     assert reader.leg is not None  # noqa: S101  (a rank's reader has its leg's)
-    bound = verified.entry(reader.leg, "zeroized", Heads)["ranks"]
+    bound = verified.entry(reader.leg, "zeroized", Heads)["heads"]
     if bound[reader.rank - 1 : reader.rank] != [journal.link(lines[-1])]:
         raise broken(
             "the leg's journal is bound to another journal of this rank",

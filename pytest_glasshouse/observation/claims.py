@@ -217,7 +217,7 @@ class PackageShared(TypedDict):
 class Heads(TypedDict):
     """Journal line `zeroized` of a leg of several ranks: the heads of the other ranks' journals."""
 
-    ranks: list[str]
+    heads: list[str]
 
 
 class TrainStarted(TypedDict):

@@ -77,7 +77,7 @@ RULES: tuple[Rule, ...] = (
 _DIGEST_FIELD = re.compile(r"(?i)(?:sha256|digest)$")
 _NAMED_FIELDS = frozenset(
     {
-        "evidence", "nonce", "agentNonce", "eat_nonce", "prev", "head", "composite", "manifest", "policy", "plan", "container",
+        "evidence", "nonce", "agentNonce", "eat_nonce", "prev", "head", "composite", "manifest", "policy", "plan", "container", "heads",
         "commitment", "header", "initial", "base", "adapter", "exit", "result", "jti", "package", "required",
         "round_nonce", "gitCommit", "ak", "proof", "server", "servers", "owner", "owners", "hpke", "owner_hpke", "sig",
         "kid", "iss", "aud",

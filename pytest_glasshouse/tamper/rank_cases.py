@@ -48,7 +48,7 @@ class RoundOfRanks(SignedRound):
         return {"ranks": [rank_claim(self._rank_key)]}
 
     def _in_last_line(self) -> Editable:
-        return {"ranks": [journal.link(self._rank_lines[-1])]}
+        return {"heads": [journal.link(self._rank_lines[-1])]}
 
     def _observation(self) -> Observation:
         observation: Any = super()._observation()
@@ -254,8 +254,8 @@ CASES: tuple[Case, ...] = (
     _claims("head-of-other-lines", _SIGNED, "rank head", head=_OTHER),
     _claims("head-of-more-lines", _SIGNED, "rank head", count=9),
     _case("steps-in-another-order", _SIGNED, _on("rank entries", lambda entries: entries.insert(3, entries.pop(2)))),
-    _case("not-bound-to-the-legs-journal", _SIGNED, _last_line(ranks=[_OTHER])),
-    _case("bound-to-no-journal", f"unseen: {_SIGNED}", _on("entries", lambda entries: entries[-1][1].pop("ranks"))),
+    _case("not-bound-to-the-legs-journal", _SIGNED, _last_line(heads=[_OTHER])),
+    _case("bound-to-no-journal", f"unseen: {_SIGNED}", _on("entries", lambda entries: entries[-1][1].pop("heads"))),
     _claims("callback-of-another-round", _CALLBACK, "rank callback", nonce=_OTHER),
     _claims("process-ended-badly", _CALLBACK, "rank raw exit", exit_status=1),
     # Order, device and work.

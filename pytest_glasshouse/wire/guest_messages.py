@@ -214,7 +214,7 @@ JOURNAL: Mapping[str, Shape] = MappingProxyType({
     "adapter_exported": Fields({"sha256": _HEX, "sealed_sha256": _HEX, "bytes": _COUNT}),
     "zeroized": Fields({
         "wiped_bytes": _COUNT, "zeroize_ns": _NS, "exposure_byte_s": _BYTE_S, "exposure_peak_bytes": _COUNT,
-    }, {"ranks": Items(of=_HEX, least=1, most=evidence.MOST_RANKS)}),
+    }, {"heads": Items(of=_HEX, least=1, most=evidence.MOST_RANKS)}),
 })  # fmt: skip
 _CONDITIONS = Fields({}, {
     "nice": Whole(low=-20, high=19), "policy": Whole(high=16), "processors": Text(most=64), "hugePages": Text(most=8),
