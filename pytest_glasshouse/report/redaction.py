@@ -77,10 +77,10 @@ RULES: tuple[Rule, ...] = (
 _DIGEST_FIELD = re.compile(r"(?i)(?:sha256|digest)$")
 _NAMED_FIELDS = frozenset(
     {
-        "evidence", "nonce", "agentNonce", "eat_nonce", "prev", "head", "composite", "manifest", "policy", "plan", "container", "heads",
+        "evidence", "nonce", "agentNonce", "eat_nonce", "prev", "head", "composite", "manifest", "policy", "plan", "container",
         "commitment", "header", "initial", "base", "adapter", "exit", "result", "jti", "package", "required",
         "round_nonce", "gitCommit", "ak", "proof", "server", "servers", "owner", "owners", "hpke", "owner_hpke", "sig",
-        "kid", "iss", "aud",
+        "kid", "iss", "aud", "heads",
     }
 )  # fmt: skip
 #: Objects whose members are all digests, by the name of what was measured, or all keys, by the name of who signs with them.
