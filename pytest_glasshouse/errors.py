@@ -126,6 +126,10 @@ class GuestRefusedError(ProtocolError):
     """A guest's agent answered that it cannot do what it was asked."""
 
 
+class RankLostError(GlasshouseError):
+    """Another rank of this leg is gone or stands still: which one, and why, its agent knows."""
+
+
 class ReasonedError(GlasshouseError):
     """An error whose `reason` is a stable code that others may rely on."""
 

@@ -17,7 +17,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
@@ -30,6 +30,8 @@ from pytest_glasshouse.agent.installed_code import Baseline
 from pytest_glasshouse.agent.leg_process import LegProcess
 from pytest_glasshouse.agent.memory_files import MemoryFiles, sealed_copy
 from pytest_glasshouse.agent.memory_left import available_bytes
+from pytest_glasshouse.agent.rank_group import RankGroup
+from pytest_glasshouse.agent.rank_process import RankProcess
 from pytest_glasshouse.agent.spool import Spool
 from pytest_glasshouse.agent.turn_scheduler import TurnScheduler
 from pytest_glasshouse.errors import GlasshouseError, ProtocolError
@@ -46,11 +48,13 @@ from pytest_glasshouse.wire.host_messages import (
     ConductRequest,
     GetRequest,
     LayRequest,
+    LegOrder,
     ModelRequest,
     PullRequest,
     PutRequest,
     StartRequest,
 )
+from pytest_glasshouse.wire.leg_messages import rank_id
 from pytest_glasshouse.wire.package import is_confidential
 from pytest_glasshouse.wire.printable import printable
 from pytest_glasshouse.wire.typed import check_typed
@@ -123,9 +127,16 @@ class Agent:
     def _machine(self) -> dict[str, Json]:
         return machine.describe(self._found.result())
 
-    def _gpu_memory(self) -> GpuMemory:
+    def _gpu_of(self, rank: int, order: LegOrder) -> machine.RankGpu | None:
+        """The GPU of a rank of several; None on the CPU."""
+        if order["plan"]["device"] != "cuda":
+            return None
+        return machine.rank_gpu(rank, self._nvml.gpus(), os.environ)
+
+    def _gpu_memory(self, own: machine.RankGpu | None = None) -> GpuMemory:
         device = self._found.result()
-        gpu = None if device.nvml_index is None else Gpu(self._nvml, device.nvml_index)
+        index = device.nvml_index if own is None else own.nvml_index
+        gpu = None if index is None else Gpu(self._nvml, index)
         return GpuMemory(gpu, reason=device.no_gpu or self._nvml.reason or "NVML shows no GPU that is torch's")
 
     def _device_memory(self) -> int:
@@ -216,29 +227,45 @@ class Agent:
         base = order["plan"]["base"]
         if base is not None:
             order["plan"]["base"] = self._models.plan(base["sha256"])
-        leg = LegProcess(
-            leg_id=leg_id,
-            order=order,
-            workspace=self._directory / "legs" / leg_id,
-            archive_fd=self._archive_fd,
-            components=self._components(),
-            baseline=self._baseline,
-            bytecode=self._bytecode,
-            container=self._allocation,
-            site_packages=self._site_packages,
-            gpu=self._gpu_memory(),
-            key=self._key,
-            memory_files=self._memory_files,
-            spool=self._spool,
-            scheduler=scheduler,
-            role=role,
-        )
+        group = RankGroup(order["ranks"]) if order.get("ranks", 1) > 1 else None
+        ranks = [self._rank(leg_id, order, rank, group, scheduler, role) for rank in range(group.size if group else 1)]
+        leg = ranks[0]
         if scheduler is not None:
             scheduler.add_leg(role, leg)
         self._legs[leg_id] = leg
         cursor = self._spool.cursor
-        leg.start()
+        for process in ranks:
+            process.start()
         return {"cursor": cursor}, b""
+
+    def _rank(
+        self, leg_id: str, order: LegOrder, rank: int, group: RankGroup | None, scheduler: TurnScheduler | None, role: str
+    ) -> LegProcess:
+        """One rank of a leg, ready to be started; without a group, the only one."""
+        own = None if group is None else self._gpu_of(rank, order)
+        of_group: dict[str, Any] = {} if group is None else {"rank": rank, "group": group, "own_gpu": own}
+        components = self._components()
+        if own is not None and own.nvml_index is not None:
+            components["gpu-uuid"] = sha256_hex(str(Gpu(self._nvml, own.nvml_index).uuid().value).encode())
+        process = LegProcess if group is None else RankProcess
+        return process(
+            **of_group,
+            leg_id=rank_id(leg_id, rank),
+            order=order,
+            workspace=self._directory / "legs" / rank_id(leg_id, rank),
+            archive_fd=self._archive_fd,
+            components=components,
+            baseline=self._baseline,
+            bytecode=self._bytecode,
+            container=self._allocation,
+            site_packages=self._site_packages,
+            gpu=self._gpu_memory(own),
+            key=self._key,
+            memory_files=self._memory_files,
+            spool=self._spool,
+            scheduler=scheduler if rank == 0 else None,
+            role=role,
+        )
 
     def on_conduct(self, request: dict[str, Json], _payload: bytearray) -> AgentReply:
         """Prepare an interleaved round: its legs in the order of their start, and the leg of each turn."""
@@ -281,10 +308,11 @@ class Agent:
         """End a leg at once; it has ended when this is answered."""
         leg_id = check_typed(request.get("leg"), str, "kill.leg")
         leg = self._leg(leg_id)
+        stopped: list[Json] = [*leg.stopped()]
         leg.kill()
         if not leg.wait(_KILL_S):
             raise ProtocolError(f"kill: expected leg {leg_id!r} to end within {_KILL_S:g} s; it still runs")
-        return {}, b""
+        return {"stopped": stopped} if stopped else {}, b""
 
     def on_pull(self, request: dict[str, Json], _payload: bytearray) -> AgentReply:
         """Spooled events from a cursor on; waits a little for the next one."""

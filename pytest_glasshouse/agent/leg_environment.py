@@ -20,6 +20,20 @@ def leg_command(bytecode: Sequence[str], archive: str, site_packages: Sequence[s
     return command
 
 
+def rank_environment(rank: int, size: int, port: int) -> dict[str, str]:
+    """The contract of torch's launcher for one rank, and that nothing leaves the loopback interface."""
+    return {
+        "RANK": str(rank),
+        "LOCAL_RANK": str(rank),
+        "WORLD_SIZE": str(size),
+        "LOCAL_WORLD_SIZE": str(size),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+        "GLOO_SOCKET_IFNAME": "lo",
+        "NCCL_SOCKET_IFNAME": "lo",
+    }
+
+
 def leg_environment(workspace: Path, *, strict_memory: bool) -> dict[str, str]:
     """All variables of a leg that works in `workspace`; of the agent's own, only those that choose and find the GPU."""
     own = str(workspace)

@@ -130,6 +130,15 @@ class LegProcess(threading.Thread):
         """Queue `turn` or `finish` for the leg; this thread sends it."""
         self._commands.put((kind, turn))
 
+    def stopped(self) -> list[int]:
+        """The ranks of several whose processes are stopped."""
+        return []
+
+    @property
+    def ranks(self) -> list[LegProcess]:
+        """Every rank of the leg, this one first."""
+        return [self]
+
     @property
     def process_group(self) -> int:
         """The launcher's process id; everything the leg starts is in its session or below it."""
@@ -170,7 +179,7 @@ class LegProcess(threading.Thread):
             theirs.close()
             self._serve(ours, process)
         except Exception as error:  # noqa: BLE001  (no message of a leg may end this thread without an exit event)
-            self._spool.append(self._leg_id, "failed", failure(error))
+            self._spool_failed(failure(error))
         finally:
             ours.close()
             theirs.close()
@@ -178,18 +187,18 @@ class LegProcess(threading.Thread):
 
     def _start(self, theirs: socket.socket) -> subprocess.Popen[bytes]:
         cache = warm_page_cache(base := self._order["plan"]["base"])
-        descriptor = self._memory_files.growing if "arrived" in self._order else self._memory_files.descriptor
-        material = {name: descriptor(item) for name, item in self._order["material"].items()}
+        material = self._material()
         self._most_export = _HEADERS + 4 * sum(os.fstat(fd).st_size for fd in material.values())
         reading, writing = os.pipe()
-        passed = (theirs.fileno(), self._archive_fd, writing, *material.values(), *descriptors_of(base))
+        arguments, environment, more = self._of_rank()
+        passed = (theirs.fileno(), self._archive_fd, writing, *material.values(), *descriptors_of(base), *more)
         command = leg_command(self._bytecode.option(), self._archive, self._site_packages)
-        command += ["--control", str(theirs.fileno()), "--pid-fd", str(writing)]
+        command += ["--control", str(theirs.fileno()), "--pid-fd", str(writing), *arguments]
         self._material_fds = material
         self._process = subprocess.Popen(  # noqa: S603
             command,
             cwd=self._workspace,
-            env=leg_environment(self._workspace, strict_memory=self._order.get("strict_memory", False)),
+            env=leg_environment(self._workspace, strict_memory=self._order.get("strict_memory", False)) | environment,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
@@ -215,8 +224,7 @@ class LegProcess(threading.Thread):
         # From here on, a message from any other process ends the leg.
         ours.pid = self._leg_pid
         self._stretches.pid = self._leg_pid
-        begin: Begin = {"order": self._order, "descriptors": self._material_fds}
-        self._send(ours, "begin", begin)
+        self._send(ours, "begin", self._begin())
         while (received := frames.receive(ours, rest_s=_FRAME_S)) is not None:
             message, payload = received
             kind, body = message.get("type"), message.get("body")
@@ -225,6 +233,28 @@ class LegProcess(threading.Thread):
             self._take_in(ours, str(kind), body, payload)
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(_END_S)
+
+    def _material(self) -> dict[str, int]:
+        """Descriptors of the leg's parts, which the caller closes."""
+        descriptor = self._memory_files.growing if "arrived" in self._order else self._memory_files.descriptor
+        return {name: descriptor(item) for name, item in self._order["material"].items()}
+
+    def _of_rank(self) -> tuple[list[str], dict[str, str], list[int]]:
+        """More arguments, variables and descriptors for the process; one rank alone has none (`agent.rank_process`)."""
+        return [], {}, []
+
+    def _begin(self) -> Begin:
+        return {"order": self._order, "descriptors": self._material_fds}
+
+    def _rank_claims(self) -> dict[str, Json]:
+        """What the evidence says of other ranks."""
+        return {}
+
+    def _on_process_end(self, status: int) -> None:
+        """The process is gone; its exit is about to be signed."""
+
+    def _spool_failed(self, body: dict[str, Json]) -> None:
+        self._spool.append(self._leg_id, "failed", body)
 
     def _take_in(self, ours: PeerCredentialSocket, kind: str, body: dict[str, Json], payload: bytearray) -> None:
         handlers: dict[str, Callable[[], object]] = {
@@ -251,7 +281,10 @@ class LegProcess(threading.Thread):
 
     def _forward(self, kind: str, body: dict[str, Json]) -> None:
         check_event(kind, body)
-        self._spool.append(self._leg_id, kind, body)
+        if kind == "failed":
+            self._spool_failed(body)
+        else:
+            self._spool.append(self._leg_id, kind, body)
         self._stretches.note(kind, body)
         if kind == "head":
             self._head = str(body["head"])
@@ -326,7 +359,7 @@ class LegProcess(threading.Thread):
             memory=ready["memory"], state_head=attest["head"],
         )  # fmt: skip
         submods, beside = collect([*challenge.get("hardware", ())], nonce=challenge["nonce"], cnf=cnf)
-        token = tokens.sign({**claims, **submods}, key=self._key, typ=evidence.TYP_EVIDENCE)
+        token = tokens.sign({**claims, **submods, **self._rank_claims()}, key=self._key, typ=evidence.TYP_EVIDENCE)
         self._spool.append(self._leg_id, "evidence", {"evidence": token, "log": [*attest["log"]], **beside})
         kind, answer = self._answer()
         if kind not in ("release", "refusal"):
@@ -373,6 +406,7 @@ class LegProcess(threading.Thread):
                 status = process.wait(_END_S)
             gone = no_process_left(process.pid)
             self._gpu.await_release(self._leg_pid, killed=self._killed)
+        self._on_process_end(status)
         entries = sum(len(files) + len(folders) for _, folders, files in os.walk(self._workspace))
         shutil.rmtree(self._workspace, ignore_errors=True)
         kind, nonce = self._order["kind"], self._order["nonce"]

@@ -25,6 +25,7 @@ def main(arguments: list[str] | None = None) -> int:
     leg = roles.add_parser("leg", help="run one leg (started by the agent)")
     leg.add_argument("--control", type=int, required=True)
     leg.add_argument("--pid-fd", type=int, required=True)
+    leg.add_argument("--network-fd", type=int, help="the network namespace of a leg of several ranks")
     compiler = roles.add_parser("compile", help="fill the private byte-code cache (started by the agent)")
     compiler.add_argument("--workload", required=True)
     sampler = roles.add_parser("covariates", help="sample clocks, power and load once a second (started by the agent)")
@@ -39,7 +40,7 @@ def main(arguments: list[str] | None = None) -> int:
         role.add_argument("--site-packages", action="append", default=[])
     options = parser.parse_args(arguments)
     if options.role == "leg":
-        launch_leg(options.pid_fd)
+        launch_leg(options.pid_fd, options.network_fd)
     elif options.role == "agent":
         launch_agent()
     sys.path.extend(options.site_packages)

@@ -49,6 +49,10 @@ class PeerCredentialSocket:
             raise ProtocolError(f"expected {count} descriptors from the leg; saw {len(taken)}")
         return taken
 
+    def send_descriptors(self, descriptors: list[int]) -> None:
+        """Send descriptors with one byte."""
+        socket.send_fds(self._connection, [b"\0"], descriptors)
+
     def sendall(self, data: bytes | memoryview) -> None:
         """As a socket's."""
         self._connection.sendall(data)

@@ -34,12 +34,20 @@ class ScheduledLeg(Protocol):
         """Have the leg's own thread send it `turn` or `finish`."""
 
     @property
+    def ranks(self) -> Sequence[ScheduledRank]:
+        """Its ranks: most legs have one."""
+
+
+class ScheduledRank(Protocol):
+    """One rank of a leg, whose processor time is the leg's."""
+
+    @property
     def process_group(self) -> int:
         """The launcher's process id."""
 
     @property
     def thread(self) -> int:
-        """The identifier of the agent's thread that serves this leg."""
+        """The identifier of the agent's thread that serves this rank."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,7 +95,7 @@ class TurnScheduler(threading.Thread):
         self._leg_events: queue.Queue[LegEvent | HostAnswer] = queue.Queue()
         self._marks = BorderMarks(witness, nonce=nonce, label=name, spool=spool, answer=self._next_answer)
         self._legs: dict[str, ScheduledLeg] = {}
-        self._meters: dict[str, CpuMeter] = {}
+        self._meters: dict[str, list[CpuMeter]] = {}
         self._waiting: set[str] = set()
         self._ended: set[str] = set()
         self._borders: list[Json] = []
@@ -117,7 +125,10 @@ class TurnScheduler(threading.Thread):
     def run(self) -> None:
         """The thread's body."""
         if self._all_waiting():
-            self._meters = {role: CpuMeter(root=leg.process_group, threads=(leg.thread,)) for role, leg in self._legs.items()}
+            self._meters = {
+                role: [CpuMeter(root=rank.process_group, threads=(rank.thread,)) for rank in leg.ranks]
+                for role, leg in self._legs.items()
+            }
             self._run_turns()
         claims = evidence.borders_claims(nonce=self._nonce, roles=self.roles, turns=self._turns, borders=self._borders)
         token = tokens.sign(claims, key=self._key, typ=evidence.TYP_BORDERS)
@@ -198,5 +209,6 @@ class TurnScheduler(threading.Thread):
         running = processes()
         reading: list[Json] = [now_ns()]
         for role in self.roles:
-            reading += [self._meters[role].read_ns(running), self._meters[role].processes]
+            meters = self._meters[role]
+            reading += [sum(meter.read_ns(running) for meter in meters), sum(meter.processes for meter in meters)]
         return reading

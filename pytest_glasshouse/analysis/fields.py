@@ -136,6 +136,28 @@ class BaseRecord(TypedDict, total=False):
     base: Literal["sealed"]
 
 
+class GpusRecord(TypedDict, total=False):
+    """How many GPUs a leg had, where that is more than one."""
+
+    gpus: int
+
+
+class Scaling(TypedDict):
+    """Units per second for each GPU, and seconds in collectives for each rank; null where they were not observed."""
+
+    gpus: int
+    protectedPerSecPerGpu: float
+    rawPerSecPerGpu: float
+    protectedCollectiveSec: list[float | None]
+    rawCollectiveSec: list[float | None]
+
+
+class ScalingRecord(TypedDict, total=False):
+    """The scaling figures of a row on several GPUs."""
+
+    scaling: Scaling
+
+
 class AddedLater(TypedDict, total=False):
     """What a record gets on its way to the report: the attempts at the row, where there were several, and its seal."""
 
@@ -161,7 +183,7 @@ class RowCommon(RowIdentity, AddedLater):
     simulated: bool
 
 
-class RowAsRun(RowIdentity):
+class RowAsRun(RowIdentity, GpusRecord):
     """How a row was run, and whether that is how its test declares it."""
 
     asDeclared: bool
@@ -211,6 +233,7 @@ class MeasuredRow(
     CovariatesRecord,
     StrictMemoryRecord,
     TurnsRecord,
+    ScalingRecord,
 ):
     """A row of `rows`."""
 
@@ -240,7 +263,7 @@ class ExcludedRow(RowJudged, OptionalAllocationFields, Exclusion):
 
 
 @final
-class NullRow(RowCommon, AllocationFields, NullDifference, CutRecord):
+class NullRow(RowCommon, AllocationFields, NullDifference, CutRecord, GpusRecord):
     """A row of `nullRows`: raw against raw."""
 
     marginPct: float

@@ -21,6 +21,7 @@ from pytest_glasshouse.analysis.planned_rounds import pairs_of_round, rounds_in_
 from pytest_glasshouse.analysis.publishable import unique, unpublishable_because
 from pytest_glasshouse.analysis.row_cut import cut_figures
 from pytest_glasshouse.analysis.sampling import is_current, sampled
+from pytest_glasshouse.analysis.scaling import scaling
 from pytest_glasshouse.analysis.sealed_row import sealed_figures
 from pytest_glasshouse.analysis.segments import design, segments, steady
 from pytest_glasshouse.analysis.sequential import sequential_figures
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
         Exclusion,
         FindingRecord,
         FindingStates,
+        GpusRecord,
         MeasuredRow,
         NullRow,
         OptionalAllocationFields,
@@ -158,6 +160,7 @@ def build_record(
         "dataOrderSeeds": data_order_seeds(rounds),
         "workloadFacts": workload_facts(rounds),
         **turns(outcome.observation, rounds),
+        **scaling(outcome.observation, rounds),
         "journal": journals(outcome.observation),
         "lifecycle": lifecycle(outcome.observation, waived=settings.waived, judge=judge),
         "observation": outcome.observation,
@@ -299,6 +302,7 @@ def _as_run(outcome: Outcome, settings: RecordSettings) -> RowAsRun:
     row = outcome.row
     as_declared = _work(row) == _work(outcome.declared)
     base: BaseRecord = {"base": "sealed"} if row.sealed else {}
+    gpus: GpusRecord = {"gpus": row.gpus} if row.gpus > 1 else {}
     parameters: ParametersRecord = {"parameters": dict(row.parameters)} if row.parameters else {}
     return {
         "rowId": row.row_id,
@@ -311,6 +315,7 @@ def _as_run(outcome: Outcome, settings: RecordSettings) -> RowAsRun:
         "modelId": row.model,
         **row.adapter,
         **base,
+        **gpus,
         **_work(row),
         "fixedOrder": settings.fixed_order,
         "warmupSec": row.warmup_s,

@@ -40,7 +40,7 @@ def main(faults: tuple[str, ...]) -> int:
 
 
 def _skip_zeroize() -> None:
-    protected.Protected._zeroize = lambda _self, _opened: None  # type: ignore[method-assign]  # noqa: SLF001
+    protected.Protected._zeroize = lambda _self, _opened, **_others: None  # type: ignore[method-assign]  # noqa: SLF001
 
 
 def _take_key_from_elsewhere() -> None:

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from pytest_glasshouse.attestation.messages import require
+from pytest_glasshouse.attestation.rank_verifier import appraise_ranks
 from pytest_glasshouse.owner.policy import Policy, Required
 from pytest_glasshouse.wire.canonical import Json, canonical, is_sha256
 from pytest_glasshouse.wire.evidence import (
@@ -47,8 +48,8 @@ def appraise(claims: Mapping[str, Json], log: Sequence[str], *, expected: Expect
 
     The caller has checked the signature and spent the nonce.
     """
-    # 1. Exactly the claims of the profile. `submods` is optional here: `attestation.hardware` judges it.
-    require(claims.keys() - {"submods"} == EVIDENCE_SHAPE.keys(), "claims-set")
+    # 1. Exactly the claims of the profile. `submods` is optional here: `attestation.hardware` judges it. So is `ranks`.
+    require(claims.keys() - {"submods", "ranks"} == EVIDENCE_SHAPE.keys(), "claims-set")
     # 2. Issued by this key, about this session, for this server. Equality: a list that contains our name does not match.
     require(claims["iss"] == expected.iss, "jwt-claims", "iss")
     require(claims["sub"] == expected.sub, "jwt-claims", "sub")
@@ -97,7 +98,9 @@ def appraise(claims: Mapping[str, Json], log: Sequence[str], *, expected: Expect
     require(state["head"] == head_of(log, expected.nonce), "state", "head")
     # 11. Two usable ephemeral keys.
     cnf = read_cnf(claims["cnf"])
-    # 12. Memory that is never swapped out, where the policy requires it.
+    # 12. The other ranks of the leg, where it has more than one.
+    appraise_ranks(claims)
+    # 13. Memory that is never swapped out, where the policy requires it.
     require(memory["locked"] is True or not expected.policy.locked, "memory-unlocked")
     return cnf
 

@@ -122,6 +122,8 @@ class Creator:
         why = allocation.hello.get("deviceReason", "")
         _check_gpu(lease.name, promised=allocation.offer.gpu_model, seen=model, why=why)
         allocation.gpu_model = model
+        if allocation.hello["device"] == "cuda":
+            _check_count(lease.name, promised=allocation.offer.gpus, seen=allocation.hello.get("gpuCount"))
 
     def refuse_when_ending(self) -> None:
         """Raise `InfrastructureError` once the run is ending."""
@@ -281,6 +283,15 @@ def _check_gpu(name: str, *, promised: str, seen: str | None, why: str = "") -> 
         raise WrongGpuError(
             f"allocation {name} has another GPU: expected {promised}, saw {printable(seen)}{because}. It was ended before any "
             "leg; pick another offer",
+            allocation_id=name,
+        )
+
+
+def _check_count(name: str, *, promised: int, seen: int | None) -> None:
+    if promised > 1 and (seen or 0) < promised:
+        raise WrongGpuError(
+            f"allocation {name} has {seen or 'no'} GPUs that its torch sees: expected {promised}. It was ended before any leg; "
+            "pick another offer",
             allocation_id=name,
         )
 

@@ -74,6 +74,7 @@ class Hello(TypedDict):
     device: str
     gpuModel: str
     gpuUuid: str | None
+    gpuCount: NotRequired[int]
     #: Why the device is the CPU, although there is a driver.
     deviceReason: NotRequired[str]
 

@@ -40,8 +40,7 @@ class GpuHours:
         quoted = pricing.quote(
             [(row, offer) for _, row, offer in priced], shared=options.allocation == "shared", model_bytes=options.model_bytes
         )
-        gpus = {(offer.provider, offer.gpu_model): offer.gpus for _, _, offer in priced}
-        hours = sum(line.seconds / 3600 * gpus[line.provider, line.gpu_model] for line in quoted.lines)
+        hours = sum(line.seconds / 3600 * line.gpus for line in quoted.lines)
         if self._limit is not None and hours > self._limit:
             raise BudgetError(
                 f"the estimate is {hours:.2f} GPU-hours and the cap {self._limit:g}: nothing was started. Select fewer rows, "

@@ -43,6 +43,8 @@ class PriceLine:
     rows: int
     seconds: float
     allocations: int = 1
+    gpus: int = 1
+    """GPUs of each allocation; the price is of all of them."""
 
     @property
     def cost_usd(self) -> float:
@@ -115,11 +117,11 @@ def quote(
 
     `model_bytes`: by the model of a row, the size of what has to reach the guest.
     """
-    groups: dict[tuple[str, str, str], list[tuple[RowSpec, Offer]]] = {}
+    groups: dict[tuple[str, str, str, int], list[tuple[RowSpec, Offer]]] = {}
     for row, offer in priced:
-        groups.setdefault((offer.provider, row.gpu, offer.gpu_model), []).append((row, offer))
+        groups.setdefault((offer.provider, row.gpu, offer.gpu_model, offer.gpus), []).append((row, offer))
     lines = []
-    for (provider, _, gpu_model), group in sorted(groups.items()):
+    for (provider, _, gpu_model, gpus), group in sorted(groups.items()):
         allocations = 1 if shared else len(group)
         lines.append(
             PriceLine(
@@ -131,6 +133,7 @@ def quote(
                 + model_seconds((row for row, _ in group), model_bytes, shared=shared)
                 + sum(row_seconds(row) for row, _ in group),
                 allocations=allocations,
+                gpus=gpus,
             )
         )
     return Quote(lines=tuple(lines), unavailable=tuple(unavailable), required=required)
@@ -141,7 +144,7 @@ def table(quoted: Quote, *, budget_usd: float | None, width: int | None = None) 
     cells = [
         (
             line.provider,
-            line.gpu_model,
+            line.gpu_model if line.gpus == 1 else f"{line.gpus} x {line.gpu_model}",
             str(line.rows),
             duration(line.seconds),
             f"{line.price_usd_per_hour:.2f}",

@@ -33,7 +33,9 @@ def keys_of(provider: Provider, row: RowSpec, machines: Sequence[Offer]) -> dict
     """What an allocation for `row` can be granted by, and whether that is one machine."""
     if provider.this_machine:
         return {"this machine": True}
-    return {key_of(offer): True for offer in machines} or {f"{provider.name}/{row.gpu}": False}
+    return {key_of(offer): True for offer in machines} or {
+        f"{provider.name}/{row.gpu}{f'x{row.gpus}' if row.gpus > 1 else ''}": False
+    }
 
 
 class Renter:

@@ -117,6 +117,8 @@ def _nonces(document: Report) -> Iterator[tuple[str, str]]:
 def _planned(record: Mapping[str, object], plan: Mapping[str, object]) -> Faults:
     if record.get("adapter") != plan.get("adapter"):
         yield ".adapter", f"the plan that was signed for has {plan.get('adapter')!r}"
+    if record.get("gpus") != plan.get("gpus"):
+        yield ".gpus", f"the plan that was signed for has {plan.get('gpus')!r}"
     if record.get("base") != plan.get("base") or ("protectedRounds" in record and plan.get("base") != "sealed"):
         yield ".base", f"the plan that was signed for has {plan.get('base')!r}"
     for field, name in _PLAN_FIELDS.items():

@@ -21,6 +21,7 @@ from pytest_glasshouse.analysis.planned_rounds import rounds_of
 from pytest_glasshouse.analysis.record import data_order_seeds, finding_json, finding_states, turns, workload_facts
 from pytest_glasshouse.analysis.row_cut import cut_figures
 from pytest_glasshouse.analysis.sampling import is_current, sampled
+from pytest_glasshouse.analysis.scaling import scaling
 from pytest_glasshouse.analysis.sealed_row import sealed_figures
 from pytest_glasshouse.analysis.sequential import sequential_figures
 from pytest_glasshouse.errors import GlasshouseError, IntegrityError, ProtocolError
@@ -70,7 +71,7 @@ _FREE_TEXT = ("reason", "expected", "seen", "todo")
 _UNDERIVABLE = (GlasshouseError, LookupError, ValueError, ArithmeticError)
 #: Fields that a row has only where its observation gives them.
 _OPTIONAL_FIELDS = (
-    "cacheState", "covariates", "interleaving", "steady", "cut", "sequential", "worstRound", "allocationNull",
+    "cacheState", "covariates", "interleaving", "steady", "cut", "sequential", "scaling", "worstRound", "allocationNull",
 )  # fmt: skip
 _OPTIONAL_NULL_FIELDS = ("cut", "roundsMeanPct", "roundLogRatios")
 
@@ -340,6 +341,7 @@ def _derived_faults(
         "dataOrderSeeds": data_order_seeds(rounds),
         "workloadFacts": workload_facts(rounds),
         **turns(observation, rounds),
+        **scaling(observation, rounds),
     }
     for optional in _OPTIONAL_FIELDS:
         if optional in record and optional not in expected:

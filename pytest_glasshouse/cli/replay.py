@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, TypedDict
 from pytest_glasshouse.errors import ConfigurationError, ProtocolError
 from pytest_glasshouse.invariants.work import GPU_LOSS_TOLERANCE
 from pytest_glasshouse.observation.checkpoints import checkpoints_of, steps_of
+from pytest_glasshouse.observation.reading import planned_gpus
 from pytest_glasshouse.observation.results import ends_of, results
 from pytest_glasshouse.observation.turns import segments_of
 from pytest_glasshouse.rows.spec import RowSpec
@@ -146,6 +147,8 @@ def _legs(report: Report) -> Iterator[_Leg]:
 
 def _again(leg: _Leg) -> tuple[bool, str]:
     """Whether the leg trained what it says, and how that was seen; if not, what differs."""
+    if planned_gpus(leg.observation) > 1:
+        return False, "not trained again: only legs of one rank are"
     try:
         checkpoints = checkpoints_of(leg.end)
         found = _trained(_task(leg, checkpoints), within_s=_START_S + _TIMES * leg.took_s)

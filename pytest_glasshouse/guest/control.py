@@ -7,6 +7,7 @@ formats, hashes, sends or waits within a step.
 from __future__ import annotations
 
 import array
+import os
 import queue
 import socket
 import threading
@@ -19,6 +20,7 @@ from pytest_glasshouse.wire.typed import check_typed
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from pytest_glasshouse.guest.ranks import Ranks
     from pytest_glasshouse.wire.canonical import Json
     from pytest_glasshouse.workloads.segments import TrainedSegment
 
@@ -41,6 +43,15 @@ class Control:
         self.send(kind, body)
         rights = (socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))
         self._connection.sendmsg([b"\0"], [rights])
+
+    def descriptors(self, count: int) -> list[int]:
+        """Receive `count` descriptors, sent with one byte. Raises `ProtocolError` for another number of them."""
+        byte, taken, _, _ = socket.recv_fds(self._connection, 1, count)
+        if byte != b"\0" or len(taken) != count:
+            for descriptor in taken:
+                os.close(descriptor)
+            raise ProtocolError(f"expected {count} descriptors; saw {len(taken)}")
+        return taken
 
     def send_large(self, kind: str, name: str, data: bytes | memoryview) -> None:
         """Send `data` in pieces under `name`; the agent holds it in memory."""
@@ -95,27 +106,54 @@ class BackgroundWriter:
 
 
 class ControlTurns:
-    """Turns of an interleaved round, given by the agent. A paused leg blocks in a read, so it uses no processor."""
+    """Turns of an interleaved round, given by the agent. A paused leg blocks in a read, so it uses no processor.
 
-    def __init__(self, control: Control, writer: BackgroundWriter) -> None:
+    Of several `ranks`, each tells its own agent's thread what it does; the first is given the turns, and the others follow it.
+    """
+
+    def __init__(self, control: Control, writer: BackgroundWriter, ranks: Ranks | None = None) -> None:
         self._control = control
         self._writer = writer
+        self._ranks = ranks
+        self._collective_ns: list[int] = []
 
     def resident(self, *, warmup_units: int, warmup_ns: int, steady: bool) -> None:
+        if self._ranks is not None:
+            self._ranks.barrier()
         self._control.send("resident", {"warmup_units": warmup_units, "warmup_ns": warmup_ns, "steady": steady})
 
     def wait(self) -> int | None:
+        if self._ranks is None:
+            return self._next_turn()
+        return self._ranks.agree((self._next_turn() or 0) if self._ranks.first else 0) or None
+
+    def _next_turn(self) -> int | None:
         kind, body = self._control.receive("turn", "finish")
         return check_typed(body.get("turn"), int, "turn") if kind == "turn" else None
 
     def drain(self) -> None:
-        """Return when the agent has spooled everything this leg sent: it answers `drain` after the messages before it."""
+        """Return when the agent has spooled everything this leg sent: it answers `drain` after the messages before it.
+
+        Of several ranks, when every one is here: a timed stretch begins and ends for all of them together.
+        """
         self._writer.drain()
+        if self._ranks is not None:
+            self._ranks.barrier()
         self._control.send("drain", {})
         self._control.receive("drained")
 
     def clock_read(self) -> None:
         self._control.send("clock-read", {})
+        if self._ranks is not None:
+            self._collective_ns.append(self._ranks.group.collective_ns)
+
+    @property
+    def collective_ns(self) -> int:
+        """Time that this rank spent in collectives within the timed stretches, in nanoseconds."""
+        return sum(self._collective_ns[1::2]) - sum(self._collective_ns[::2])
 
     def done(self, segment: TrainedSegment) -> None:
-        self._control.send("turn-done", {"segment": [*segment.to_json()]})
+        if self._ranks is not None:
+            self._ranks.barrier()
+        if self._ranks is None or self._ranks.first:
+            self._control.send("turn-done", {"segment": [*segment.to_json()]})

@@ -18,6 +18,7 @@ from typing import NoReturn
 _PR_SET_PDEATHSIG = 1
 _PR_SET_DUMPABLE = 4
 _PR_SET_CHILD_SUBREAPER = 36
+_CLONE_NEWNET = 0x40000000
 _SIGKILL = 9
 #: glibc's parameter for the least size that gets a mapping of its own, which goes back to the system as soon as it is freed.
 _M_MMAP_THRESHOLD = -3
@@ -56,13 +57,19 @@ def keep_little(large_bytes: int) -> None:
         libc.mallopt(_M_ARENA_MAX, 1)
 
 
-def launch_leg(pid_fd: int) -> None:
+def launch_leg(pid_fd: int, network_fd: int | None = None) -> None:
     """Return in the forked leg; the launcher waits for it and exits with its status.
+
+    A rank of several enters the network namespace `network_fd` first, where its leg has one.
 
     The leg's process id is written to the descriptor `pid_fd`: the agent must tell the leg from its launcher.
     """
     die_with_parent()
     harden_process()
+    if network_fd is not None:
+        if ctypes.CDLL(None, use_errno=True).setns(network_fd, _CLONE_NEWNET) != 0:
+            raise OSError(ctypes.get_errno(), "setns(CLONE_NEWNET)")
+        os.close(network_fd)
     # Orphans of the leg stay below this process, where their processor time counts as the leg's.
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     pid = os.fork()

@@ -16,6 +16,7 @@ from pytest_glasshouse.guest.control import Control
 from pytest_glasshouse.guest.launcher import keep_little
 from pytest_glasshouse.guest.opener import map_file, releasing
 from pytest_glasshouse.guest.protected import Protected
+from pytest_glasshouse.guest.protected_rank import ProtectedRank
 from pytest_glasshouse.guest.raw import Raw
 from pytest_glasshouse.guest.training import hide_unneeded
 from pytest_glasshouse.wire.guest_messages import OUT_OF_MEMORY, failure
@@ -39,16 +40,20 @@ def run_leg(control_fd: int) -> int:
     keep_little(_LARGE_BYTES)
     control = Control(socket.socket(fileno=control_fd))
     begin = check_typed(control.receive("begin")[1], Begin, "begin")
-    order, descriptors = begin["order"], begin["descriptors"]
+    order, descriptors, place = begin["order"], begin["descriptors"], begin.get("rank")
     try:
         if order["kind"] == "protected":
-            package = descriptors["package"]
-            # Its descriptor stays open: pages of it are freed as they are decrypted.
-            view = map_file(package, whole="arrived" not in order)
-            Protected(control, check_typed(order, ProtectedOrder, "order"), view, releasing(package)).run()
+            protected = check_typed(order, ProtectedOrder, "order")
+            if place is not None and place["rank"]:
+                ProtectedRank(control, protected, memoryview(b""), lambda _start, _end: None, place).run()
+            else:
+                package = descriptors["package"]
+                # Its descriptor stays open: pages of it are freed as they are decrypted.
+                view = map_file(package, whole="arrived" not in order)
+                Protected(control, protected, view, releasing(package), place).run()
         else:
             material = {name: _mapped(fd) for name, fd in descriptors.items()}
-            Raw(control, check_typed(order, RawOrder, "order"), material).run()
+            Raw(control, check_typed(order, RawOrder, "order"), material, place).run()
     except NonFiniteLossError as error:
         control.send("failed", {**failure(error), "reason": "non-finite loss"})
         return TRAINING_FAILED

@@ -13,6 +13,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pytest_glasshouse.errors import ProtocolError
 from pytest_glasshouse.guest.nvml import NO_DRIVER, Gpu, Nvml
 from pytest_glasshouse.guest.torch_probe import ProbeFailedError, TorchAnswer
 from pytest_glasshouse.wire.guest_messages import DETAIL
@@ -87,6 +88,30 @@ def _gpu(torch: TorchAnswer, shown: Sequence[Gpu], driver: str | None) -> Device
         gpu_count=max(len(shown), torch["visible"]),
         nvml_index=same[0].index if same else None,
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class RankGpu:
+    """The GPU of one rank: what CUDA_VISIBLE_DEVICES is for it, and its place in NVML where that is known."""
+
+    visible: str
+    nvml_index: int | None
+
+
+def rank_gpu(rank: int, shown: Sequence[Gpu], environ: Mapping[str, str]) -> RankGpu:
+    """The GPU of a rank among those that NVML has `shown`: of those that CUDA_VISIBLE_DEVICES leaves, the one in its place.
+
+    Numbers are those of the PCI bus, as NVML's are. Raises `ProtocolError` where there are not as many.
+    """
+    listed = environ.get("CUDA_VISIBLE_DEVICES")
+    names = [str(gpu.index) for gpu in shown] if listed is None else [name.strip() for name in listed.split(",") if name.strip()]
+    if rank >= len(names):
+        raise ProtocolError(f"expected a GPU for rank {rank}; saw {len(names)} that torch may use")
+    name = names[rank]
+    if name.isdigit():
+        return RankGpu(visible=name, nvml_index=int(name) if int(name) < len(shown) else None)
+    found = [gpu.index for gpu in shown if (gpu.uuid().value or "").lower().startswith(name.lower())]
+    return RankGpu(visible=name, nvml_index=found[0] if len(found) == 1 else None)
 
 
 def _cpu(**fields: Any) -> Device:

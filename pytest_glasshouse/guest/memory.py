@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import mmap
+import os
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ class Arena:
         if size < 0:
             raise ValueError("size")
         self.size = size
-        self._map = mmap.mmap(-1, max(size, 1), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        self._map = self._mapping(max(size, 1))
         self.huge = self._advise("MADV_HUGEPAGE")
         self.undumped = self._advise("MADV_DONTDUMP")
         self.uninherited = self._advise("MADV_DONTFORK")
@@ -50,6 +51,9 @@ class Arena:
         self.locked = _lock(self._address, len(self._map))
         self.view = memoryview(self._map)[:size]
         self.closed = False
+
+    def _mapping(self, size: int) -> mmap.mmap:
+        return mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
 
     def _advise(self, name: str) -> bool:
         advice = getattr(mmap, name, None)
@@ -88,6 +92,42 @@ class Arena:
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__.lower()} of {self.size} bytes, {'locked' if self.locked else 'not locked'}>"
+
+
+class SharedArena(Arena):
+    """An arena that the ranks of a leg share: a memory file, which has no path, and whose `descriptor` only they hold.
+
+    The first rank makes it. Another one opens the `descriptor` that it was given, which is closed here, and must `detach`
+    before the first wipes.
+    """
+
+    def __init__(self, size: int, *, descriptor: int | None = None) -> None:
+        self.descriptor = os.memfd_create("glasshouse-ranks", os.MFD_CLOEXEC) if descriptor is None else descriptor
+        if descriptor is None:
+            os.ftruncate(self.descriptor, max(size, 1))
+        super().__init__(size)
+
+    def _mapping(self, size: int) -> mmap.mmap:
+        return mmap.mmap(self.descriptor, size, flags=mmap.MAP_SHARED)
+
+    def detach(self) -> None:
+        """Unmap and leave the content to the rank that made it. Every view must have been dropped, or it stays mapped."""
+        self.drop_descriptor()
+        with contextlib.suppress(BufferError):
+            self.view.release()
+            self._map.close()
+            self.closed = True
+
+    def drop_descriptor(self) -> None:
+        """Close the descriptor: nobody else can map this memory from now on."""
+        if self.descriptor >= 0:
+            os.close(self.descriptor)
+            self.descriptor = -1
+
+    def close(self) -> None:
+        """See `Arena`."""
+        super().close()
+        self.drop_descriptor()
 
 
 class LockedSecret(Arena):

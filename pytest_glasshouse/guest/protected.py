@@ -9,7 +9,7 @@ from __future__ import annotations
 import datetime as dt
 import gc
 import time
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
@@ -18,8 +18,9 @@ from pytest_glasshouse.errors import IntegrityError, RefusedError
 from pytest_glasshouse.guest import antidebug, loaded_code
 from pytest_glasshouse.guest.control import BackgroundWriter, ControlTurns
 from pytest_glasshouse.guest.device_memory import TorchMemory
-from pytest_glasshouse.guest.memory import Arena, Exposure, wipe_bytes
+from pytest_glasshouse.guest.memory import Arena, Exposure, SharedArena, wipe_bytes
 from pytest_glasshouse.guest.opener import arena_bytes, derived_keys, open_package, seal_adapter, unseal_key
+from pytest_glasshouse.guest.ranks import Ranks
 from pytest_glasshouse.guest.ring import Ring, RingParts, open_package_to_device, ring_for_package
 from pytest_glasshouse.guest.scan_client import ScanClient
 from pytest_glasshouse.guest.sealed_weights import searched_weights
@@ -27,7 +28,7 @@ from pytest_glasshouse.guest.training import TrainedLeg, base_sha256, import_tra
 from pytest_glasshouse.wire import evidence, tokens
 from pytest_glasshouse.wire.canonical import sha256_hex
 from pytest_glasshouse.wire.host_messages import MoreAnswer, RefusalAnswer, ReleaseAnswer
-from pytest_glasshouse.wire.journal import Journal
+from pytest_glasshouse.wire.journal import Journal, rank_session
 from pytest_glasshouse.wire.leg_messages import LegChallenge, More
 from pytest_glasshouse.wire.package import CANARY
 from pytest_glasshouse.wire.typed import check_typed
@@ -39,14 +40,17 @@ if TYPE_CHECKING:
     from pytest_glasshouse.guest.opener import Opened, Release
     from pytest_glasshouse.wire.canonical import Json
     from pytest_glasshouse.wire.host_messages import ProtectedOrder
-    from pytest_glasshouse.wire.leg_messages import Attest, Ready
+    from pytest_glasshouse.wire.leg_messages import Attest, RankPlace, Ready
+    from pytest_glasshouse.workloads.base import Parts
 
 
 class Protected:
     """One protected leg. `run` returns when the agent has the signed head and the last scan is done."""
 
-    def __init__(self, control: Control, order: ProtectedOrder, package: memoryview, release: Release) -> None:
-        """`release` frees what of `package` is not needed any more."""
+    def __init__(
+        self, control: Control, order: ProtectedOrder, package: memoryview, release: Release, place: RankPlace | None = None
+    ) -> None:
+        """`release` frees what of `package` is not needed any more. Of a leg of several ranks, `place` says which one it is."""
         self._control = control
         self._package = package
         self._release = release
@@ -55,20 +59,12 @@ class Protected:
         self._manifest_token = order["manifest"]
         self._server_key = tokens.public_key(order["server_key"])
         self._owner_key = tokens.public_key(order["owner_key"])
+        self._place = place
+        self._ranks: Ranks | None = None
 
     def run(self) -> None:
         """Carry out the lifecycle; see the numbered steps below."""
-        # 1. The launcher hardened this process; what holds is observed after everything that training needs was imported.
-        import_training(self._plan["workload"], self._plan["device"])
-        observed = antidebug.observe()
-        self._scan = ScanClient(self._control)
-        # No key exists before the process is hardened.
-        self._hpke = X25519PrivateKey.generate()
-        self._signer = Ed25519PrivateKey.generate()
-        self._cnf = {
-            "hpke": evidence.hpke_text(self._hpke.public_key()),
-            "sig": tokens.public_text(self._signer.public_key()),
-        }
+        observed = self._prepare()
 
         # 2. Attest: the agent measures and signs, the server answers with a nonce and then with the key. The memory that the
         #    package will be opened into is allocated first, so that the evidence holds whether it is locked.
@@ -80,14 +76,7 @@ class Protected:
             "images": loaded_code.collect(),
         }
         self._control.send("ready", ready)
-        self._challenge = check_typed(self._control.receive("challenge")[1], LegChallenge, "challenge")
-        self._nonce = self._challenge["nonce"]
-        self._lines: list[str] = []
-        self._begun_ns = time.monotonic_ns()
-        self._journal = Journal(self._nonce, self._emit, lambda: (time.monotonic_ns() - self._begun_ns) // 1000)
-        wall = dt.datetime.now(dt.UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-        self._journal.append("anti_debug_ready", {"wall": wall, "observed": {**observed}})
-        self._journal.append("measured", {"composite": self._challenge["composite"]})
+        self._begin_journal(observed)
         attest: Attest = {"log": self._lines, "head": self._journal.head}
         self._control.send("attest", attest)
         kind, answer = self._control.receive("release", "refusal")
@@ -111,6 +100,8 @@ class Protected:
             claims = tokens.verify(self._manifest_token, key=self._owner_key, typ=evidence.TYP_MANIFEST)
             self._exposure.change(target.size)
             opened = self._open(target, key, claims)
+            if self._ranks is not None:
+                self._ranks.share(cast("SharedArena", target), cast("Opened", opened).parts)
             open_ns = time.monotonic_ns() - before
             self._exposure.change(opened.host_bytes - target.size)
             with derived_keys(self._package, key, opened.header) as derived:
@@ -123,8 +114,39 @@ class Protected:
         finally:
             opened.close()
 
+    def _prepare(self) -> dict[str, int | list[Any]]:
+        """Step 1: what this process observes of itself."""
+        # The launcher hardened this process; what holds is observed after everything that training needs was imported.
+        import_training(self._plan["workload"], self._plan["device"])
+        if self._place is not None:
+            self._ranks = Ranks.join(self._place, self._control, self._plan["device"])
+        observed = antidebug.observe()
+        self._scan = ScanClient(self._control)
+        # No key exists before the process is hardened.
+        self._hpke = X25519PrivateKey.generate()
+        self._signer = Ed25519PrivateKey.generate()
+        self._cnf = {
+            "hpke": evidence.hpke_text(self._hpke.public_key()),
+            "sig": tokens.public_text(self._signer.public_key()),
+        }
+        return observed
+
+    def _begin_journal(self, observed: dict[str, int | list[Any]]) -> None:
+        """Wait for the challenge, whose nonce the journal begins with."""
+        self._challenge = check_typed(self._control.receive("challenge")[1], LegChallenge, "challenge")
+        self._nonce = self._challenge["nonce"]
+        self._lines: list[str] = []
+        self._begun_ns = time.monotonic_ns()
+        session = rank_session(self._nonce, 0 if self._place is None else self._place["rank"])
+        self._journal = Journal(session, self._emit, lambda: (time.monotonic_ns() - self._begun_ns) // 1000)
+        wall = dt.datetime.now(dt.UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        self._journal.append("anti_debug_ready", {"wall": wall, "observed": {**observed}})
+        self._journal.append("measured", {"composite": self._challenge["composite"]})
+
     def _allocate(self) -> Arena | Ring:
         """Memory to open the package into: one arena for all of it, or a ring through which it goes to a GPU."""
+        if self._ranks is not None:
+            return SharedArena(arena_bytes(self._package))
         if self._plan["device"] == "cuda":
             return ring_for_package(self._package, TorchMemory("cuda"))
         return Arena(arena_bytes(self._package))
@@ -152,10 +174,11 @@ class Protected:
 
         # 5. Train, with the code that the raw leg runs.
         try:
-            trained = self._train(opened, base_sha256(claims))
+            trained = self._train(opened.parts, base_sha256(claims))
         except NonFiniteLossError:
             self._journal.append("train_failed", {"reason": "non-finite loss"})
-            self._zeroize(opened)
+            # Other ranks wait for this one within a step: they are ended, and have nothing more to say.
+            self._zeroize(opened, others=False)
             self._sign_head(adapter="", status="failed")
             raise
         self._control.send("images", loaded_code.collect())
@@ -177,18 +200,19 @@ class Protected:
         # 8. The agent scans this process, while it still lives, for what must be wiped.
         self._scan.wiped()
 
-    def _train(self, opened: Opened | RingParts, base: str | None) -> TrainedLeg:
+    def _train(self, parts: Parts, base: str | None) -> TrainedLeg:
         # While training runs, only the background thread appends to the journal; this thread does so again after `close`.
         writer = BackgroundWriter()
         try:
             return train(
                 self._plan,
-                opened.parts,
+                parts,
                 base_sha256=base,
                 on_started=lambda body: self._journal.append("train_started", body),
                 on_progress=lambda body: writer.submit(lambda: self._journal.append("train_progress", body)),
                 on_trained=lambda trainer: self._scan.trained(trainer.last_batch()),
-                turns=ControlTurns(self._control, writer),
+                turns=ControlTurns(self._control, writer, self._ranks),
+                ranks=self._ranks,
             )
         finally:
             writer.close()
@@ -204,14 +228,19 @@ class Protected:
             **self._cnf,
         )
 
-    def _zeroize(self, opened: Opened | RingParts) -> None:
+    def _zeroize(self, opened: Opened | RingParts, *, others: bool = True) -> None:
+        heads: dict[str, Json] = {}
+        if self._ranks is not None and others:
+            self._ranks.group.close()
+            # No rank may use what is about to be wiped. Their heads bind their journals to this one.
+            heads = {"heads": [*self._ranks.all_left()]}
         began = time.monotonic_ns()
         gc.collect()
         host_bytes = opened.host_bytes
         opened.close()
         zeroize_ns = time.monotonic_ns() - began
         self._exposure.change(-host_bytes)
-        wiped: dict[str, Json] = {"wiped_bytes": len(opened.arena), "zeroize_ns": zeroize_ns, **self._exposure.to_json()}
+        wiped: dict[str, Json] = {"wiped_bytes": len(opened.arena), "zeroize_ns": zeroize_ns, **self._exposure.to_json(), **heads}
         self._journal.append("zeroized", wiped)
 
     def _sign_head(self, *, adapter: str, status: str) -> None:

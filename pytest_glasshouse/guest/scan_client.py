@@ -59,6 +59,10 @@ class ScanClient:
         patterns += make.of_samples(evidence.SCAN_WEIGHTS, weights, pieces=PLACES)
         self._scan("loaded", patterns)
 
+    def shared(self, canary: memoryview) -> None:
+        """The first scan of a rank that has no key: it must find the canary in the memory that the first rank shared."""
+        self._scan("loaded", self._patterns.of_windows(evidence.SCAN_CANARY, canary))
+
     def trained(self, batch: Iterable[memoryview]) -> None:
         """The second scan, while the tensors still exist: it must find the last batch trained on."""
         samples = list(batch)

@@ -14,7 +14,7 @@ import sys
 import time
 import traceback
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
@@ -25,13 +25,15 @@ from pytest_glasshouse.wire import evidence, floe, tokens
 from pytest_glasshouse.wire.canonical import canonical, sha256_hex
 from pytest_glasshouse.wire.tensors import tensor_digest
 from pytest_glasshouse.workloads import cuda
-from pytest_glasshouse.workloads.loop import measure
+from pytest_glasshouse.workloads.loop import alone, measure
 from pytest_glasshouse.workloads.registry import open_trainer, prepare
 from pytest_glasshouse.workloads.segments import SegmentPlan, measure_segments
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from pytest_glasshouse.guest.control import ControlTurns
+    from pytest_glasshouse.guest.ranks import Ranks
     from pytest_glasshouse.rows.spec import WorkloadName
     from pytest_glasshouse.wire.canonical import Json
     from pytest_glasshouse.wire.host_messages import TrainingPlan
@@ -52,8 +54,8 @@ _NO_MODEL = "glasshouse/nowhere"
 #: Packages that transformers and peft import where they find them, though no training uses them: 32 MiB of each leg's memory.
 _NOT_NEEDED = ("scipy", "boto3", "jinja2")
 
-#: Variables in which legs may differ: each names the leg's own directory.
-_OWN_DIRECTORY = ("HOME", "TMPDIR", "PWD")
+#: Variables in which legs may differ: each names the leg's own directory, or the port where its ranks met.
+_OWN = ("HOME", "TMPDIR", "PWD", "MASTER_PORT")
 
 
 def hide_unneeded() -> None:
@@ -133,12 +135,13 @@ def train(
     on_progress: Callable[[dict[str, Json]], None],
     turns: TurnTaker,
     on_trained: Callable[[Trainer], None] | None = None,
+    ranks: Ranks | None = None,
 ) -> TrainedLeg:
     """Train one leg from `parts` and release every tensor before returning.
 
     `on_started` gets the digest of the weights really loaded; `on_progress` is called at most once a second;
     `on_trained` once, after measurement and export, before the trainer is closed. `turns` starts the segments of a plan that
-    has them, and drains the leg's messages.
+    has them, and drains the leg's messages. Of several `ranks`, all call this, and each gets its own result.
     Raises `NonFiniteLossError` when a loss was not finite; the trainer is closed then, too. Raises
     `IntegrityError("base")` when the base model that the agent verified is not the one of `base_sha256`, or its files changed
     since.
@@ -147,12 +150,13 @@ def train(
     trainer: Trainer | None = None
     try:
         with opened(plan["base"], base_sha256) as (base_dir, base):
-            trainer = open_trainer(plan["workload"], parts, base_dir=base_dir, device=plan["device"])
+            shared: dict[str, Any] = {} if ranks is None else {"ranks": ranks.group}
+            trainer = open_trainer(plan["workload"], parts, base_dir=base_dir, device=plan["device"], **shared)
         if base is not None:
             base.check()  # what was loaded is what was verified
         loaded = time.perf_counter_ns()
         on_started({"initial": trainer.initial_sha256(), "order_seed": plan["order_seed"], "device": plan["device"]})
-        trained = _run(plan, trainer, load_ns=loaded - began, on_progress=on_progress, turns=turns)
+        trained = _run(plan, trainer, load_ns=loaded - began, on_progress=on_progress, turns=turns, ranks=ranks)
         if base is not None:
             base.check()  # and did not change since: tensors may still be mapped from the files
         if on_trained is not None:
@@ -176,6 +180,7 @@ def _run(
     load_ns: int,
     on_progress: Callable[[dict[str, Json]], None],
     turns: TurnTaker,
+    ranks: Ranks | None,
 ) -> TrainedLeg:
     before_prologue = time.perf_counter_ns()
     prologue = trainer.prologue(PROLOGUE_STEPS)
@@ -183,7 +188,9 @@ def _run(
     trainer.reset(plan["order_seed"])
     trainer.synchronize()
     after_prologue = time.perf_counter_ns()
-    measured = _measured(plan, trainer, on_progress=on_progress, turns=turns)
+    measured = _measured(plan, trainer, on_progress=on_progress, turns=turns, agree=alone if ranks is None else ranks.agree)
+    if ranks is not None:
+        measured["collective_ns"] = cast("ControlTurns", turns).collective_ns
     before_export = time.perf_counter_ns()
     adapter = trainer.export()
     after_export = time.perf_counter_ns()
@@ -208,7 +215,12 @@ def _run(
 
 
 def _measured(
-    plan: TrainingPlan, trainer: Trainer, *, on_progress: Callable[[dict[str, Json]], None], turns: TurnTaker
+    plan: TrainingPlan,
+    trainer: Trainer,
+    *,
+    on_progress: Callable[[dict[str, Json]], None],
+    turns: TurnTaker,
+    agree: Callable[[int], int],
 ) -> dict[str, Json]:
     """The timed part: one run, or the segments of an interleaved round with their sums."""
 
@@ -223,6 +235,7 @@ def _measured(
             steps=plan["steps"],
             on_progress=report,
             edges=turns,
+            agree=agree,
         )
         return {
             "units": whole.units,
@@ -246,6 +259,7 @@ def _measured(
         ),
         turns=turns,
         on_progress=report,
+        agree=agree,
     )
     return {
         "units": sum(each.units for each in parts.segments),
@@ -266,7 +280,7 @@ def context() -> dict[str, Json]:
 
     Digests and plain numbers only: a path of the guest may not be published.
     """
-    environment = {name: value for name, value in os.environ.items() if name not in _OWN_DIRECTORY}
+    environment = {name: value for name, value in os.environ.items() if name not in _OWN}
     limits: dict[str, Json] = {
         name: list(map(str, resource.getrlimit(getattr(resource, name))))
         for name in sorted(vars(resource))

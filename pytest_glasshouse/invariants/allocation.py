@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pytest_glasshouse.invariants import verified
+from pytest_glasshouse.invariants import rank_checks, verified
 from pytest_glasshouse.invariants.finding import EvidenceReader, Finding, JudgedInvariant, broken, judge_rounds, unseen
 from pytest_glasshouse.observation.document import WorkloadFacts
 from pytest_glasshouse.rows.spec import SIMULATED_GPU
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 def raw_callback_completed(observation: Observation) -> Finding:
     """The raw leg reported completion itself, with this round's nonce, its process ended well, and the agent signed for both."""
-    return judge_rounds("raw callback completed", observation, _callback)
+    return judge_rounds("raw callback completed", observation, _callback, of_rank=_callback)
 
 
 def _callback(reader: EvidenceReader) -> str:
@@ -74,7 +74,7 @@ def same_allocation(observation: Observation) -> Finding:
         _trained_there(reader)
         return held
 
-    return judge_rounds("same allocation", observation, judge)
+    return judge_rounds("same allocation", observation, judge, of_rank=rank_checks.own_device)
 
 
 def same_keys(reader: EvidenceReader) -> str:

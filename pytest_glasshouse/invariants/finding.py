@@ -7,11 +7,11 @@ passes; `unseen` says that the evidence to judge by is missing.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from pytest_glasshouse.errors import IntegrityError, ProtocolError
 from pytest_glasshouse.observation.document import Observation, RoundNotes
-from pytest_glasshouse.observation.reading import is_sealed
+from pytest_glasshouse.observation.reading import is_sealed, notes_of_rank, planned_gpus
 from pytest_glasshouse.wire.canonical import canonical, sha256_hex
 from pytest_glasshouse.wire.printable import printable
 
@@ -41,24 +41,41 @@ class Finding:
 
 
 class JudgedInvariant(Exception):  # noqa: N818  (ends a judgement; it is no error)
-    """Ends the judging of one round as `broken` or `unseen`."""
+    """Ends the judging of one round as `broken` or `unseen`. `at` is the step at which it showed, where ranks are compared."""
 
-    def __init__(self, state: FindingState, reason: str, *, expected: str = "", seen: str = "", todo: str = "") -> None:
+    def __init__(
+        self, state: FindingState, reason: str, *, expected: str = "", seen: str = "", todo: str = "", at: int = 0
+    ) -> None:
         super().__init__(reason)
         self.state: FindingState = state
         self.reason = reason
         self.expected = expected
         self.seen = seen
         self.todo = todo
+        self.at = at
 
 
 class EvidenceReader:
     """Reads parts of one round's observation and records which were read, for the finding's digest."""
 
-    def __init__(self, observation: Observation, notes: RoundNotes) -> None:
+    def __init__(self, observation: Observation, notes: RoundNotes, *, rank: int = 0, leg: EvidenceReader | None = None) -> None:
+        """Of another `rank` than the first, `notes` are `observation.reading.notes_of_rank`'s, and `leg` reads the first's."""
         self._observation = observation
         self.notes = notes
-        self.read: list[Any] = [notes["round"]]
+        self.rank = rank
+        self.leg = leg
+        self.read: list[Any] = [notes["round"], rank] if rank else [notes["round"]]
+
+    @property
+    def gpus(self) -> int:
+        """How many ranks the row's legs were planned with."""
+        return planned_gpus(self._observation)
+
+    def of_rank(self, rank: int) -> EvidenceReader:
+        """Reads another rank's part of this round; what is read there counts as read here too."""
+        other = EvidenceReader(self._observation, notes_of_rank(self.notes, rank), rank=rank, leg=self)
+        self.read.append(other.read)
+        return other
 
     @property
     def sealed(self) -> bool:
@@ -98,24 +115,33 @@ class EvidenceReader:
         return value
 
 
-def judge_rounds(invariant: str, observation: Observation, judge: Callable[[EvidenceReader], str]) -> Finding:
-    """Judge every round; the row's finding is the worst of them. `judge` returns what was held, or raises `JudgedInvariant`."""
-    judged: list[tuple[FindingState, str, str, str, str]] = []
+_Judged: TypeAlias = "tuple[FindingState, str, str, str, str]"
+
+
+def judge_rounds(
+    invariant: str,
+    observation: Observation,
+    judge: Callable[[EvidenceReader], str],
+    *,
+    of_rank: Callable[[EvidenceReader], str] | None = None,
+) -> Finding:
+    """Judge every round; the row's finding is the worst of them. `judge` returns what was held, or raises `JudgedInvariant`.
+
+    Where legs have several ranks, `judge` judges the leg as its first rank left it, and `of_rank` every other one: what holds
+    of one rank alone holds of none. None where there is nothing to be said of a rank.
+    """
+    judged: list[_Judged] = []
     read: list[Any] = []
-    rounds = observation.get("rounds", [])
+    rounds, gpus = observation.get("rounds", []), planned_gpus(observation)
     for notes in rounds:
-        reader = EvidenceReader(observation, notes)
-        try:
-            held = judge(reader)
-        except JudgedInvariant as verdict:
-            judged.append((verdict.state, verdict.reason, verdict.expected, verdict.seen, verdict.todo))
-        except (IntegrityError, ProtocolError, ValueError) as error:
-            # A text that is no key, token or number, or signed claims of another shape: there is nothing to judge by.
-            shown = error if isinstance(error, ProtocolError) else type(error).__name__
-            judged.append(("unseen", f"what was observed has another shape ({shown})", "", "", ""))
-        else:
-            judged.append(("held", held, "", "", ""))
-        read.append(reader.read)
+        leg = EvidenceReader(observation, notes)
+        if gpus > 1:
+            leg.of_row("plan", "gpus")
+        ranks = [_judged(judge, leg)]
+        if of_rank is not None:
+            ranks += [_judged(of_rank, leg.of_rank(rank)) for rank in range(1, gpus)]
+        judged.append(_of_ranks(ranks) if len(ranks) > 1 else ranks[0][1])
+        read.append(leg.read)
     digest = sha256_hex(canonical({"invariant": invariant, "read": read}))
     if not judged:
         return Finding(invariant=invariant, finding="unseen", reason="no round was run", evidence=digest)
@@ -157,9 +183,32 @@ def _noted_cause(notes: RoundNotes) -> str:
     return ""
 
 
-def broken(reason: str, *, expected: str, seen: str, todo: str) -> JudgedInvariant:
+def _judged(judge: Callable[[EvidenceReader], str], reader: EvidenceReader) -> tuple[int, _Judged]:
+    """At which step it showed, and what was found."""
+    try:
+        return 0, ("held", judge(reader), "", "", "")
+    except JudgedInvariant as verdict:
+        return verdict.at, (verdict.state, verdict.reason, verdict.expected, verdict.seen, verdict.todo)
+    except (IntegrityError, ProtocolError, ValueError) as error:
+        # A text that is no key, token or number, or signed claims of another shape: there is nothing to judge by.
+        shown = error if isinstance(error, ProtocolError) else type(error).__name__
+        return 0, ("unseen", f"what was observed has another shape ({shown})", "", "", "")
+
+
+def _of_ranks(ranks: list[tuple[int, _Judged]]) -> _Judged:
+    """The worst of the ranks' findings, with that rank's name: of two, the one that showed first.
+
+    Ranks train one model, so that what one of them does wrong is in the losses of all from the next step on.
+    """
+    rank, (_, worst) = min(enumerate(ranks), key=lambda item: (_WORST.index(item[1][1][0]), item[1][0]))
+    if worst[0] == "held":
+        return "held", f"{worst[1]}; all {len(ranks)} ranks", "", "", ""
+    return worst[0], f"rank {rank}: {worst[1]}", *worst[2:]
+
+
+def broken(reason: str, *, expected: str, seen: str, todo: str, at: int = 0) -> JudgedInvariant:
     """Something that must hold did not."""
-    return JudgedInvariant("broken", reason, expected=expected, seen=seen, todo=todo)
+    return JudgedInvariant("broken", reason, expected=expected, seen=seen, todo=todo, at=at)
 
 
 def unseen(reason: str, *, expected: str = "", seen: str = "nothing", todo: str = SEE_ENDING) -> JudgedInvariant:

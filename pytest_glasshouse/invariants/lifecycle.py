@@ -6,7 +6,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from pytest_glasshouse.errors import IntegrityError
-from pytest_glasshouse.invariants import verified
+from pytest_glasshouse.invariants import rank_checks, verified
 from pytest_glasshouse.invariants.finding import EvidenceReader, Finding, broken, judge_rounds, unseen
 from pytest_glasshouse.invariants.turns import in_turns
 from pytest_glasshouse.observation.claims import GpuClaim, ScanClaim, ScanCounts
@@ -37,7 +37,7 @@ SMALL_REMAINDER_BYTES = 64 << 20
 
 def runtime_zeroized(observation: Observation) -> Finding:
     """Last journal line, signed head, process gone, workspace empty, GPU memory released: all of them were seen."""
-    return judge_rounds("runtime zeroized", observation, zeroized)
+    return judge_rounds("runtime zeroized", observation, zeroized, of_rank=zeroized)
 
 
 def zeroized(reader: EvidenceReader, *, small_remainder: int = SMALL_REMAINDER_BYTES) -> str:
@@ -96,7 +96,7 @@ def zeroized(reader: EvidenceReader, *, small_remainder: int = SMALL_REMAINDER_B
 
 def memory_scanned_clean(observation: Observation) -> Finding:
     """The scan found its positive control before the wipe and no copy of any secret after it."""
-    return judge_rounds("memory scanned clean", observation, _scanned)
+    return judge_rounds("memory scanned clean", observation, _scanned, of_rank=_scanned)
 
 
 def _scanned(reader: EvidenceReader) -> str:
@@ -116,7 +116,8 @@ def _scanned(reader: EvidenceReader) -> str:
             todo="treat the guest as still holding the plaintext; end the allocation",
         )
     # A scan that finds nothing proves something only where it found the same things before they were wiped.
-    for kind in dict.fromkeys((*evidence.SCAN_KINDS, *scan["patterns"])):
+    kinds = evidence.SCAN_RANK_KINDS if reader.rank else evidence.SCAN_KINDS
+    for kind in dict.fromkeys((*kinds, *scan["patterns"])):
         looked_for, control = scan["patterns"].get(kind, 0), scan["control"].get(kind, 0)
         if looked_for < 1 or control != looked_for:
             raise unseen(
@@ -136,7 +137,7 @@ def _scanned(reader: EvidenceReader) -> str:
 
 def journal_countersigned(observation: Observation) -> Finding:
     """The journal is whole and shows a whole lifecycle, its head is the leg's, and the server countersigned it with the exit."""
-    return judge_rounds("journal countersigned", observation, countersigned)
+    return judge_rounds("journal countersigned", observation, countersigned, of_rank=rank_checks.journal_bound)
 
 
 def countersigned(reader: EvidenceReader, *, read: Callable[..., object] = journal.read) -> str:
@@ -180,7 +181,12 @@ def countersigned(reader: EvidenceReader, *, read: Callable[..., object] = journ
 
 def legs_in_order(observation: Observation) -> Finding:
     """Each leg started after the one before it was gone, and a raw one after zeroized; or they took turns."""
-    return judge_rounds("legs in order, not overlapping", observation, in_order)
+    return judge_rounds("legs in order, not overlapping", observation, in_order, of_rank=_rank_in_order)
+
+
+def _rank_in_order(reader: EvidenceReader) -> str:
+    rank_checks.in_its_leg(reader)
+    return in_order(reader)
 
 
 def in_order(reader: EvidenceReader, *, turns: Callable[[EvidenceReader], str] = in_turns) -> str:

@@ -51,17 +51,19 @@ class Seen:
 
 
 class RoundsJudged:
-    """Compares the legs of one round after the other, by the means over those so far."""
+    """Compares the legs of one round after the other, by the means over those so far: legs, or one rank of each."""
 
     def __init__(self) -> None:
         self._values: dict[tuple[str, Role], list[float]] = {}
 
     def judge(self, reader: EvidenceReader, bodies: Mapping[Role, Trained], seen: Mapping[Role, Seen]) -> None:
-        """`seen` is what the agent saw of each leg's timed stretches."""
+        """`seen` is what the agent saw of each leg's timed stretches. An adapter is the leg's, and judged with its first rank."""
         workload = str(reader.of_row("material", "workload"))
         distances = {}
         for leg, body in bodies.items():
             checkpoints_rise(leg, body)
+            if reader.rank:
+                continue
             figures = reader.of(leg, "adapterFigures")
             distances[leg] = _number(leg, "distance", figures["distance"])
             if workload == "mlp":
@@ -71,7 +73,8 @@ class RoundsJudged:
         for leg in bodies:
             if leg != "raw":
                 self._losses(leg, bodies[leg], bodies["raw"], LOSS_MARGIN.get(workload, LOSS_MARGIN["lora"]))
-                self._distances(leg, bodies, distances)
+                if distances:
+                    self._distances(leg, bodies, distances)
                 self._cpu_times(leg, bodies, seen)
                 self._untimed_work(leg, bodies, seen)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pytest_glasshouse.invariants import verified
+from pytest_glasshouse.invariants import rank_checks, verified
 from pytest_glasshouse.invariants.finding import EvidenceReader, Finding, broken, judge_rounds, unseen
 from pytest_glasshouse.observation.claims import ImagesClaim, KeyReceived, PackageVerified, TrainStarted
 from pytest_glasshouse.observation.refusal import mismatches, refusal_text
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 def attestation_verified(observation: Observation) -> Finding:
     """The server affirmed evidence of this round, made by the enrolled agent about the archive the host expects."""
-    return judge_rounds("attestation verified", observation, _attestation)
+    return judge_rounds("attestation verified", observation, _attestation, of_rank=_rank_attestation)
 
 
 def _attestation(reader: EvidenceReader) -> str:
@@ -54,6 +54,19 @@ def _attestation(reader: EvidenceReader) -> str:
                 seen=f"{name} {seen}",
                 todo="do not use this row; run it again",
             )
+    rank_checks.all_in_evidence(reader, measured)
+    _code_unchanged(reader)
+    return f"affirming result for nonce {result['eat_nonce'][:16]}, attempt {result['attempt']}"
+
+
+def _rank_attestation(reader: EvidenceReader) -> str:
+    held = rank_checks.measured_alike(reader)
+    _code_unchanged(reader)
+    return held
+
+
+def _code_unchanged(reader: EvidenceReader) -> None:
+    """What ran until training was over is what was measured before."""
     if reader.maybe("protected", "exit") is not None:
         later = check_typed(verified.exit_claims(reader, "protected").get("images"), ImagesClaim, "images")
         if later["status"] == "changed":
@@ -67,12 +80,11 @@ def _attestation(reader: EvidenceReader) -> str:
         trained = any('"type":"train_completed"' in line for line in reader.maybe("protected", "journal") or ())
         if trained and later["status"] != "unchanged":
             raise unseen(f"the code that ran was not looked at again: {later.get('reason')}")
-    return f"affirming result for nonce {result['eat_nonce'][:16]}, attempt {result['attempt']}"
 
 
 def key_released_after_attestation(observation: Observation) -> Finding:
     """The leg had its key from this round's affirming result, after it was measured and not before."""
-    return judge_rounds("key released only after attestation", observation, _key)
+    return judge_rounds("key released only after attestation", observation, _key, of_rank=rank_checks.no_key)
 
 
 def _key(reader: EvidenceReader) -> str:
@@ -107,7 +119,7 @@ def _key(reader: EvidenceReader) -> str:
 
 def weights_from_package(observation: Observation) -> Finding:
     """What training started from is what the owner sealed."""
-    return judge_rounds("weights loaded from the package", observation, _weights)
+    return judge_rounds("weights loaded from the package", observation, _weights, of_rank=rank_checks.weights_shared)
 
 
 def _weights(reader: EvidenceReader) -> str:

@@ -52,10 +52,13 @@ def _idle(reader: EvidenceReader) -> str:
     if raw_ns <= 0:
         raise unseen("the raw legs have no timed segment", expected="timed segments of the raw leg", seen="none")
     outside_ns = _outside_ns(turns)
-    untimed_ns = _untimed_ns("protected", turns, segments.get("protected", {})) - _untimed_ns(
-        "raw", turns, segments.get("raw", {})
-    )
-    handovers_ns = _HANDOVER_NS * sum(turn.role == "protected" for turn in turns)
+    counted = {role: sum(map(_counted_ns, parts.values())) for role, parts in segments.items()}
+    for rank in range(1, reader.gpus):
+        # The agent's counters are of all ranks of a leg together.
+        for role, body in verified.ends(reader.of_rank(rank)).items():
+            counted[role] += sum(map(_counted_ns, segments_of(body).values()))
+    untimed_ns = _untimed_ns("protected", turns, counted) - _untimed_ns("raw", turns, counted)
+    handovers_ns = _HANDOVER_NS * reader.gpus * sum(turn.role == "protected" for turn in turns)
     share = outside_ns / raw_ns
     seen_share = (
         f"{outside_ns / 1e6:.3f} ms of processor time outside its own turns, {share:.4%} of {raw_ns / 1e9:.3f} s of raw segments"
@@ -83,10 +86,13 @@ def _outside_ns(turns: tuple[Turn, ...]) -> int:
     return whole - sum(turn.cpu_ns("protected") for turn in turns if turn.role == "protected")
 
 
-def _untimed_ns(role: Role, turns: Sequence[Turn], segments: Mapping[int, Mapping[str, int]]) -> int:
+def _counted_ns(segment: Mapping[str, int]) -> int:
+    return segment["cpu_ns"] + segment["wash_cpu_ns"]
+
+
+def _untimed_ns(role: Role, turns: Sequence[Turn], counted: Mapping[Role, int]) -> int:
     """What a leg used in its own turns, less what it counted in wash-outs and segments."""
-    counted = sum(part["cpu_ns"] + part["wash_cpu_ns"] for part in segments.values())
-    return sum(turn.cpu_ns(role) for turn in turns if turn.role == role) - counted
+    return sum(turn.cpu_ns(role) for turn in turns if turn.role == role) - counted.get(role, 0)
 
 
 def time_waited(reader: EvidenceReader, role: Role) -> int:

@@ -16,6 +16,7 @@ from pytest_glasshouse.observation.claims import (
     ExitClaims,
     HeadClaims,
     ManifestClaims,
+    RankClaims,
     ReceiptClaims,
     ResultClaims,
     StretchesClaims,
@@ -65,6 +66,14 @@ def evidence_claims(reader: EvidenceReader) -> EvidenceClaims:
     return claims(token, EvidenceClaims, key=key(reader, "protected", "ak"), typ=evidence.TYP_EVIDENCE, name="evidence")
 
 
+def rank_claims(reader: EvidenceReader) -> RankClaims:
+    """What the evidence says of this rank, which is not the first; `unseen` when it says nothing."""
+    for rank in evidence_claims(reader).get("ranks", []):
+        if rank["rank"] == reader.rank:
+            return rank
+    raise unseen("the evidence does not speak of it", expected=f"measurements of rank {reader.rank}", seen="none")
+
+
 def result_claims(reader: EvidenceReader) -> ResultClaims:
     """The attestation result, verified with the server's key."""
     token = reader.of("protected", "result")
@@ -91,7 +100,8 @@ def head_claims(reader: EvidenceReader) -> HeadClaims:
     token = reader.of("protected", "head")
     cnf = evidence_claims(reader)["cnf"]
     evidence.hpke_key(cnf["hpke"])
-    return claims(token, HeadClaims, key=tokens.public_key(cnf["sig"]), typ=evidence.TYP_HEAD, name="journal head")
+    sig = rank_claims(reader)["sig"] if reader.rank else cnf["sig"]
+    return claims(token, HeadClaims, key=tokens.public_key(sig), typ=evidence.TYP_HEAD, name="journal head")
 
 
 def receipt_claims(reader: EvidenceReader) -> ReceiptClaims:
@@ -149,7 +159,7 @@ def entries(reader: EvidenceReader) -> tuple[JournalEntry, ...]:
     """The journal's events; `unseen` when the journal does not replay, which is `journal countersigned`'s to break."""
     lines, nonce = reader.of("protected", "journal"), reader.of("protected", "challenge", "nonce")
     try:
-        return journal.replay(lines, nonce)
+        return journal.replay(lines, journal.rank_session(nonce, reader.rank))
     except IntegrityError as error:
         raise unseen(f"the journal does not replay: {error.reason}", expected="a whole journal", seen=error.reason) from None
 

@@ -9,9 +9,10 @@ worked is shown by no finding: `glasshouse check --replay` trains the leg again.
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from typing import TYPE_CHECKING
 
-from pytest_glasshouse.invariants import verified
+from pytest_glasshouse.invariants import rank_checks, verified
 from pytest_glasshouse.invariants.finding import EvidenceReader, Finding, broken, judge_rounds, unseen
 from pytest_glasshouse.invariants.trained_alike import RoundsJudged, Seen
 from pytest_glasshouse.invariants.work import GPU_LOSS_TOLERANCE
@@ -40,8 +41,16 @@ _WASH_WAITED_NS = 100_000_000
 
 def work_witnessed(observation: Observation) -> Finding:
     """Every leg's totals, clock, wash-outs and conditions are as its agent saw them."""
-    judged = RoundsJudged()
-    return judge_rounds("work witnessed", observation, lambda reader: _witnessed(reader, judged))
+    judged: defaultdict[int, RoundsJudged] = defaultdict(RoundsJudged)
+
+    def witnessed(reader: EvidenceReader) -> str:
+        return _witnessed(reader, judged[reader.rank])
+
+    def of_rank(reader: EvidenceReader) -> str:
+        rank_checks.same_units(reader)
+        return witnessed(reader)
+
+    return judge_rounds("work witnessed", observation, witnessed, of_rank=of_rank)
 
 
 def _witnessed(reader: EvidenceReader, judged: RoundsJudged) -> str:

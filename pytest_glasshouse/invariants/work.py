@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from pytest_glasshouse.invariants import verified
+from pytest_glasshouse.invariants import rank_checks, verified
 from pytest_glasshouse.invariants.finding import EvidenceReader, Finding, broken, judge_rounds, unseen
 from pytest_glasshouse.invariants.trust import weights_from_package
 
@@ -61,7 +61,7 @@ def distinct(reader: EvidenceReader) -> str:
 
 def adapters_trained(observation: Observation) -> Finding:
     """Neither adapter is the initial one."""
-    return judge_rounds("both adapters trained", observation, _trained)
+    return judge_rounds("both adapters trained", observation, _trained, of_rank=rank_checks.one_adapter)
 
 
 def _trained(reader: EvidenceReader) -> str:
@@ -104,7 +104,7 @@ def _adapters(reader: EvidenceReader) -> dict[Role, str]:
 
 def losses_finite(observation: Observation) -> Finding:
     """Every loss that was reported is a finite number, and no leg ended for one that was not."""
-    return judge_rounds("losses finite", observation, _finite)
+    return judge_rounds("losses finite", observation, _finite, of_rank=_finite)
 
 
 def _finite(reader: EvidenceReader) -> str:
@@ -145,7 +145,7 @@ def judge_work(observation: Observation, judge: Callable[[EvidenceReader], str])
             raise unseen("not comparable: the protected leg trained from other weights", expected="the same weights")
         return judge(reader)
 
-    return judge_rounds("same work", observation, judge_if_same_weights)
+    return judge_rounds("same work", observation, judge_if_same_weights, of_rank=judge_if_same_weights)
 
 
 def same(reader: EvidenceReader, *, settings: Callable[..., list[Setting]] | None = None) -> str:
@@ -177,6 +177,7 @@ def _like_raw(reader: EvidenceReader, leg: Role, ours: Trained, raw: Trained, se
                 expected=f"loss {theirs} (raw)",
                 seen=f"loss {mine} ({leg})",
                 todo="do not use this row: data, weights or arithmetic differ",
+                at=step,
             )
     for name, own, other in settings(reader, leg, ours, raw):
         if own != other:

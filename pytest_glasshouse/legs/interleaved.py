@@ -23,7 +23,7 @@ from pytest_glasshouse.wire.typed import check_typed
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from pytest_glasshouse.legs.leg_watch import LegWatch
+    from pytest_glasshouse.legs.leg_watch import GuestEvent, LegWatch
     from pytest_glasshouse.legs.protected import ProtectedRuntime
     from pytest_glasshouse.legs.raw import RawRunner
     from pytest_glasshouse.legs.round import Round
@@ -117,7 +117,6 @@ class InterleavedRound:
     def _until(self, over: Callable[[], bool]) -> None:
         current = self._current
         began = time.monotonic()
-        by_id = {leg.watch.leg_id: leg for leg in self._begun}
 
         def within_s() -> float | None:
             elapsed_s = time.monotonic() - began
@@ -127,18 +126,24 @@ class InterleavedRound:
             elapsed_s = time.monotonic() - began
             for event in events_of(events):
                 current.cursor = event["seq"] + 1
-                leg = by_id.get(event["leg"])
-                if leg is not None:
-                    kind, body = leg.watch.note(event, elapsed_s)
-                    if kind != "exit":
-                        leg.on_event(kind, body)
-                elif event["leg"] == current.turns_id:
-                    self._note(event["type"], event["body"], elapsed_s)
+                self._note_event(event, elapsed_s)
             if over():
                 return
             for leg in self._begun:
                 if not leg.watch.ended:
                     leg.watch.expect_in_time(elapsed_s)
+
+    def _note_event(self, event: GuestEvent, elapsed_s: float) -> None:
+        """An event of a leg, of another of its ranks, or of the turns; any other is not this round's."""
+        for leg in self._begun:
+            if event["leg"] == leg.watch.leg_id:
+                kind, body = leg.watch.note(event, elapsed_s)
+                if kind != "exit":
+                    leg.on_event(kind, body)
+            else:
+                leg.watch.note_of_rank(event, elapsed_s)
+        if event["leg"] == self._current.turns_id:
+            self._note(event["type"], event["body"], elapsed_s)
 
     def _note_covariates(self) -> None:
         """Record the samples taken since the first of these legs was forked."""

@@ -107,7 +107,10 @@ class LegWatch:
         emit: Callable[[Progress], None],
         progress: Progress,
         allocation_id: str | None = None,
+        ranks: Sequence[LegWatch] = (),
     ) -> None:
+        """`ranks` watch the other ranks of a leg that has several; this is the first one's, whose exit comes last."""
+        self.ranks = tuple(ranks)
         self._allocation_id = allocation_id
         self._last_ns = 0
         self._channel = channel
@@ -153,6 +156,8 @@ class LegWatch:
             wrong = f"expected an event of a {self._leg} leg, saw {kind}"
         elif self.ended or (kind in self.events and kind not in REPEATABLE_EVENTS):
             wrong = f"expected {kind} once, and no event after the exit"
+        elif kind == "exit" and (running := [rank for rank, other in enumerate(self.ranks, 1) if not other.ended]):
+            wrong = f"expected the exits of ranks {', '.join(map(str, running))} before the leg's"
         elif t_ns < self._last_ns:
             wrong = f"expected {kind} to be no earlier than the event before it"
         if wrong:
@@ -170,16 +175,25 @@ class LegWatch:
     def expect_in_time(self, elapsed_s: float) -> None:
         """Kill the leg and raise `LegDeadlineError` when its time is over."""
         if elapsed_s > self._timeout_s:
-            killed = True
+            killed, stopped = True, ""
             try:
-                self._channel.request("kill", {"leg": self._leg_id}, within_s=_GRACE_S)
+                answer = self._channel.request("kill", {"leg": self._leg_id}, within_s=_GRACE_S)
+                ranks = check_typed(answer.get("stopped", []), list[int], "kill.stopped")
+                stopped = "".join(f"; rank {rank} is stopped" for rank in ranks)
             except (GuestGoneError, ProtocolError):
                 killed = False
             raise LegDeadlineError(
-                f"the {self._leg} leg did not end within {self._timeout_s:g} s (last phase: {self._phase}) and was killed; "
-                "raise --glasshouse-leg-timeout",
+                f"the {self._leg} leg did not end within {self._timeout_s:g} s (last phase: {self._phase}{stopped}) "
+                "and was killed; raise --glasshouse-leg-timeout",
                 killed=killed,
             )
+
+    def note_of_rank(self, event: GuestEvent, elapsed_s: float) -> bool:
+        """Record an event of another rank of this leg; whether it was one."""
+        of = [other for other in self.ranks if other.leg_id == event["leg"]]
+        for other in of:
+            other.note(event, elapsed_s)
+        return bool(of)
 
     def until_exit(self, cursor: int, on_event: Callable[[str, dict[str, Json]], None]) -> int:
         """Follow from `cursor` until the exit event; returns the cursor after it.
@@ -198,9 +212,10 @@ class LegWatch:
                 raise
             for event in events:
                 cursor = event["seq"] + 1
-                if event["leg"] != self._leg_id:
+                elapsed_s = time.monotonic() - began
+                if self.note_of_rank(event, elapsed_s) or event["leg"] != self._leg_id:
                     continue
-                kind, body = self.note(event, time.monotonic() - began)
+                kind, body = self.note(event, elapsed_s)
                 if kind == "exit":
                     return cursor
                 on_event(kind, body)

@@ -22,7 +22,7 @@ from pytest_glasshouse.legs.allocation_policy import policy_for
 from pytest_glasshouse.legs.attempt_marks import AttemptMarks
 from pytest_glasshouse.legs.package_sending import PackageSending
 from pytest_glasshouse.legs.relay import Relay, session_name
-from pytest_glasshouse.legs.round import EXCLUDED, Round, note_figures, protected_notes, why_failed
+from pytest_glasshouse.legs.round import EXCLUDED, Round, note_figures, note_ranks, protected_notes, ranks_order, why_failed
 from pytest_glasshouse.observation.document import Exit, Failure, Keys, LoadedCode, Spawned, Stretches
 from pytest_glasshouse.observation.outcome import Ended
 from pytest_glasshouse.observation.refusal import refusal_text
@@ -133,6 +133,7 @@ class ProtectedRuntime:
             "kind": "protected",
             "strict_memory": current.strict_memory,
             "nonce": current.nonce,
+            **ranks_order(current.row),  # type: ignore[typeddict-item]
             "plan": current.guest_plan("protected"),
             "manifest": sealed.manifest,
             "server_key": public_text(self._host_attestation.server_key),
@@ -223,6 +224,7 @@ class ProtectedLeg:
         """Step 4, when the leg has ended or its guest was lost. Raises `RefusedError` if the server refused."""
         notes, watch, current = self._notes, self.watch, self._current
         _note_watch(notes, watch)
+        note_ranks(notes, watch)
         notes["host"] = current.host_times("protected", watch)
         if lost is not None:
             return lost

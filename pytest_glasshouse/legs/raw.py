@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Literal, NoReturn
 
 from pytest_glasshouse.channel.guest_channel import put
 from pytest_glasshouse.errors import ConfigurationError, GuestGoneError, GuestRefusedError, IntegrityError, ProtocolError
-from pytest_glasshouse.legs.round import EXCLUDED, Round, note_figures, raw_notes, why_failed
+from pytest_glasshouse.legs.round import EXCLUDED, Round, note_figures, note_ranks, ranks_order, raw_notes, why_failed
 from pytest_glasshouse.observation.document import Callback, Exit, Failure, LoadedCode, Spawned, Started, Stretches
 from pytest_glasshouse.observation.outcome import Ended
 from pytest_glasshouse.wire.tensors import tensor_digest
@@ -51,6 +51,7 @@ class RawRunner:
             "kind": "raw",
             "strict_memory": current.strict_memory,
             "nonce": current.nonce,
+            **ranks_order(current.row),  # type: ignore[typeddict-item]
             "plan": current.guest_plan(role),
             "base_sha256": None if base is None else base.sha256,
             "material": material,
@@ -84,6 +85,7 @@ class RawLeg:
         """Record what the leg left, when it has ended or its guest was lost; fetch its adapter."""
         notes, watch, channel = self._notes, self.watch, self._current.channel
         notes["timeline"] = watch.timeline
+        note_ranks(notes, watch)
         notes["host"] = self._current.host_times(self.role, watch)
         notes["callback"] = watch.body("callback", Callback)
         notes["failed"] = watch.body("failed", Failure)

@@ -15,10 +15,11 @@ from pytest_glasshouse.channel.allowance import Allowance
 from pytest_glasshouse.channel.guest_channel import Channel
 from pytest_glasshouse.errors import GuestGoneError, InfrastructureError, IntegrityError, ProtocolError
 from pytest_glasshouse.legs.leg_watch import LegDeadlineError, LegWatch, Progress
-from pytest_glasshouse.observation.document import Greeting
+from pytest_glasshouse.observation.document import Callback, Exit, Failure, Greeting, Head, LoadedCode, Started, Stretches
 from pytest_glasshouse.observation.outcome import Ended
 from pytest_glasshouse.wire.elapsed import since_boot_ns
 from pytest_glasshouse.wire.guest_messages import DETAIL, GREETING
+from pytest_glasshouse.wire.leg_messages import rank_id
 from pytest_glasshouse.wire.marks import MarkWanted
 from pytest_glasshouse.wire.printable import printable
 from pytest_glasshouse.wire.typed import check_typed
@@ -29,11 +30,11 @@ if TYPE_CHECKING:
 
     from pytest_glasshouse.legs.attempt_marks import AttemptMarks
     from pytest_glasshouse.observation.document import (
-        Failure,
         GuestSeen,
         HostTimes,
         LegNotes,
         ProtectedNotes,
+        RankNotes,
         RawNotes,
         RoundNotes,
         TrainingPlanRecord,
@@ -254,16 +255,24 @@ class Round:
 
     def watch(self, leg: Role) -> LegWatch:
         """A watch on one leg with this round's deadline."""
+        ranks = [self._watch(leg, rank) for rank in range(1, self.row.gpus)]
+        watch = self._watch(leg, 0, ranks=ranks)
+        self._watches.append(watch)
+        return watch
+
+    def _watch(self, leg: Role, rank: int, *, ranks: Sequence[LegWatch] = ()) -> LegWatch:
         target = self.row.target_s
         timeout = self.leg_timeout_s or ALLOWANCE_S + self.trains_s()
-        watch = LegWatch(
+        emit = self.emit if self.design is None else self._emit_without_rate
+        return LegWatch(
             self.channel,
-            leg_id=self.leg_id(leg),
+            leg_id=rank_id(self.leg_id(leg), rank),
             leg=leg,
             timeout_s=timeout,
             target_s=target,
             steps=self.row.steps,
-            emit=self.emit if self.design is None else self._emit_without_rate,
+            # What the first rank shows is the leg's progress.
+            emit=emit if rank == 0 else lambda _progress: None,
             progress=Progress(
                 row_id=self.row.row_id,
                 leg=leg,
@@ -274,9 +283,8 @@ class Round:
                 legs=len(self.order),
             ),
             allocation_id=self.grant.allocation_id,
+            ranks=ranks,
         )
-        self._watches.append(watch)
-        return watch
 
     def _emit_without_rate(self, progress: Progress) -> None:
         """Legs that take turns are not compared while they run: a run could be stopped when the figures look good."""
@@ -349,6 +357,35 @@ def note_figures(current: Round, notes: LegNotes, adapter: Buffer) -> None:
     """What the owner finds out about an adapter; nothing where it is none of this material's."""
     with contextlib.suppress(IntegrityError):
         notes["adapterFigures"] = adapter_figures(current.row.workload, current.material.parts, adapter)
+
+
+def ranks_order(row: RowSpec) -> dict[str, int]:
+    """The `ranks` of a leg's order; nothing for a leg of one rank."""
+    return {"ranks": row.gpus} if row.gpus > 1 else {}
+
+
+def note_ranks(notes: LegNotes, watch: LegWatch) -> None:
+    """What the other ranks of a leg left, where it has more than one."""
+    if not watch.ranks:
+        return
+    notes["ranks"] = []
+    for number, other in enumerate(watch.ranks, 1):
+        found: RankNotes = {"rank": number, "timeline": other.timeline}
+        found["images"] = other.body("images", LoadedCode)
+        found["failed"] = other.body("failed", Failure)
+        if (left := other.body("exit", Exit)) is not None:
+            found["exit"] = left["exit"]
+        if (timed := other.body("stretches", Stretches)) is not None:
+            found["stretches"] = timed["stretches"]
+        if other.journal:
+            found["journal"] = other.journal
+        if (head := other.body("head", Head)) is not None:
+            found["head"] = head["head"]
+        if "started" in other.events:
+            found["started"] = other.body("started", Started)
+        if "callback" in other.events:
+            found["callback"] = other.body("callback", Callback)
+        notes["ranks"].append(found)
 
 
 def why_failed(failed: Failure) -> str:

@@ -23,7 +23,7 @@ from pytest_glasshouse.legs.raw import RawRunner
 from pytest_glasshouse.legs.round import Round
 from pytest_glasshouse.legs.row_material import material_of
 from pytest_glasshouse.legs.row_settings import RowSettings
-from pytest_glasshouse.observation.document import AllocationSeen, Observation, Plan, RoundNotes
+from pytest_glasshouse.observation.document import AllocationSeen, Observation, Plan, RoundNotes, SamplingPlan
 from pytest_glasshouse.observation.outcome import AllocationFacts, Ended, Outcome
 from pytest_glasshouse.observation.reading import ROLES
 from pytest_glasshouse.providers.mock_faulty_channel import FaultyChannel, poisoned
@@ -286,22 +286,28 @@ class Allocation:
             plan["adapter"] = row.adapter["adapter"]
         if row.base == "sealed":
             plan["base"] = row.base
+        if row.gpus > 1:
+            plan["gpus"] = row.gpus
         if settings.revision is not None:
             plan["invariantsRevision"] = settings.revision
         if settings.half_width_pct is not None and self._extends(row):
             plan |= {"halfWidthPct": f"{settings.half_width_pct:g}", "maxRounds": settings.max_rounds}
         if not row.sealed:
-            plan["sampling"] = {"version": "2"}
-            if settings.looks is not None and not row.null:
-                plan["sampling"] |= settings.looks
-            if row.cut:
-                plan["sampling"]["rowSec"] = f"{row_seconds(row):g}"
+            plan["sampling"] = self._sampling(row)
         if row.parameters:
             # Pairs, and not an object: names that people give are data, and some would be names of figures.
             plan["parameters"] = [list(pair) for pair in row.parameters]
         if row.order == "interleaved":
             plan |= {"interleaving": interleaving(row).to_json(), "null": row.null}
         return plan
+
+    def _sampling(self, row: RowSpec) -> SamplingPlan:
+        found: SamplingPlan = {"version": "2"}
+        if self._settings.looks is not None and not row.null:
+            found |= self._settings.looks
+        if row.cut:
+            found["rowSec"] = f"{row_seconds(row):g}"
+        return found
 
     def _lost(self) -> bool:
         """Whether broker or provider know that the guest will not answer again."""

@@ -24,6 +24,15 @@ class StateClaim(TypedDict):
     head: str
 
 
+class RankClaims(TypedDict):
+    """What the evidence says of a rank of the leg other than the first."""
+
+    rank: int
+    sig: str
+    components: dict[str, str]
+    antidebug: Facts
+
+
 class EvidenceClaims(TypedDict):
     """Signed by the agent: what was measured before a key was asked for."""
 
@@ -31,6 +40,8 @@ class EvidenceClaims(TypedDict):
     components: dict[str, str]
     container: str
     state: StateClaim
+    antidebug: Facts
+    ranks: NotRequired[list[RankClaims]]
 
 
 class ResultClaims(TypedDict):
@@ -197,6 +208,18 @@ class PackageVerified(TypedDict):
 
     manifest: str
     open_ns: int
+
+
+class PackageShared(TypedDict):
+    """Journal line `package_shared`."""
+
+    manifest: str
+
+
+class Heads(TypedDict):
+    """Journal line `zeroized` of a leg of several ranks: the heads of the other ranks' journals."""
+
+    heads: list[str]
 
 
 class TrainStarted(TypedDict):

@@ -88,6 +88,7 @@ class Plan(AdapterRecord):
     sampling: NotRequired[SamplingPlan]
     parameters: NotRequired[list[list[str]]]
     base: NotRequired[Literal["sealed"]]
+    gpus: NotRequired[int]
     interleaving: NotRequired[InterleavingPlan]
     null: NotRequired[bool]
     subject: Facts
@@ -200,6 +201,12 @@ class Stretches(TypedDict):
     stretches: str
 
 
+class Head(TypedDict):
+    """A leg's event: the head of its journal, signed."""
+
+    head: str
+
+
 class TurnBegun(TypedDict):
     """The agent's event when it gives a turn: which of how many, and to which leg."""
 
@@ -282,7 +289,8 @@ class Trained(TypedDict):
 
     `epilogue` are the losses of the prologue's first steps, run again after the training. A segment is
     `[turn, units, elapsed_ns, cpu_ns, wash_units, wash_ns, wash_cpu_ns]`. A checkpoint is `[steps, loss, digest]`: all steps so
-    far, and a digest of a few of the weights.
+    far, and a digest of a few of the weights. `collective_ns` is the time that a rank of several spent in collectives within the
+    timed stretches; 0 on a GPU, where they are only queued.
     """
 
     units: int
@@ -300,6 +308,7 @@ class Trained(TypedDict):
     checkpoints: NotRequired[list[list[int | str]]]
     steady: NotRequired[bool]
     segments: NotRequired[list[list[int]]]
+    collective_ns: NotRequired[int]
 
 
 class Callback(Trained):
@@ -317,7 +326,8 @@ class Callback(Trained):
 class LegNotes(TypedDict, total=False):
     """What every leg leaves. `exit` is the agent's signed exit, `stretches` what it signed of the leg's timed stretches.
 
-    `adapterFigures` is what the owner found out about the adapter (`workloads.adapter_figures`).
+    `adapterFigures` is what the owner found out about the adapter (`workloads.adapter_figures`). Of a leg of several ranks this
+    is the first one, and `ranks` are the others.
     """
 
     trainingPlan: TrainingPlanRecord
@@ -330,6 +340,25 @@ class LegNotes(TypedDict, total=False):
     stretches: str
     adapterSha256: str | None
     adapterFigures: dict[str, str]
+    ranks: "list[RankNotes]"
+
+
+class RankNotes(TypedDict, total=False):
+    """A rank of a leg other than the first, whose notes are the leg's: what its agent and itself signed, as for a leg.
+
+    A protected leg's has a journal and a head, a raw leg's `started` and `callback`.
+    """
+
+    rank: int
+    timeline: dict[str, int]
+    images: LoadedCode | None
+    failed: Failure | None
+    exit: str
+    stretches: str
+    journal: list[str]
+    head: str
+    started: Started | None
+    callback: Callback | None
 
 
 class ProtectedNotes(LegNotes, total=False):

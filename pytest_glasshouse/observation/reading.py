@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, Any, TypedDict, cast
 
 from pytest_glasshouse.errors import IntegrityError
 from pytest_glasshouse.wire.canonical import parse_strict
+from pytest_glasshouse.wire.evidence import MOST_RANKS
 from pytest_glasshouse.wire.journal import head_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from pytest_glasshouse.observation.document import CacheState, Observation, ProtectedNotes, RoundNotes
     from pytest_glasshouse.rows.leg_order import Role
@@ -53,6 +54,26 @@ def invariant_key(name: str) -> str:
 def is_sealed(observation: Observation) -> bool:
     """Whether a row was planned with its base model in the package: it is confidential, and has a protected leg only."""
     return "plan" in observation and observation["plan"].get("base") == "sealed"
+
+
+#: What a rank of a leg has of the leg: what was planned and granted once for all ranks.
+_OF_THE_LEG = ("trainingPlan", "cache", "ak", "manifest", "evidence", "challenge", "result")
+
+
+def planned_gpus(observation: Observation) -> int:
+    """How many GPUs, and so ranks, a row's legs were planned with."""
+    return max(1, min(observation["plan"].get("gpus", 1), MOST_RANKS)) if "plan" in observation else 1
+
+
+def notes_of_rank(notes: RoundNotes, rank: int) -> RoundNotes:
+    """A round as another rank than the first left it: for each leg, that rank's notes in place of the first one's."""
+    found: dict[str, Any] = {**notes}
+    for role in ROLES:
+        leg: Mapping[str, Any] | None = notes.get(role)
+        if leg is not None:
+            own = [each for each in leg.get("ranks", []) if each.get("rank") == rank]
+            found[role] = {**{name: leg[name] for name in _OF_THE_LEG if name in leg}, **(own[0] if len(own) == 1 else {})}
+    return cast("RoundNotes", found)
 
 
 def observed_rounds(observation: Observation) -> list[RoundNotes]:

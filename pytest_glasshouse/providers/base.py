@@ -64,7 +64,7 @@ InstanceState = Literal["queued", "pending", "running", "stopped", "failed", "lo
 
 @dataclass(frozen=True, kw_only=True)
 class Offer:
-    """An offer of a provider for a row: the GPU model it promises, and its price in USD per hour.
+    """An offer of a provider for a row: the GPU model it promises, and the price of all its `gpus` together in USD per hour.
 
     `offer_id` is the provider's id of it, where it has one; only that provider reads it. `machine` names the one GPU that is
     offered, where it is a certain one: then a second allocation of it cannot be had.

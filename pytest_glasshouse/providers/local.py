@@ -36,15 +36,15 @@ class LocalProvider:
                 f"provider local: expected an NVIDIA GPU that torch can train on; {device.no_gpu}. "
                 "glasshouse doctor --provider local tells more; --glasshouse-provider mock is a dry run on the CPU"
             )
-        self._gpu_model = device.model
+        self._gpu_model, self._gpu_count = device.model, device.gpu_count
         self._guests = process.GuestProcesses(folders)
         self.archive_sha256 = sha256_hex(self._archive)
         process.check_room(self._archive)
 
     def offers(self, row: RowSpec) -> tuple[Offer, ...]:
         """This machine's GPU, whatever the row names; a row that names another is a dry run."""
-        del row
-        return (Offer(provider=self.name, gpu_model=self._gpu_model),)
+        process.check_gpus(row, has=self._gpu_count)
+        return (Offer(provider=self.name, gpu_model=self._gpu_model, gpus=row.gpus),)
 
     def create(self, offer: Offer, *, launch: Launch) -> Instance:
         """Start a guest on this machine."""

@@ -14,12 +14,16 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pytest_glasshouse.errors import ConfigurationError, InfrastructureError, IntegrityError
 from pytest_glasshouse.providers.base import Instance, UnixAccess
 from pytest_glasshouse.providers.guest_python import guest_folders, guest_variables
 from pytest_glasshouse.providers.lease import NAME_PREFIX
 from pytest_glasshouse.wire.folder import new_folder
+
+if TYPE_CHECKING:
+    from pytest_glasshouse.rows.spec import RowSpec
 
 _DIRECTORY_PREFIX = "gh-"
 _LOG_BYTES = 2000
@@ -109,6 +113,14 @@ def check_room(archive: bytes) -> None:
     finally:
         if directory is not None:
             shutil.rmtree(directory, ignore_errors=True)
+
+
+def check_gpus(row: RowSpec, *, has: int) -> None:
+    """Raise `ConfigurationError` where a row asks for more GPUs than this machine `has`."""
+    if row.gpus > has:
+        raise ConfigurationError(
+            f"row {row.name}: field gpus: expected at most the {has} of this machine; saw {row.gpus}. Nothing was started"
+        )
 
 
 def list_guests() -> tuple[Instance, ...]:

@@ -60,9 +60,11 @@ class MockProvider:
         """This machine, whatever the row names; the fault `wrong-gpu` promises what is not there."""
         if "no-capacity" in self._faults:
             raise NoCapacityError(f"mock: no capacity for {row.gpu} (fault no-capacity). Nothing was created; try again later")
-        real = device_here(self._archive, self._folders).model
-        promised = GPU_MODELS["h100"] if "wrong-gpu" in self._faults else real
-        return (Offer(provider=self.name, gpu_model=promised),)
+        device = device_here(self._archive, self._folders)
+        if device.name == "cuda":
+            process.check_gpus(row, has=device.gpu_count)
+        promised = GPU_MODELS["h100"] if "wrong-gpu" in self._faults else device.model
+        return (Offer(provider=self.name, gpu_model=promised, gpus=row.gpus),)
 
     def create(self, offer: Offer, *, launch: Launch) -> Instance:
         """Start a guest; by the fault, its archive is damaged, the answer is lost, or it never boots."""

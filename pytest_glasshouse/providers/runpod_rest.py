@@ -110,7 +110,7 @@ class RunPodRestProvider:
         if not isinstance(gpus, list):
             raise ProviderError("runpod: the catalog has no list of gpus; expected the form of API v2")
         models = models_for(row)
-        offered = [(gpu, self._offer(gpu)) for gpu in gpus if isinstance(gpu, dict) and gpu.get("id") in models]
+        offered = [(gpu, self._offer(gpu, row.gpus)) for gpu in gpus if isinstance(gpu, dict) and gpu.get("id") in models]
         found = [offer for gpu, offer in offered if offer is not None and required.passes(rest_figures(gpu))]
         return affordable(found, row=row, provider=self.name, max_price_usd_per_hour=self._max_price, required=required)
 
@@ -119,7 +119,7 @@ class RunPodRestProvider:
         check_launch(launch)
         lost: str
         try:
-            reply = self._api.request("POST", "/v2/pods", body=self._order(launch, offer.gpu_model))
+            reply = self._api.request("POST", "/v2/pods", body=self._order(launch, offer))
             if not reply.succeeded:
                 raise self._not_created(reply, launch.name)
             return self._instance(reply.fields())
@@ -239,18 +239,19 @@ class RunPodRestProvider:
                 )
         return self._api.refusal(reply, f"creating {name}", detail)
 
-    def _offer(self, gpu: dict[str, Json]) -> Offer | None:
+    def _offer(self, gpu: dict[str, Json], count: int) -> Offer | None:
         price = gpu.get("price")
         usd = price_from(price.get(self._cloud.lower()) if isinstance(price, dict) else None)
         offered = gpu.get(self._cloud.lower()) is not False and gpu.get("availability") != "NONE"
         if not offered or usd is None:
             return None
         model = str(gpu["id"])
-        return Offer(provider=self.name, gpu_model=model, price_usd_per_hour=usd, offer_id=model)
+        # The list price is of one GPU.
+        return Offer(provider=self.name, gpu_model=model, price_usd_per_hour=usd * count, offer_id=model, gpus=count)
 
-    def _order(self, launch: Launch, gpu_model: str) -> Secret:
+    def _order(self, launch: Launch, offer: Offer) -> Secret:
         """The body of the create request, a `Secret` because the environment may hold some."""
-        gpu: dict[str, Json] = {"id": gpu_model, "count": 1}
+        gpu: dict[str, Json] = {"id": offer.gpu_model, "count": offer.gpus}
         if self._requirements.cuda is not None:
             gpu["minCudaVersion"] = str(self._requirements.cuda)
         body: dict[str, Json] = {

@@ -97,7 +97,7 @@ class RunPodSdkProvider:
         GraphQL's types show no other figure that is required: the create request asks for those.
         """
         required = RequirementFilter(self._requirements.demands)
-        found = [offer for model in models_for(row) if (offer := self._offer(model, required)) is not None]
+        found = [offer for model in models_for(row) if (offer := self._offer(model, required, row.gpus)) is not None]
         return affordable(found, row=row, provider=self.name, max_price_usd_per_hour=self._max_price, required=required)
 
     def create(self, offer: Offer, *, launch: Launch) -> Instance:
@@ -110,6 +110,7 @@ class RunPodSdkProvider:
                     encoded_launch.name,
                     image_name=encoded_launch.image,
                     gpu_type_id=offer.gpu_model,
+                    gpu_count=offer.gpus,
                     cloud_type=self._cloud,
                     # Keys are this run's own, in the environment; the account's are not asked for.
                     start_ssh=False,
@@ -243,7 +244,7 @@ class RunPodSdkProvider:
             raise LaunchRefusedError(f"{sentence} The request for {name} is refused as malformed; nothing was created")
         return sentence
 
-    def _offer(self, model: str, required: RequirementFilter) -> Offer | None:
+    def _offer(self, model: str, required: RequirementFilter, count: int) -> Offer | None:
         try:
             gpu = self._ask(lambda: self._sdk.get_gpu(model))
         except NoCapacityError:
@@ -262,7 +263,8 @@ class RunPodSdkProvider:
             return None
         if not required.passes({"gpu_memory_gb": number(gpu.get("memoryInGb"))}):
             return None
-        return Offer(provider=self.name, gpu_model=model, price_usd_per_hour=price, offer_id=model)
+        # The list price is of one GPU.
+        return Offer(provider=self.name, gpu_model=model, price_usd_per_hour=price * count, offer_id=model, gpus=count)
 
     def _created(self, pod: Any, name: str, offer: Offer) -> Instance:
         return Instance(instance_id=graphql_id(pod), name=name, state="pending", price_usd_per_hour=offer.price_usd_per_hour)

@@ -119,7 +119,9 @@ class SlurmProvider:
                 f"saw {', '.join(self._options.gres) or 'none'}; `sinfo -o %G` shows what the site has. Nothing was submitted"
             )
         return tuple(
-            Offer(provider=self.name, gpu_model=GPU_MODELS[gpu], offer_id=gres, gpus=_gpus(gres)) for gpu, gres in wanted.items()
+            Offer(provider=self.name, gpu_model=GPU_MODELS[gpu], offer_id=asked, gpus=_gpus(asked))
+            for gpu, gres in wanted.items()
+            for asked in (_for(gres, row.gpus),)
         )
 
     def lifetime_s(self, work_s: float) -> float:
@@ -300,6 +302,14 @@ def _is_loopback(commands: SiteCommands) -> bool:
     ran = commands.run(["scontrol", "show", "config"], timeout_s=_CLIENT_S)
     found = _CONTROLLER.search(ran.stdout.decode("utf-8", errors="replace"))
     return found is not None and str(found[1] or "").startswith(_LOOPBACK)
+
+
+def _for(gres: str, gpus: int) -> str:
+    """The request for a row of so many GPUs: the map's own for one, else with that number in place of the map's."""
+    if gpus == 1:
+        return gres
+    kind, _, last = gres.rpartition(":")
+    return f"{kind if last.isdigit() else gres}:{gpus}"
 
 
 def _gpus(gres: str) -> int:

@@ -82,6 +82,11 @@ class SshProvider:
 
     def offers(self, row: RowSpec) -> tuple[Offer, ...]:
         """The GPUs of the hosts that the row can run on: those that nobody holds first, else in the order of the hosts."""
+        if row.gpus > 1:
+            raise ConfigurationError(
+                f"row {row.name}: field gpus: expected 1 on provider ssh, which locks one GPU of a host; saw {row.gpus}. "
+                "Nothing was started; run it on a place that gives several at once, such as slurm"
+            )
         offers: list[tuple[bool, Offer]] = []
         problems: list[str] = []
         for key, host in self._probe_all(problems).items():

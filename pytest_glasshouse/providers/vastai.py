@@ -130,10 +130,10 @@ class VastProvider:
         """
         models = models_for(row)
         required = RequirementFilter(self._requirements.demands)
-        found = self._search(models, self._requirements, required)
+        found = self._search(models, self._requirements, required, row.gpus)
         if not found and self._requirements.demands:
             required = RequirementFilter(self._requirements.demands)
-            found = self._search(models, ANY_MACHINE, required)
+            found = self._search(models, ANY_MACHINE, required, row.gpus)
         return affordable(found, row=row, provider=self.name, max_price_usd_per_hour=self._max_price, required=required)
 
     def create(self, offer: Offer, *, launch: Launch) -> Instance:
@@ -233,15 +233,17 @@ class VastProvider:
         """Raises `ConfigurationError`: only the mock provider plays faults."""
         raise ConfigurationError(f"provider vastai plays no faults; {action} on {instance_id} was asked for")
 
-    def _search(self, models: Sequence[str], asked: Requirements, required: RequirementFilter) -> tuple[Offer, ...]:
+    def _search(self, models: Sequence[str], asked: Requirements, required: RequirementFilter, gpus: int) -> tuple[Offer, ...]:
         """The offers of one search that meet what is required, whatever the search was for."""
         self._throttles["offers"].wait()
         disk_gb = self._requirements.disk_gb
-        reply = self._api.request("POST", "/api/v0/bundles/", body=_json(search_for(models, asked, disk_gb=disk_gb)))
+        reply = self._api.request("POST", "/api/v0/bundles/", body=_json(search_for(models, asked, disk_gb=disk_gb, gpus=gpus)))
         found = self._fields(reply, "the search for offers").get("offers")
         if not isinstance(found, list):
             raise ProviderError("vastai: the search has no list of offers")
-        offers = [(one, offer) for one in found if (offer := offer_from(one)) is not None and offer.gpu_model in models]
+        offers = [
+            (one, offer) for one in found if (offer := offer_from(one, gpus=gpus)) is not None and offer.gpu_model in models
+        ]
         return tuple(offer for one, offer in offers if required.passes(figures_of(one)))
 
     def _fields(self, reply: ApiReply, what: str) -> dict[str, Json]:

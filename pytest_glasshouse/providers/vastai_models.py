@@ -41,8 +41,10 @@ _OFFERS = 20
 _LARGEST_ID = 2**63
 
 
-def search_for(models: Sequence[str], asked: Requirements = ANY_MACHINE, *, disk_gb: int | None = None) -> dict[str, Json]:
-    """The query for single GPUs of `models`, on machines that are verified, reliable and reachable, and have what is `asked`.
+def search_for(
+    models: Sequence[str], asked: Requirements = ANY_MACHINE, *, disk_gb: int | None = None, gpus: int = 1
+) -> dict[str, Json]:
+    """The query for so many GPUs of `models`, on machines that are verified, reliable and reachable, and have what is `asked`.
 
     Prices are for `disk_gb` of storage.
     """
@@ -53,7 +55,7 @@ def search_for(models: Sequence[str], asked: Requirements = ANY_MACHINE, *, disk
         "rentable": {"eq": True},
         "rented": {"eq": False},
         "gpu_name": {"in": names},
-        "num_gpus": {"eq": 1},
+        "num_gpus": {"eq": gpus},
         "direct_port_count": {"gte": 2},
         "reliability": {"gt": 0.98},
         "order": [["dph_total", "asc"]],
@@ -84,14 +86,14 @@ def figures_of(offer: Json) -> dict[str, object]:
     }
 
 
-def offer_from(one: Json) -> Offer | None:
-    """One offer; None for one that lacks what an offer needs."""
+def offer_from(one: Json, *, gpus: int = 1) -> Offer | None:
+    """One offer of so many GPUs; None for one that lacks what an offer needs."""
     if not isinstance(one, dict):
         return None
     model, price, ask = GPU_NAMES.get(str(one.get("gpu_name"))), price_from(one.get("dph_total")), one.get("id")
-    if model is None or price is None or one.get("num_gpus") != 1 or (number := id_text(ask)) is None:
+    if model is None or price is None or one.get("num_gpus") != gpus or (number := id_text(ask)) is None:
         return None
-    return Offer(provider="vastai", gpu_model=model, price_usd_per_hour=price, offer_id=number)
+    return Offer(provider="vastai", gpu_model=model, price_usd_per_hour=price, offer_id=number, gpus=gpus)
 
 
 def instance_from(row: Json, *, redacted: Callable[[object], str]) -> Instance:

@@ -80,7 +80,7 @@ _NAMED_FIELDS = frozenset(
         "evidence", "nonce", "agentNonce", "eat_nonce", "prev", "head", "composite", "manifest", "policy", "plan", "container",
         "commitment", "header", "initial", "base", "adapter", "exit", "result", "jti", "package", "required",
         "round_nonce", "gitCommit", "ak", "proof", "server", "servers", "owner", "owners", "hpke", "owner_hpke", "sig",
-        "kid", "iss", "aud", "run_plan", "round", "chain",
+        "kid", "iss", "aud", "run_plan", "round", "chain", "heads",
     }
 )  # fmt: skip
 #: Objects whose members are all digests, by the name of what was measured, or all keys, by the name of who signs with them.

@@ -58,6 +58,9 @@ _LORA: Mapping[str, object] = {"rank": 4, "targets": ("q_proj", "v_proj"), "alph
 _BASE: Mapping[str, object] = {"base": "pinned"}
 #: The largest rank of an adapter: a larger one would hardly be smaller than the layer it adapts.
 _LARGEST_RANK = 1024
+#: How many GPUs a leg may have. A batch of mlp is shared out evenly.
+_GPUS = (1, 2, 4, 8)
+_ONE_GPU: Mapping[str, object] = {"gpus": 1}
 _LARGEST_ALPHA = 1 << 16
 _MOST_TARGETS = 16
 _TARGET = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
@@ -172,6 +175,9 @@ class RowSpec(metaclass=_KeywordOnly):
     """Raw against raw: measures what the allocation shows where nothing differs (interleaved rows)."""
     resident: bool = True
     """Whether both legs of an interleaved row fit on the device together; otherwise whole lifecycles alternate."""
+    gpus: int = 1
+    """How many GPUs a leg trains on, of one machine: data-parallel, as many ranks, each on a GPU of its own. On a machine without
+    a GPU they are processes on its CPU."""
     smoke: bool = False
     published: Published | None = None
     parameters: tuple[tuple[str, str], ...] = ()
@@ -210,6 +216,9 @@ class RowSpec(metaclass=_KeywordOnly):
         self._whole("steps", self.steps)
         if self._whole("rounds", self.rounds) and self.rounds > MOST_ROUNDS:
             self._refuse("rounds", f"at most {MOST_ROUNDS}")
+        self._whole("gpus", self.gpus)
+        if self.gpus not in _GPUS:
+            self._refuse("gpus", "one of " + ", ".join(map(str, _GPUS)))
         self._interleaved()
         self._lora()
         self._parameters()
@@ -258,6 +267,8 @@ class RowSpec(metaclass=_KeywordOnly):
             self._refuse("order", "protected-first, for a row whose base is sealed: it has no raw leg")
         if self.base == "sealed" and self.model_source is not None:
             self._refuse("model_source", "nothing, for a row whose base is sealed: no file of it is brought to the guest")
+        if self.base == "sealed" and self.gpus != 1:
+            self._refuse("gpus", "1, for a row whose base is sealed")
 
     def _parameters(self) -> None:
         given = self.parameters
@@ -316,15 +327,15 @@ class RowSpec(metaclass=_KeywordOnly):
     def row_id(self) -> str:
         """Name and the first 12 hex digits of the SHA-256 of the row's content, without `published`, `smoke` and `model_source`.
 
-        Fields that were added later (interleaving, adapter, base, parameters) count only where they differ from their default, so
-        that older rows keep their ids.
+        Fields that were added later (interleaving, adapter, base, GPUs, parameters) count only where they differ from their
+        default, so that older rows keep their ids.
         """
         content = dataclasses.asdict(self)
         if not self.parameters:
             del content["parameters"]
         for field in ("published", "smoke", "model_source"):
             del content[field]
-        for field, usual in {**_INTERLEAVED, **_LORA, **_BASE}.items():
+        for field, usual in {**_INTERLEAVED, **_LORA, **_BASE, **_ONE_GPU}.items():
             if content[field] == usual:
                 del content[field]
         digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

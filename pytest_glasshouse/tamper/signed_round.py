@@ -147,7 +147,7 @@ class SignedRound:
     def _protected_leg(self) -> ProtectedNotes:
         attempt, nonce = self._attempt, self._nonce
         manifest = self._sign("manifest", "owner", {"round_nonce": self._round_nonce, "workload": {"initial_sha256": INITIAL}})
-        evidence_claims = {**attempt.claims, "manifest": manifest}
+        evidence_claims = {**attempt.claims, "manifest": manifest, **self._in_evidence(manifest)}
         evidence = self._sign("evidence", "agent", evidence_claims)
         policy = str(attempt.challenge["policy"])
         result = self._sign(
@@ -189,10 +189,19 @@ class SignedRound:
             "adapterSha256": _ADAPTERS["protected"],
             "adapterFigures": {"distance": "0.1", "loss": "0.12"},
             "trainingPlan": self._plan(order_seed=1),
-            "images": _images(),
+            "images": loaded_code(),
             "timeline": {"spawned": 10, "zeroized": 20, "exit": 30},
             "host": {"startNs": 0, "exitNs": HELD_MS * 1_000_000},
         }
+
+    def _in_evidence(self, manifest: str) -> Editable:
+        """What the evidence claims beside what is claimed of one rank."""
+        del manifest
+        return {}
+
+    def _in_last_line(self) -> Editable:
+        """What the journal's last line has beside what one rank writes."""
+        return {}
 
     def _receipt_claims(self, head: str, exit_claims: str) -> Editable:
         times = {"iat": 1_800_000_000 + HELD_MS // 1000, "held_ms": HELD_MS}
@@ -207,7 +216,7 @@ class SignedRound:
             "package_verified": {"manifest": manifest, "open_ns": 1_000_000},
             "train_started": {"initial": INITIAL, "order_seed": 1},
             "train_completed": self._trained("protected"),
-            "zeroized": {"zeroize_ns": 1_000_000},
+            "zeroized": {"zeroize_ns": 1_000_000, **self._in_last_line()},
         }
         entries: list[Any] = [[step, bodies.get(step, {})] for step in journal.STEPS]
         self._edit("entries", entries)
@@ -247,7 +256,7 @@ class SignedRound:
             "adapterSha256": _ADAPTERS["raw"],
             "adapterFigures": {"distance": "0.1", "loss": "0.12"},
             "trainingPlan": self._plan(order_seed=2),
-            "images": _images(),
+            "images": loaded_code(),
             "timeline": {"spawned": 40, "exit": 50},
             "host": {"startNs": 0 if self._turns else HELD_MS * 1_000_000, "exitNs": 2 * HELD_MS * 1_000_000},
         }
@@ -287,7 +296,7 @@ class SignedRound:
             }  # fmt: skip
         return plan
 
-    def _stretches(self, leg: LegName, nonce: str) -> str:
+    def _stretches(self, leg: LegName, nonce: str, *, of: str = "") -> str:
         """The agent's signed account of the leg's timed stretches: the leg read its clock in the middle of each pair of times."""
         timed = [(2 * SEGMENT_NS, 1)] if not self._turns else [(SEGMENT_NS, 10)] * self._turns.count(leg)
         rows: list[Any] = []
@@ -300,7 +309,7 @@ class SignedRound:
         claims: Editable = ev.stretches_claims(
             nonce=nonce, stretches=rows, conditions=[{**CONDITIONS}], cpu_ns=cpu_ns, handovers=[0] * len(rows)
         )
-        self._edit(f"{leg} stretches", claims)
+        self._edit(f"{of}{leg} stretches", claims)
         return tokens.sign(claims, key=self.keys["agent"], typ=ev.TYP_STRETCHES)
 
     def _borders(self) -> str:
@@ -318,16 +327,17 @@ class SignedRound:
         return tokens.sign(claims, key=self.keys["agent"], typ=ev.TYP_BORDERS)
 
 
-def clean_scan() -> Editable:
+def clean_scan(kinds: Sequence[str] = ev.SCAN_KINDS) -> Editable:
     """The claims of a scan that found every pattern before the wipe and none after it."""
-    found = dict.fromkeys(ev.SCAN_KINDS, 2)
+    found = dict.fromkeys(kinds, 2)
     looks = {moment: {"bytes": 4096, "unreadable": 0, "ns": 1} for moment in ("loaded", "trained", "wiped")}
     return {
         "status": "clean", "reason": "", "patterns": found, "control": {**found}, "left": {}, "copies": 0, "looks": looks,
     }  # fmt: skip
 
 
-def _images() -> LoadedCode:
+def loaded_code() -> LoadedCode:
+    """The digests of the code that every leg had loaded."""
     return {
         "images": sha256_hex(b"images"),
         "system": sha256_hex(b"system"),

@@ -93,6 +93,8 @@ SCAN_DERIVED = "derived-key"
 SCAN_CANARY = "canary"
 SCAN_BATCH = "batch"
 SCAN_KINDS = (SCAN_KEY, SCAN_KEY_HALF, SCAN_DERIVED, SCAN_CANARY, SCAN_BATCH)
+#: What is looked for in a rank that never had a key: what it trained on.
+SCAN_RANK_KINDS = (SCAN_CANARY, SCAN_BATCH)
 #: Where the package holds a model, its weights too.
 SCAN_WEIGHTS = "weights"
 
@@ -101,6 +103,10 @@ EVIDENCE_SHAPE: dict[str, type] = {
     "policy": str, "plan": str, "cnf": dict, "composite": str, "components": dict, "manifest": str,
     "manifest_version": int, "container": str, "antidebug": dict, "memory": dict, "state": dict,
 }  # fmt: skip
+#: What evidence says of each rank of a leg but the first, in `ranks`: the key that signs its journal, and what was measured.
+RANK_SHAPE: dict[str, type] = {"rank": int, "sig": str, "components": dict, "antidebug": dict}
+#: The most ranks that a leg may have.
+MOST_RANKS = 64
 #: The memory the package will be opened into: whether it is locked (never swapped out), and how many bytes.
 MEMORY_SHAPE: dict[str, type] = {"locked": bool, "bytes": int}
 ANTIDEBUG_SHAPE: dict[str, type] = {"enabled": bool, "profile": str, "version": int, "observed": dict}
@@ -225,15 +231,15 @@ def evidence_claims(
         "manifest": manifest,
         "manifest_version": manifest_version,
         "container": container,
-        "antidebug": {
-            "enabled": True,
-            "profile": ANTIDEBUG_PROFILE,
-            "version": ANTIDEBUG_VERSION,
-            "observed": dict(observed),
-        },
+        "antidebug": antidebug_claim(observed),
         "memory": dict(memory),
         "state": {"name": STATE, "head": state_head},
     }
+
+
+def antidebug_claim(observed: Mapping[str, Json]) -> dict[str, Json]:
+    """What a process observed of itself under the profile `strict`, as evidence claims it."""
+    return {"enabled": True, "profile": ANTIDEBUG_PROFILE, "version": ANTIDEBUG_VERSION, "observed": dict(observed)}
 
 
 def verify_result(

@@ -104,7 +104,7 @@ _EVENT: Members = {"seq": _PLACE, "t_ns": _NS, "leg": _NAME}
 REPLIES: Mapping[str, Shape] = MappingProxyType({
     "hello": Fields(_HELLO, {**_ABOUT, **_BESIDE}),
     "enrol": Fields({"ak": _KEY, "proof": _SIGNATURE}),
-    "lay": _NOTHING, "put": _NOTHING, "drop": _NOTHING, "answer": _NOTHING, "kill": _NOTHING, "dismiss": _NOTHING,
+    "lay": _NOTHING, "put": _NOTHING, "drop": _NOTHING, "answer": _NOTHING, "dismiss": _NOTHING,
     "shutdown": _NOTHING,
     "model": _NOTHING,
     "arrival": Fields({
@@ -114,6 +114,7 @@ REPLIES: Mapping[str, Shape] = MappingProxyType({
         "reason": Maybe(_CODE), "detail": Maybe(_REASON), "ms": _COUNT, "held": Maybe(OneOf(("memory", "files"))),
     }),
     "start": Fields({}, {"cursor": _PLACE}),
+    "kill": Fields({}, {"stopped": Items(of=Whole(high=evidence.MOST_RANKS), most=evidence.MOST_RANKS)}),
     "conduct": Fields({}, {"cursor": _PLACE}),
     "get": Fields({"total": _COUNT}),
     "covariates": Fields({
@@ -152,8 +153,10 @@ _TRAINED: Members = {
 }  # fmt: skip
 #: `[steps, loss, digest]`.
 _CHECKPOINT = Row([_UNITS, _LOSS, _HEX])
+#: What only some legs report: those that take turns, and those of several ranks.
 _IN_TURNS: Members = {
     "steady": Flag(), "segments": Items(of=_SEGMENT, most=MOST_TURNS), "checkpoints": Items(of=_CHECKPOINT, most=64),
+    "collective_ns": _NS,
 }  # fmt: skip
 _PROGRESS = Fields({"units": _UNITS, "elapsed_ns": _NS, "loss": _LOSS})
 _STAGES = ("loaded", "trained", "wiped")
@@ -210,6 +213,7 @@ JOURNAL: Mapping[str, Shape] = MappingProxyType({
     "package_verified": Fields(
         {"manifest": _HEX, "open_ns": _NS, "locked": Whole(high=1)}, {"ring_bytes": _COUNT, "pinned": Whole(high=1)}
     ),
+    "package_shared": Fields({"manifest": _HEX, "bytes": _COUNT}),
     "train_started": Fields(_STARTED),
     PROGRESS: _PROGRESS,
     "train_completed": Fields(_TRAINED, _IN_TURNS),
@@ -217,7 +221,7 @@ JOURNAL: Mapping[str, Shape] = MappingProxyType({
     "adapter_exported": Fields({"sha256": _HEX, "sealed_sha256": _HEX, "bytes": _COUNT}),
     "zeroized": Fields({
         "wiped_bytes": _COUNT, "zeroize_ns": _NS, "exposure_byte_s": _BYTE_S, "exposure_peak_bytes": _COUNT,
-    }),
+    }, {"heads": Items(of=_HEX, least=1, most=evidence.MOST_RANKS)}),
 })  # fmt: skip
 _CONDITIONS = Fields({}, {
     "nice": Whole(low=-20, high=19), "policy": Whole(high=16), "processors": Text(most=64), "hugePages": Text(most=8),
@@ -238,6 +242,7 @@ _SEEN: Members = {
     "patterns": _COUNTS, "control": _COUNTS, "left": _COUNTS, "copies": _COUNT,
     "looks": NamedMembers(name=OneOf(_STAGES), of=_LOOK, most=len(_STAGES)),
 }  # fmt: skip
+_ANTIDEBUG = Fields({"enabled": Flag(), "profile": _NAME, "version": _COUNT, "observed": Fields(_OBSERVED)})
 _CLAIM: dict[type, Shape] = {str: Text(most=512), int: _COUNT}
 #: The claims of each token that agent or leg sign.
 CLAIMS: Mapping[str, Shape] = MappingProxyType({
@@ -245,10 +250,16 @@ CLAIMS: Mapping[str, Shape] = MappingProxyType({
         **{name: _CLAIM[kind] for name, kind in evidence.EVIDENCE_SHAPE.items() if kind in _CLAIM},
         "cnf": Fields(dict.fromkeys(evidence.CNF_SHAPE, _KEY)),
         "components": NamedMembers(name=Text(most=64, pattern="[a-z][a-z0-9-]*"), of=_HEX, most=64),
-        "antidebug": Fields({"enabled": Flag(), "profile": _NAME, "version": _COUNT, "observed": Fields(_OBSERVED)}),
+        "antidebug": _ANTIDEBUG,
         "memory": Fields({"locked": Flag(), "bytes": _COUNT}),
         "state": Fields({"name": _NAME, "head": _HEX}),
-    }, {"submods": NamedMembers(name=_ITEM_NAME, of=Fields({"type": _NAME, "sha256": _HEX}), most=ITEMS_LIMIT)}),
+    }, {"submods": NamedMembers(name=_ITEM_NAME, of=Fields({"type": _NAME, "sha256": _HEX}), most=ITEMS_LIMIT),
+        "ranks": Items(of=Fields({
+            "rank": Whole(low=1, high=evidence.MOST_RANKS), "sig": _KEY,
+            "components": NamedMembers(name=Text(most=64, pattern="[a-z][a-z0-9-]*"), of=_HEX, most=64),
+            "antidebug": _ANTIDEBUG,
+        }), least=1, most=evidence.MOST_RANKS),
+    }),
     "head": Fields({
         "nonce": _NONCE, "head": _HEX, "count": _COUNT, "adapter": Text(most=64, pattern="([0-9a-f]{64})?"),
         "status": OneOf(("completed", "failed")),

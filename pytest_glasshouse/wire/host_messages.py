@@ -46,7 +46,7 @@ class TrainingPlan(TypedDict):
 
 
 class LegOrder(TypedDict):
-    """One leg to start. `material` names the agent's memory files, by part.
+    """One leg to start, of one rank unless `ranks` says otherwise. `material` names the agent's memory files, by part.
 
     `witness` is the key of the server whose marks are wanted at the borders of a leg that trains in one go.
     """
@@ -54,6 +54,7 @@ class LegOrder(TypedDict):
     witness: NotRequired[str]
     kind: Literal["protected", "raw"]
     strict_memory: NotRequired[bool]
+    ranks: NotRequired[int]
     nonce: str
     plan: TrainingPlan
     material: dict[str, str]

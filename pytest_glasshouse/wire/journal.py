@@ -26,6 +26,8 @@ STEPS = (
 )
 #: The steps that must have happened, and no others, when the key is asked for.
 STEPS_BEFORE_RELEASE = STEPS[:2]
+#: The events of every rank of a leg but the first, which gets the key, opens the package and exports the adapter for all.
+RANK_STEPS = ("anti_debug_ready", "measured", "package_shared", "train_started", "train_completed", "zeroized")
 #: May appear any number of times between `train_started` and `train_completed`.
 PROGRESS = "train_progress"
 #: Says, in place of every step from its own on, that the leg failed; only `zeroized` may follow.
@@ -52,6 +54,11 @@ class JournalEntry:
 def genesis(nonce: str) -> str:
     """What the first line's `prev` is: a journal belongs to one nonce."""
     return tagged("glasshouse-journal-genesis/1", nonce.encode())
+
+
+def rank_session(nonce: str, rank: int) -> str:
+    """What the journal of a rank begins with in place of the nonce: no rank's journal is another's."""
+    return nonce if rank == 0 else f"{nonce}.{rank}"
 
 
 def link(line: str) -> str:
@@ -132,14 +139,14 @@ def check_head(lines: Sequence[str], nonce: str, *, head: object, count: object)
         raise IntegrityError("log-head", f"{len(lines)} lines, signed {count}")
 
 
-def check_steps(entries: Sequence[JournalEntry], *, failed: bool = False) -> None:
+def check_steps(entries: Sequence[JournalEntry], *, failed: bool = False, steps: Sequence[str] = STEPS) -> None:
     """Refuse (`log-steps`) anything but every mandatory step once, in order, progress only while training.
 
     The journal of a leg that `failed` while it trained has that event in place of the steps that did not come, and zeroizes.
     """
     types = [entry.type for entry in entries]
     seen = tuple(kind for kind in types if kind != PROGRESS)
-    expected = _FAILED_STEPS if failed else (STEPS,)
+    expected = _FAILED_STEPS if failed else (tuple(steps),)
     if seen not in expected:
         raise IntegrityError("log-steps", f"expected {', '.join(expected[-1])}; saw {', '.join(seen) or 'nothing'}")
     trained = range(

@@ -4,16 +4,49 @@ The receiver reads them with `wire.typed.check_typed`. Events are in `wire.guest
 """
 
 # Annotations are evaluated: `check_typed` reads them.
-from typing import Any, TypedDict
+from typing import Any, NotRequired, TypedDict
 
 from pytest_glasshouse.wire.host_messages import LegOrder
 
 
+def rank_id(leg_id: str, rank: int) -> str:
+    """The name of a rank's workspace and events: the first rank's are the leg's."""
+    return leg_id if rank == 0 else f"{leg_id}-r{rank}"
+
+
+class RankPlace(TypedDict):
+    """Which rank of how many a process is. `listener` is the first rank's listening socket, a descriptor, for torch's store."""
+
+    rank: int
+    size: int
+    listener: int | None
+
+
 class Begin(TypedDict):
-    """Agent to leg: its order, and the descriptor of the memory file of each part."""
+    """Agent to leg: its order, and the descriptor of the memory file of each part; of a leg of several ranks, which one it is."""
 
     order: LegOrder
     descriptors: dict[str, int]
+    rank: NotRequired[RankPlace]
+
+
+class Agreed(TypedDict):
+    """First rank to another: a number that all go by."""
+
+    value: int
+
+
+class SharedParts(TypedDict):
+    """First rank to another: where each part begins and ends in the memory that is shared. Its descriptor follows."""
+
+    bytes: int
+    parts: dict[str, list[int]]
+
+
+class Left(TypedDict):
+    """A rank to the first one: it holds nothing of the shared memory any more, and its journal's head, empty in a raw leg."""
+
+    head: str
 
 
 class LegChallenge(TypedDict):

@@ -22,6 +22,11 @@ _REPORT_NS = NS
 every step starves until it is given the next."""
 
 
+def alone(value: int) -> int:
+    """What is agreed on where there is no other rank."""
+    return value
+
+
 class Edges(Protocol):
     """Tells the agent where a timed stretch begins and ends, so that its clock is a second witness of the leg's.
 
@@ -66,6 +71,7 @@ def measure(
     steps: int | None = None,
     on_progress: Callable[[int, int, str], None] | None = None,
     edges: Edges | None = None,
+    agree: Callable[[int], int] = alone,
     clock_ns: Callable[[], int] = time.perf_counter_ns,
     cpu_ns: Callable[[], int] = time.process_time_ns,
 ) -> LoopResult:
@@ -73,11 +79,11 @@ def measure(
 
     `on_progress(units, elapsed_ns, loss)` is called at most once a second and at the end, inside the measured time. The loss is
     read then with or without a callback, so that both legs have the same cost. `edges.drain()` at the end is inside the measured
-    time, because writing is a cost of the leg. Raises `NonFiniteLossError`.
+    time, because writing is a cost of the leg. `agree` is `StepRunner`'s. Raises `NonFiniteLossError`.
     """
     if (target_s is None) == (steps is None):
         raise ValueError("expected exactly one of target_s and steps")
-    runner = StepRunner(trainer, clock_ns)
+    runner = StepRunner(trainer, clock_ns, agree)
     warmup_units, warmup_ns = runner.run(target_ns=round(warmup_s * NS), steps=None, on_progress=None)
     target_ns = None if target_s is None else round(target_s * NS)
     edges = edges or NoEdges()
@@ -103,12 +109,14 @@ def measure(
 class StepRunner:
     """Runs steps in chunks, sized by the step time of the chunk before (the warm-up's last for the first measured one).
 
-    A chunk ends where the next report or the target is due; the first step of all is a chunk of its own.
+    A chunk ends where the next report or the target is due; the first step of all is a chunk of its own. Of several ranks all
+    run the chunks of the first: `agree` takes this rank's number and returns the first rank's.
     """
 
-    def __init__(self, trainer: Trainer, clock_ns: Callable[[], int]) -> None:
+    def __init__(self, trainer: Trainer, clock_ns: Callable[[], int], agree: Callable[[int], int] = alone) -> None:
         self._trainer = trainer
         self._clock_ns = clock_ns
+        self._agree = agree
         self._step_ns = _REPORT_NS
         self.checkpoints = Checkpoints()
 
@@ -123,33 +131,36 @@ class StepRunner:
         self._trainer.synchronize()
         began = self._clock_ns()
         units, elapsed, reported = 0, 0, 0
-        over = self._is_over(units, elapsed, target_ns=target_ns, steps=steps)
-        while not over:
-            due = _REPORT_NS - (elapsed - reported)
-            due = due if target_ns is None else min(due, target_ns - elapsed)
-            chunk = max(1, due // self._step_ns)
-            chunk = chunk if steps is None else min(chunk, steps - units)
+        chunk = self._agree(self._chunk(units, elapsed, due_ns=_REPORT_NS, target_ns=target_ns, steps=steps))
+        while chunk:
             done, late = 0, False
-            # On the CPU a step is over when it returns: none is begun after the target, however slow steps have become.
+            # On the CPU a step is over when it returns: none is begun after the target, however slow steps have become. Of
+            # several ranks each runs all steps of the chunk that was agreed on.
             while done < chunk and not late:
                 self._trainer.step()
                 done += 1
-                late = target_ns is not None and self._clock_ns() - began >= target_ns
+                late = self._agree is alone and target_ns is not None and self._clock_ns() - began >= target_ns
             self._trainer.synchronize()
             now = self._clock_ns() - began
             self._step_ns = max(1, (now - elapsed) // done)
             units, elapsed = units + done, now
             self.checkpoints.steps += done
-            over = self._is_over(units, elapsed, target_ns=target_ns, steps=steps)
-            if over or elapsed - reported >= _REPORT_NS:
-                reported = elapsed
+            report = elapsed - reported >= _REPORT_NS
+            reported = elapsed if report else reported
+            due_ns = _REPORT_NS - (elapsed - reported)
+            chunk = self._agree(self._chunk(units, elapsed, due_ns=due_ns, target_ns=target_ns, steps=steps))
+            if report or not chunk:
                 loss = self._trainer.check()
-                if on_progress is None or not over:
+                if on_progress is None or chunk:
                     self.checkpoints.note(self._trainer, loss)
                 if on_progress is not None:
                     on_progress(units, elapsed, loss)
         return units, elapsed
 
-    @staticmethod
-    def _is_over(units: int, elapsed_ns: int, *, target_ns: int | None, steps: int | None) -> bool:
-        return (target_ns is not None and elapsed_ns >= target_ns) or (steps is not None and units >= steps)
+    def _chunk(self, units: int, elapsed_ns: int, *, due_ns: int, target_ns: int | None, steps: int | None) -> int:
+        """How many steps until the next report, which is due in `due_ns`, or the end; 0 when it is over."""
+        if (target_ns is not None and elapsed_ns >= target_ns) or (steps is not None and units >= steps):
+            return 0
+        due_ns = due_ns if target_ns is None else min(due_ns, target_ns - elapsed_ns)
+        chunk = max(1, due_ns // self._step_ns)
+        return chunk if steps is None else min(chunk, steps - units)

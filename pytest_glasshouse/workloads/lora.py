@@ -7,6 +7,7 @@ batch in freed memory.
 from __future__ import annotations
 
 import gc
+import itertools
 import warnings
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     import torch
 
     from pytest_glasshouse.workloads.base import DeviceName, Facts, Parts
+    from pytest_glasshouse.workloads.data_parallel import DataParallel
     from pytest_glasshouse.workloads.training_config import LoraSettings, TokenizerProbe
 
 _PROLOGUE_ORDER = 0
@@ -32,14 +34,16 @@ class LoraTrainer:
     """Trains an adapter on the model in `base_dir`, or one that the parts hold; see `Trainer` for what each method promises.
 
     The caller must have verified `base_dir` (`VerifiedBase`), and must check it again after loading and after training.
+    Of several `ranks`, each trains a sequence of its own in every step: a step is as many sequences.
     """
 
     unit = "steps"
 
-    def __init__(self, parts: Parts, *, base_dir: Path | None, device: DeviceName) -> None:
+    def __init__(self, parts: Parts, *, base_dir: Path | None, device: DeviceName, ranks: DataParallel | None = None) -> None:
         devices.set_threads(device)
         config = devices.read_config(parts, LoraConfig, workload="lora")
         self._device = device
+        self._ranks = ranks
         self._owns_parts = devices.on_device(parts, device)
         self._learning_rate = float(config["optimizer"]["learningRate"])
         self._clip_norm = float(config["optimizer"]["clipNorm"])
@@ -81,7 +85,8 @@ class LoraTrainer:
                 parameter.copy_(self._initial[name])
                 parameter.grad = None
         self._optimizer = torch.optim.AdamW(self._parameters, lr=self._learning_rate, fused=True)
-        self._order = self._sequences(order_seed)
+        order = self._sequences(order_seed)
+        self._order = order if self._ranks is None else itertools.islice(order, self._ranks.rank, None, self._ranks.size)
         self._loss = torch.zeros((), device=self._device)
         self._all_finite = torch.ones((), dtype=torch.bool, device=self._device)
 
@@ -105,6 +110,8 @@ class LoraTrainer:
         loss = torch.nn.functional.cross_entropy(logits[0, :-1].float(), ids[1:])
         self._optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
+        if self._ranks is not None:
+            self._ranks.average([parameter.grad for parameter in self._parameters])
         torch.nn.utils.clip_grad_norm_(self._parameters, self._clip_norm)
         self._optimizer.step()
         self._loss = loss.detach()
@@ -138,6 +145,7 @@ class LoraTrainer:
         if self._device == "cpu":
             # A pass over zeros overwrites the ids, activations and gradients that the last batch left in freed memory; on a GPU
             # `release` zeroes that, which needs no more memory.
+            self._ranks = None  # this pass is this rank's own
             self._train_on(torch.zeros_like(self._tokens[0]))
         devices.zero(devices.optimizer_tensors(self._optimizer))
         devices.zero(parameter.grad for parameter in self._parameters)

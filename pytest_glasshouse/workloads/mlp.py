@@ -17,21 +17,26 @@ from pytest_glasshouse.workloads.training_config import MlpConfig
 
 if TYPE_CHECKING:
     from pytest_glasshouse.workloads.base import DeviceName, Facts, Parts
+    from pytest_glasshouse.workloads.data_parallel import DataParallel
 
 _PROLOGUE_ORDER = 0
 
 
 class MlpTrainer:
-    """Trains on views of the parts; see `Trainer` for what each method promises."""
+    """Trains on views of the parts; see `Trainer` for what each method promises.
+
+    Of several `ranks`, each trains its share of every mini-batch: together they train what one would.
+    """
 
     unit = "epochs"
 
-    def __init__(self, parts: Parts, *, device: DeviceName) -> None:
+    def __init__(self, parts: Parts, *, device: DeviceName, ranks: DataParallel | None = None) -> None:
         import torch
 
         devices.set_threads(device)
         config = devices.read_config(parts, MlpConfig, workload="mlp")
         self._device = device
+        self._ranks = ranks
         self._owns_parts = devices.on_device(parts, device)
         self._sizes = config["sizes"]
         self._learning_rate = float(config["optimizer"]["learningRate"])
@@ -47,9 +52,14 @@ class MlpTrainer:
         self._layers = [
             (self._weights[f"layers.{n}.weight"], self._weights[f"layers.{n}.bias"]) for n in range(len(layer_sizes(self._sizes)))
         ]
+        batch = self._sizes["batch"]
+        self._share = (0, batch) if ranks is None else ranks.share_of(batch)
+        size = self._share[1] - self._share[0]
+        if size * (1 if ranks is None else ranks.size) != batch:
+            raise IntegrityError("parts", f"config: {batch} samples of a batch cannot be shared out evenly")
         # Every batch is gathered into the same two buffers, so that no data is left in freed memory.
-        self._batch_features = torch.empty((self._sizes["batch"], self._sizes["features"]), device=device)
-        self._batch_labels = torch.empty(self._sizes["batch"], dtype=torch.int64, device=device)
+        self._batch_features = torch.empty((size, self._sizes["features"]), device=device)
+        self._batch_labels = torch.empty(size, dtype=torch.int64, device=device)
         self._momentum = [torch.zeros_like(weight) for weight in self._weights.values()]
         self._initial_sha256 = devices.digest(self._weights)
         self.reset(_PROLOGUE_ORDER)
@@ -83,7 +93,7 @@ class MlpTrainer:
         order = torch.randperm(samples, generator=self._order, device=self._device)
         self._epoch_loss.zero_()
         for start in range(0, samples, batch):
-            chosen = order[start : start + batch]
+            chosen = order[start + self._share[0] : start + self._share[1]]
             self._chosen = chosen
             torch.index_select(self._features, 0, chosen, out=self._batch_features)
             torch.index_select(self._labels, 0, chosen, out=self._batch_labels)
@@ -101,6 +111,8 @@ class MlpTrainer:
         loss = functional.cross_entropy(functional.linear(hidden, *self._layers[-1]), self._batch_labels)
         weights = list(self._weights.values())
         gradients = list(torch.autograd.grad(loss, weights))
+        if self._ranks is not None:
+            self._ranks.average(gradients)
         # SGD by hand: constructing a torch.optim optimizer imports the compiler, which costs a leg a second of start-up.
         with torch.no_grad():
             torch._foreach_add_(gradients, weights, alpha=self._weight_decay)
@@ -135,6 +147,7 @@ class MlpTrainer:
         if self._device == "cpu":
             # A pass over zeros with weights of zero overwrites the activations and gradients left in freed memory; on a GPU
             # `release` zeroes that, which needs no more memory.
+            self._ranks = None  # this pass is this rank's own
             self._train_on_batch()
             devices.zero(tensors)
         if self._owns_parts:
@@ -149,7 +162,7 @@ class MlpTrainer:
         facts = devices.facts_of(self._device, trainable=trainable, total=trainable, dtype="float32")
         # The batches of one unit by shape; every epoch has the same.
         batches, rest = divmod(self._sizes["samples"], self._sizes["batch"])
-        shape = f"{self._sizes['batch']}x{self._sizes['features']}"
+        shape = f"{len(self._batch_labels)}x{self._sizes['features']}"
         return {**facts, "batchesPerUnit": {shape: batches + (rest > 0)}}
 
     def _expect_shapes(self) -> None:

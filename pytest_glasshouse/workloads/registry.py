@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from pytest_glasshouse.rows.spec import WorkloadName
     from pytest_glasshouse.workloads.base import DeviceName, Material, Parts, SealedModel, Trainer
+    from pytest_glasshouse.workloads.data_parallel import DataParallel
 
 
 def prepare(
@@ -59,18 +60,21 @@ def check(workload: WorkloadName, *, data: str | None = None) -> None:
         lora_material.check(data=data)
 
 
-def open_trainer(name: str, parts: Parts, *, base_dir: Path | None = None, device: DeviceName) -> Trainer:
-    """The guest's half: the workload on `device`. Its tensors are views into `parts` where those are on the device already.
+def open_trainer(
+    name: str, parts: Parts, *, base_dir: Path | None = None, device: DeviceName, ranks: DataParallel | None = None
+) -> Trainer:
+    """The guest's half: the workload on `device`, as one of several `ranks` or alone.
 
-    The caller must keep the parts mapped and unchanged until `close()`. Parts that the workload does not know, such as the
-    canary, are ignored. Raises `IntegrityError` when the parts do not fit the model.
+    Its tensors are views into `parts` where those are on the device already. The caller must keep the parts mapped and unchanged
+    until `close()`. Parts that the workload does not know, such as the canary, are ignored. Raises `IntegrityError` when the
+    parts do not fit the model.
     """
     if name == "mlp":
         from pytest_glasshouse.workloads.mlp import MlpTrainer
 
-        return MlpTrainer(parts, device=device)
+        return MlpTrainer(parts, device=device, ranks=ranks)
     if name == "lora":
         from pytest_glasshouse.workloads.lora import LoraTrainer
 
-        return LoraTrainer(parts, base_dir=base_dir, device=device)
+        return LoraTrainer(parts, base_dir=base_dir, device=device, ranks=ranks)
     raise ConfigurationError(f"workload {name!r}: expected mlp or lora")

@@ -11,7 +11,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-from pytest_glasshouse.workloads.loop import NS, Edges, StepRunner
+from pytest_glasshouse.workloads.loop import NS, Edges, StepRunner, alone
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 #: The warm-up is divided into this many windows; more follow until the rate is steady.
 _WINDOWS = 6
+#: Why the warm-up is over.
+_LIMIT_END, _STEADY_END = 1, 2
 #: The rate is steady when the halves of the last windows differ by less than this, whatever their scatter.
 _STEADY = 0.02
 
@@ -84,18 +86,19 @@ def measure_segments(
     plan: SegmentPlan,
     turns: TurnTaker,
     on_progress: Callable[[int, int, str], None] | None = None,
+    agree: Callable[[int], int] = alone,
     clock_ns: Callable[[], int] = time.perf_counter_ns,
     cpu_ns: Callable[[], int] = time.process_time_ns,
 ) -> MeasuredSegments:
     """Warm up, then train one segment per turn until there are no more.
 
     `on_progress(units, elapsed_ns, loss)` is called once per second of a timed segment and at its end, inside the timed part.
-    Raises `NonFiniteLossError`.
+    `agree` is `StepRunner`'s. Raises `NonFiniteLossError`.
     """
     if (plan.segment_s is None) == (plan.segment_steps is None):
         raise ValueError("expected exactly one of segment_s and segment_steps")
-    runner = StepRunner(trainer, clock_ns)
-    warmup_units, warmup_ns, steady = _warm_up(runner, plan)
+    runner = StepRunner(trainer, clock_ns, agree)
+    warmup_units, warmup_ns, steady = _warm_up(runner, plan, agree)
     turns.resident(warmup_units=warmup_units, warmup_ns=warmup_ns, steady=steady)
     done: list[TrainedSegment] = []
     units_before = elapsed_before = 0
@@ -131,7 +134,7 @@ def measure_segments(
     )  # fmt: skip
 
 
-def _warm_up(runner: StepRunner, plan: SegmentPlan) -> tuple[int, int, bool]:
+def _warm_up(runner: StepRunner, plan: SegmentPlan, agree: Callable[[int], int]) -> tuple[int, int, bool]:
     units = elapsed_ns = 0
     rates: list[float] = []
     window_ns = round(plan.warmup_s * NS / _WINDOWS)
@@ -139,10 +142,10 @@ def _warm_up(runner: StepRunner, plan: SegmentPlan) -> tuple[int, int, bool]:
         done, took_ns = runner.run(target_ns=window_ns, steps=None, on_progress=None)
         units, elapsed_ns = units + done, elapsed_ns + took_ns
         rates.append(done / took_ns if took_ns else 0.0)
-        if elapsed_ns >= plan.warmup_s * NS and is_steady(rates):
-            return units, elapsed_ns, True
-        if elapsed_ns >= plan.warmup_limit_s * NS:
-            return units, elapsed_ns, False
+        steady = elapsed_ns >= plan.warmup_s * NS and is_steady(rates)
+        over = agree(_STEADY_END if steady else _LIMIT_END if elapsed_ns >= plan.warmup_limit_s * NS else 0)
+        if over:
+            return units, elapsed_ns, over == _STEADY_END
 
 
 def is_steady(rates: Sequence[float]) -> bool:

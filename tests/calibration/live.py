@@ -25,7 +25,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from pytest_glasshouse.agent.spool import Spool
 from pytest_glasshouse.agent.turn_scheduler import TurnScheduler
-from pytest_glasshouse.invariants.turns import _HANDOVER_NS, IDLE_SHARE, _outside_ns, _untimed_ns
+from pytest_glasshouse.invariants.turns import _HANDOVER_NS, IDLE_SHARE, _counted_ns, _outside_ns, _untimed_ns
 from pytest_glasshouse.observation.turns import pairs_of, segments_of, turns_of
 from pytest_glasshouse.overhead.estimate import estimates
 from pytest_glasshouse.overhead.segments import RoundSegments, round_segments
@@ -69,6 +69,10 @@ class _Leg:
     @property
     def process_group(self) -> int:
         return int(self.process.pid)
+
+    @property
+    def ranks(self) -> list[_Leg]:
+        return [self]
 
     def command(self, kind: str, turn: int) -> None:
         self.pipe.send((kind, turn))
@@ -175,9 +179,9 @@ class Bench:
         claims: Any = peek(token["borders"])
         turns = turns_of(claims)
         raw_ns = sum(pair["raw"]["elapsed_ns"] for pair in pairs)
-        by_role = {role: segments_of(body) for role, body in bodies.items()}
+        counted = {role: sum(map(_counted_ns, segments_of(body).values())) for role, body in bodies.items()}
         handovers_ns = _HANDOVER_NS * design.pairs
-        untimed_ns = _untimed_ns("protected", turns, by_role["protected"]) - _untimed_ns("raw", turns, by_role["raw"])
+        untimed_ns = _untimed_ns("protected", turns, counted) - _untimed_ns("raw", turns, counted)
         # The finding's two rules: work in the raw leg's time, and work while no clock of the protected leg's ran.
         shares = (_outside_ns(turns) / raw_ns, untimed_ns / raw_ns if untimed_ns > handovers_ns else 0.0)
         return round_segments(number, pairs), max(shares)

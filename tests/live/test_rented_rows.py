@@ -60,6 +60,17 @@ def test_row_on_a_rented_pod_is_carried_out_whole(rental: Rental) -> None:
     _carried_out_whole(rental.spawn(), rental)
 
 
+@pytest.mark.parametrize("rental", ["runpod-rest", *(["runpod-sdk"] if os.environ.get("SOAK") else [])], indirect=True)
+def test_row_of_two_gpus_rents_a_pod_with_two_and_pays_for_both(rental: Rental) -> None:
+    rental.text = rental.text.replace("gpu=gpu,", "gpu=gpu, gpus=2,")
+    ran = rental.run()
+    _carried_out_whole(ran, rental)
+    (one,), (row,) = rental.server.cloud.rented.values(), ran.report["rows"]
+    assert (one.order.gpus, row["gpus"]) == (2, 2)
+    assert one.price_usd_per_hour == pytest.approx(2 * rental.server.cloud.prices[one.gpu])
+    assert "2 x NVIDIA RTX A4000" in ran.output
+
+
 @pytest.mark.parametrize("rental", ["runpod-rest"], indirect=True)
 def test_pod_that_vanishes_in_a_leg_is_infrastructure_over_several_processes_too(rental: Rental) -> None:
     """Nothing was judged broken and trying again is safe: exit 14."""

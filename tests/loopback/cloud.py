@@ -51,6 +51,7 @@ class Order:
     env: Mapping[str, str] = field(repr=False)
     ports: Sequence[str]
     disk_gb: int
+    gpus: int = 1
     #: Network volumes by their ids, and where they are mounted.
     mounts: Mapping[str, str] = field(default_factory=dict)
     #: Which machines the order may be placed on.
@@ -315,7 +316,7 @@ class Cloud:
                 instance_id=self._new_id(),
                 order=order,
                 gpu=OTHER_GPU if kind == "wrong-gpu" else order.gpu,
-                price_usd_per_hour=self.prices.get(order.gpu, 0.0) * self.surcharge,
+                price_usd_per_hour=self.prices.get(order.gpu, 0.0) * order.gpus * self.surcharge,
                 created_s=self.clock(),
                 pod_key=f"pod-{secrets.token_hex(16)}",
                 host=self._host_for(order) or Host(),

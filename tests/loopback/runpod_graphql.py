@@ -188,6 +188,7 @@ class RunPodGraphQL:
             env=env,
             ports=(fields.get("ports") or "").split(","),
             disk_gb=fields.get("containerDiskInGb") or 10,
+            gpus=int(fields.get("gpuCount") or 1),
             fits=lambda host: (
                 (not fields.get("allowedCudaVersions") or host.cuda in fields["allowedCudaVersions"])
                 and host.memory_gb >= (fields.get("minMemoryInGb") or 0)
@@ -312,7 +313,7 @@ def _pod(one: Rented) -> dict[str, Any]:
         "containerDiskInGb": one.order.disk_gb,
         "costPerHr": one.price_usd_per_hour,
         "dockerArgs": "",
-        "gpuCount": 1,
+        "gpuCount": one.order.gpus,
         "podType": "RESERVED",
         "ports": ",".join(one.order.ports),
         "uptimeSeconds": 0,

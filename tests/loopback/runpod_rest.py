@@ -154,6 +154,7 @@ class RunPodRest:
             env=body.get("env", {}),
             ports=body.get("ports", []),
             disk_gb=body.get("disk", 20),
+            gpus=body.get("gpu", {}).get("count", 1),
             mounts={each["volumeId"]: each["path"] for each in body.get("mounts", {}).get("network", ())},
             fits=_fits(body),
         )
@@ -293,7 +294,7 @@ def pod(one: Rented) -> dict[str, Any]:
         "ports": list(one.order.ports),
         "env": dict(one.order.env),
         "registry": None,
-        "gpu": {"id": one.gpu, "count": 1},
+        "gpu": {"id": one.gpu, "count": one.order.gpus},
         "cloud": "SECURE",
         "dataCenterId": one.host.data_center,
         "cudaVersion": one.host.cuda,

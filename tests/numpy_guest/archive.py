@@ -28,7 +28,8 @@ _LIBRARY = b"""__version__ = "0"\n"""
 
 def _replaced() -> dict[str, bytes]:
     trainers = {
-        f"pytest_glasshouse/workloads/{name}": Path(__file__).with_name(name).read_bytes() for name in ("lora.py", "mlp.py")
+        f"pytest_glasshouse/workloads/{name}": Path(__file__).with_name(name).read_bytes()
+        for name in ("data_parallel.py", "lora.py", "mlp.py")
     }
     return {**trainers, **{f"{library}.py": _LIBRARY for library in ("torch", "transformers", "peft")}}
 

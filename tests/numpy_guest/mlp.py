@@ -36,9 +36,10 @@ class MlpTrainer:
 
     unit = "epochs"
 
-    def __init__(self, parts: Parts, *, device: DeviceName) -> None:
+    def __init__(self, parts: Parts, *, device: DeviceName, ranks: Any = None) -> None:
         config: Any = parse_object(bytes(memoryview(parts["config"]).cast("B")))  # type: ignore[arg-type]
         self._device = device
+        self._ranks = ranks
         self._sizes, self._optimizer = config["sizes"], config["optimizer"]
         data = _arrays(parts["data"])
         self._features, self._labels = data["features"], data["labels"]
@@ -51,8 +52,9 @@ class MlpTrainer:
         self._chosen: Any = ()
         self._epoch: Any = ()
         # Every batch is gathered into the same two buffers, so that no data is left in freed memory.
-        self._batch = np.empty((self._sizes["batch"], self._sizes["features"]), dtype=np.float32)
-        self._batch_labels = np.empty(self._sizes["batch"], dtype=np.int64)
+        self._share = (0, self._sizes["batch"]) if ranks is None else ranks.share_of(self._sizes["batch"])
+        self._batch = np.empty((self._share[1] - self._share[0], self._sizes["features"]), dtype=np.float32)
+        self._batch_labels = np.empty(len(self._batch), dtype=np.int64)
         self._initial_sha256 = self._digest()
         self.reset(0)
 
@@ -91,7 +93,7 @@ class MlpTrainer:
 
     def _train_from(self, start: int) -> None:
         """Train on the batch of this epoch that begins there."""
-        self._chosen = self._epoch[start : start + self._sizes["batch"]]
+        self._chosen = self._epoch[start + self._share[0] : start + self._share[1]]
         np.take(self._features, self._chosen, axis=0, out=self._batch, mode="clip")
         np.take(self._labels, self._chosen, out=self._batch_labels, mode="clip")
         self._loss += self._train_on(self._batch, self._batch_labels)
@@ -111,12 +113,16 @@ class MlpTrainer:
         gradient = odds
         gradient[rows, labels] -= 1
         gradient /= len(labels)
+        gradients: dict[str, Any] = {}
         for n in reversed(range(layers)):
             weight = self._weights[f"layers.{n}.weight"]
             below = gradient @ weight
-            self._update(f"layers.{n}.weight", gradient.T @ activations[n])
-            self._update(f"layers.{n}.bias", gradient.sum(axis=0))
+            gradients |= {f"layers.{n}.weight": gradient.T @ activations[n], f"layers.{n}.bias": gradient.sum(axis=0)}
             gradient = below * (activations[n] > 0)
+        if self._ranks is not None:
+            self._ranks.average([*gradients.values()])
+        for name, found in gradients.items():
+            self._update(name, found)
         return loss
 
     def _update(self, name: str, gradient: Any) -> None:
@@ -152,6 +158,7 @@ class MlpTrainer:
         for array in arrays:
             array.fill(0)
         # The matrix library packs its operands into buffers that it keeps: a pass over zeros overwrites them.
+        self._ranks = None
         self._train_on(self._batch, self._batch_labels)
         for array in arrays:
             array.fill(0)
@@ -170,5 +177,5 @@ class MlpTrainer:
             "totalParameters": trainable,
             "peakMemoryBytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
             "peakMemorySource": "ru_maxrss",
-            "batchesPerUnit": {f"{self._sizes['batch']}x{self._sizes['features']}": batches + (rest > 0)},
+            "batchesPerUnit": {f"{len(self._batch)}x{self._sizes['features']}": batches + (rest > 0)},
         }

@@ -164,3 +164,25 @@ def test_row_that_init_writes_passes_as_it_is(with_numpy: Project) -> None:
 
     result.assert_outcomes(passed=1)
     assert [(row["name"], len(row["findings"])) for row in with_numpy.report()["rows"]] == [("first", 15)]
+
+
+def test_row_of_two_gpus_is_measured_and_its_scaling_recomputes(with_numpy: Project) -> None:
+    """What follows from two ranks follows from the report alone, and nothing else does."""
+    with_numpy.pytester.makepyfile(test_mlp=ROW.replace('gpu="anygpu",', 'gpu="anygpu", gpus=2,'))
+    result = with_numpy.fork("-k", "protected-first", *SHORT)
+    assert result.ret == pytest.ExitCode.OK, result.outlines
+    report = with_numpy.report()
+    (row,) = report["rows"]
+    scaling = row["scaling"]
+    assert (row["gpus"], scaling["gpus"], row["observation"]["plan"]["gpus"]) == (2, 2, 2)
+    assert scaling["rawPerSecPerGpu"] == pytest.approx(row["rawPerSec"] / 2)
+    assert all(0 < spent < row["rawElapsedSec"] for spent in scaling["rawCollectiveSec"])
+    assert check_bytes(json.dumps(report).encode()).faults == ()
+    for path, value in (("gpus", 4), ("gpus", None), ("scaling", None), ("scaling", {**scaling, "rawPerSecPerGpu": 1.0})):
+        changed = json.loads(json.dumps(report))
+        if value is None:
+            del changed["rows"][0][path]
+        else:
+            changed["rows"][0][path] = value
+        faults = [fault.path for fault in check_bytes(json.dumps(changed).encode()).faults]
+        assert any(path in fault for fault in faults), (path, faults)

@@ -67,7 +67,7 @@ MinJobAge=300
 {extra}
 GresTypes=gpu
 SlurmdParameters=config_overrides
-NodeName={nodes} NodeHostname={host} NodeAddr=127.0.0.1 Port={ports} CPUs=8 RealMemory=8000 Gres=gpu:h100:1 State=UNKNOWN
+NodeName={nodes} NodeHostname={host} NodeAddr=127.0.0.1 Port={ports} CPUs=8 RealMemory=8000 Gres=gpu:h100:{gpus} State=UNKNOWN
 PartitionName=gpu Nodes=ALL Default=YES MaxTime=02:00:00 State=UP PriorityTier=1
 PartitionName=urgent Nodes=ALL MaxTime=02:00:00 State=UP PriorityTier=9
 PartitionName=closed Nodes=ALL MaxTime=02:00:00 State=DOWN
@@ -84,11 +84,12 @@ def missing() -> tuple[str, ...]:
 class Cluster:
     """A controller and its nodes; `environment` lets a client of Slurm find it."""
 
-    def __init__(self, nodes: int = 2, *, extra: str = "") -> None:
-        """`extra`: lines of its configuration. Starts it and waits until every node is idle. `SystemExit` and all that comes in between ends what was started."""
+    def __init__(self, nodes: int = 2, *, gpus: int = 1, extra: str = "") -> None:
+        """`gpus` of each node; `extra`: lines of its configuration. Starts it and waits until every node is idle. `SystemExit` and all that comes in between ends what was started."""
         # munged refuses a folder that others may write to, and a path of a unix socket is short.
         self.folder = Path(tempfile.mkdtemp(prefix="gsl-"))
         self.nodes = tuple(f"n{number}" for number in range(1, nodes + 1))
+        self._gpus = gpus
         self._extra = extra
         self.down: set[str] = set()
         self._daemons: dict[str, subprocess.Popen[bytes]] = {}
@@ -191,15 +192,16 @@ class Cluster:
     def _configure(self) -> None:
         ports = _free_ports(1 + len(self.nodes))
         (self.folder / "state").mkdir()
-        (self.folder / "gpu").touch()
+        for number in range(self._gpus):
+            (self.folder / f"gpu{number}").touch()
         (self.folder / "slurm.conf").write_text(
             _CONFIG.format(
                 host=socket.gethostname().partition(".")[0], user=getpass.getuser(), folder=self.folder, controller=ports[0],
-                extra=self._extra, nodes=f"n[1-{len(self.nodes)}]" if len(self.nodes) > 1 else "n1", ports=_range(ports[1:]),
+                extra=self._extra, gpus=self._gpus, nodes=f"n[1-{len(self.nodes)}]" if len(self.nodes) > 1 else "n1", ports=_range(ports[1:]),
             )
         )  # fmt: skip
         (self.folder / "gres.conf").write_text(
-            "".join(f"NodeName={node} Name=gpu Type=h100 File={self.folder}/gpu\n" for node in self.nodes)
+            "".join(f"NodeName={node} Name=gpu Type=h100 File={self.folder}/gpu[0-{self._gpus - 1}]\n" for node in self.nodes)
         )
         key = self.folder / "munge.key"
         key.write_bytes(secrets.token_bytes(64))

@@ -13,6 +13,7 @@ import tests.native_modules  # noqa: F401  (pytest runs in this process)
 from pytest_glasshouse.check.check import check_file
 from tests.limits import until
 from tests.loopback.ssh_host import SshHost
+from tests.slurm.cluster import Cluster
 from tests.slurm.site import Ran, Site
 from tests.smoke_rows import smoke
 
@@ -38,6 +39,25 @@ def test_a_row_in_a_job_is_carried_out_whole_from_a_login_node(site: Site, ssh_h
     site.environment = {**site.environment, "PATH": os.environ["PATH"], "SLURM_CONF": "/nowhere"}
     site.ini = f"glasshouse_slurm_login = {login.name}"
     _whole(site.run(), site)
+
+
+def test_a_row_of_two_gpus_is_one_job_that_has_both(site: Site) -> None:
+    """The map's request is for one GPU of its kind; the job asks for as many as the row has."""
+    with Cluster(1, gpus=2) as cluster:
+        two = Site(cluster, site.pytester, {**site.environment, **cluster.environment}, gpus=2)
+        ran = two.run()
+        _whole(ran, two)
+        (row,) = ran.report["rows"]
+        assert (row["gpus"], row["scaling"]["gpus"]) == (2, 2)
+        assert "gres:gpu:h100:2" in cluster.run("scontrol", "show", "job", row["providerInstanceId"]).replace("=", ":")
+        until(lambda: not cluster.living(), "an empty queue")
+
+
+def test_a_row_of_more_gpus_than_a_node_has_is_refused_before_anything_waits(site: Site) -> None:
+    site.gpus = 2
+    ran = site.run()
+    assert ran.code == 4, ran.output
+    assert site.jobs() == ()
 
 
 def test_rows_of_several_workers_are_jobs_of_their_own(site: Site) -> None:

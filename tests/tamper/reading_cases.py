@@ -13,8 +13,9 @@ from pytest_glasshouse.attestation.limits import Caps
 from pytest_glasshouse.guest.memory import LockedSecret
 from pytest_glasshouse.guest.opener import open_package, unseal_key
 from pytest_glasshouse.invariants import ALL, Finding
-from pytest_glasshouse.tamper import cheats, turns
+from pytest_glasshouse.tamper import cheats, rank_cases, turns
 from pytest_glasshouse.tamper import observation as observation_cases
+from pytest_glasshouse.tamper.rank_cases import RoundOfRanks
 from pytest_glasshouse.tamper.signed_round import RoundEdit, SignedRound, untouched
 from pytest_glasshouse.tamper.testbed import TamperTestbed
 from pytest_glasshouse.wire import floe
@@ -176,6 +177,9 @@ def _judged_rounds(testbed: TamperTestbed) -> dict[str, Ask]:
     taking_turns = {"finished in turns": untouched, "in turns, never met": _guest_missing, **turns.EDITS}
     taking_turns |= {name: edit for name, (edit, in_turns) in cheats.EDITS.items() if in_turns}
     observations |= {name: _finished(testbed, edit, turns=turns.TURNS) for name, edit in taking_turns.items()}
+    observations |= {
+        name: RoundOfRanks(testbed, edit).observation for name, edit in {"of ranks": untouched, **rank_cases.EDITS}.items()
+    }
     return {
         f"{name} ({invariant.__name__})": partial(_found, invariant, observation)
         for name, observation in observations.items()

@@ -15,6 +15,7 @@ from pytest_glasshouse.attestation import (
     nonces,
     nvidia_gpu,
     outstanding_answer,
+    rank_verifier,
     run_witness,
     server,
     sev_snp,
@@ -60,6 +61,7 @@ def checks_of(module: ModuleType) -> list[Check]:
 
 
 MODULES = (
+    rank_verifier,
     verifier,
     server,
     nonces,

@@ -31,6 +31,10 @@ class FakeLeg:
     def thread(self) -> int:
         return self._scheduler.ident or 0
 
+    @property
+    def ranks(self) -> list[FakeLeg]:
+        return [self]
+
     def command(self, kind: str, turn: int) -> None:
         self._log.append(f"{self._role} {kind} {turn}")
         if kind == "finish" or turn == self._fails_at:

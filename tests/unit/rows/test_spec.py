@@ -19,6 +19,7 @@ CHANGES: dict[str, Any] = {
     "name": "other",
     "workload": "lora",
     "gpu": "a4000",
+    "gpus": 2,
     "order": "protected-first",
     "target_s": 61,
     "steps": 5,
@@ -45,7 +46,7 @@ INTERLEAVED = ("preset", "cut", "null", "resident")
     ("fields", "expected"),
     [
         ({**GOOD, "target": 600}, "row 'mine': no field target. Did you mean target_s? A row has name, workload, gpu, order, "),
-        ({**GOOD, "gpus": "h100"}, "row 'mine': no field gpus. Did you mean gpu? A row has name, "),
+        ({**GOOD, "gpux": "h100"}, "row 'mine': no field gpux. Did you mean gpu? A row has name, "),
         ({**GOOD, "weekday": "red"}, "row 'mine': no field weekday. A row has name, "),
         ({"name": "mine", "workload": "mlp", "order": "raw-first"}, "row 'mine': field gpu: expected one of h100, pro6000, "),
         ({"name": "mine", "workload": "mlp", "gpu": "h100"}, "row 'mine': field order: expected one of raw-first, "),
@@ -201,6 +202,7 @@ SEALED: dict[str, Any] = {**GOOD, "workload": "lora", "model": "some/model", "or
         ({"order": "raw-first"}, "order", "protected-first, for a row whose base is sealed: it has no raw leg"),
         ({"order": "interleaved"}, "order", "protected-first, for a row whose base is sealed: it has no raw leg"),
         ({"model_source": "hub"}, "model_source", "nothing, for a row whose base is sealed"),
+        ({"gpus": 2}, "gpus", "1, for a row whose base is sealed"),
         ({"base": "secret"}, "base", "one of pinned, sealed"),
         ({"workload": "mlp", "model": None}, "base", "nothing, for an mlp row"),
     ],
@@ -209,6 +211,12 @@ def test_a_sealed_base_goes_with_one_protected_leg_only(changes: dict[str, Any],
     with pytest.raises(ConfigurationError) as caught:
         RowSpec(**{**SEALED, **changes})
     assert f"field {field}: expected {expected}" in str(caught.value)
+
+
+@pytest.mark.parametrize("gpus", [0, 3, 16, True, 2.0, "2", None])
+def test_a_number_of_gpus_that_no_leg_can_have_is_refused(gpus: Any) -> None:
+    with pytest.raises(ConfigurationError, match="field gpus: expected"):
+        RowSpec(**{**GOOD, "gpus": gpus})
 
 
 def test_a_sealed_row_is_another_row_than_the_pinned_one_and_that_one_keeps_its_id() -> None:
