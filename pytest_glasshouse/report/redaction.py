@@ -33,39 +33,45 @@ _ROOTS = "home|root|tmp|Users|workspace|var|opt|mnt|media|srv|data|private|work|
 
 @dataclass(frozen=True, kw_only=True)
 class Rule:
-    """One forbidden pattern. An `opaque` rule also matches digests, keys and tokens, and does not apply to their fields."""
+    """One forbidden pattern. An `opaque` rule also matches digests, keys and tokens, and does not apply to their fields.
+
+    Every text that matches contains `holds`; most texts of a report, its tokens, hold few of them.
+    """
 
     name: str
     pattern: re.Pattern[str]
+    holds: str = ""
     opaque: bool = False
 
 
 #: Every pattern takes linear time, because a guest chooses the text: a look-behind lets a run of characters match from its
 #: beginning only, and what need not backtrack is possessive (`++`).
 RULES: tuple[Rule, ...] = (
-    Rule(name="tunnel-url", pattern=re.compile(rf"(?i)(?<=[a-z0-9-])\.(?:{_TUNNELS})\b")),
-    Rule(name="url-with-credentials", pattern=re.compile(r"(?i)(?<=[a-z0-9+.-])://[^\s/@:]*+:[^\s/@]++@")),
-    Rule(name="url-with-port", pattern=re.compile(r"(?i)\b(?:https?|wss?|tcp|ssh)://[^\s/]+:\d{1,5}\b")),
-    Rule(name="url-to-address", pattern=re.compile(rf"(?i)(?<=[a-z0-9+.-])://(?:{_ADDRESS}|\[[0-9a-f:]++\])")),
-    Rule(name="signed-url", pattern=re.compile(r"(?i)[?&](?:x-amz-signature|x-goog-signature|sig|signature|token)=")),
-    Rule(name="ssh-endpoint", pattern=re.compile(rf"(?i)(?:\b{_ADDRESS}|\[[0-9a-f:]{{3,}}+\]):\d{{1,5}}\b")),
-    Rule(name="ssh-endpoint", pattern=re.compile(r"(?i)(?<![\w.-])(?:[a-z0-9-]++\.)+[a-z]{2,}+:\d{2,5}\b")),
+    Rule(name="tunnel-url", holds=".", pattern=re.compile(rf"(?i)(?<=[a-z0-9-])\.(?:{_TUNNELS})\b")),
+    Rule(name="url-with-credentials", holds="://", pattern=re.compile(r"(?i)(?<=[a-z0-9+.-])://[^\s/@:]*+:[^\s/@]++@")),
+    Rule(name="url-with-port", holds="://", pattern=re.compile(r"(?i)\b(?:https?|wss?|tcp|ssh)://[^\s/]+:\d{1,5}\b")),
+    Rule(name="url-to-address", holds="://", pattern=re.compile(rf"(?i)(?<=[a-z0-9+.-])://(?:{_ADDRESS}|\[[0-9a-f:]++\])")),
+    Rule(name="signed-url", holds="=", pattern=re.compile(r"(?i)[?&](?:x-amz-signature|x-goog-signature|sig|signature|token)=")),
+    Rule(name="ssh-endpoint", holds=":", pattern=re.compile(rf"(?i)(?:\b{_ADDRESS}|\[[0-9a-f:]{{3,}}+\]):\d{{1,5}}\b")),
+    Rule(name="ssh-endpoint", holds=":", pattern=re.compile(r"(?i)(?<![\w.-])(?:[a-z0-9-]++\.)+[a-z]{2,}+:\d{2,5}\b")),
     Rule(
         name="ssh-endpoint",
+        holds="@",
         pattern=re.compile(rf"(?i)(?<![\w.-])[a-z_][\w.-]*+@(?:{_ADDRESS}|(?:[a-z0-9-]++\.)+[a-z]{{2,}})"),
     ),
     # From the first `ssh` of a line only, and each blank after a `-p` once.
-    Rule(name="ssh-endpoint", pattern=re.compile(r"(?im)^(?>[^\n]*?\bssh\s)[^\n]*-p\s*+\d{2,5}\b")),
-    Rule(name="ssh-endpoint", pattern=re.compile(r"(?i)\bssh\d{0,9}\.vast\.ai\b|\bssh\.runpod\.io\b")),
+    Rule(name="ssh-endpoint", holds="-", pattern=re.compile(r"(?im)^(?>[^\n]*?\bssh\s)[^\n]*-p\s*+\d{2,5}\b")),
+    Rule(name="ssh-endpoint", holds=".", pattern=re.compile(r"(?i)\bssh\d{0,9}\.vast\.ai\b|\bssh\.runpod\.io\b")),
     Rule(
         name="package-path",
+        holds="/",
         pattern=re.compile(r"(?i)(?<![\w./-])[\w.-]*+/[\w./-]*\.(?:enc|sealed|floe|glasshouse-package|gpkg|age|gpg)\b"),
     ),
-    Rule(name="machine-path", pattern=re.compile(rf"(?<![\w./:-])/(?:{_ROOTS})(?:/|\b)")),
+    Rule(name="machine-path", holds="/", pattern=re.compile(rf"(?<![\w./:-])/(?:{_ROOTS})(?:/|\b)")),
     Rule(name="machine-path", pattern=re.compile(r"(?i)\bfile://|\b[A-Z]:\\Users\\|(?<![\w/])~/")),
-    Rule(name="private-key", pattern=re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----")),
-    Rule(name="private-key", pattern=re.compile(r"""(?i)"d"\s*+:\s*+"[A-Za-z0-9_-]{40,}+\"""")),
-    Rule(name="runpod-key", pattern=re.compile(r"\brpa_[A-Za-z0-9]{20}")),
+    Rule(name="private-key", holds="-----BEGIN ", pattern=re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----")),
+    Rule(name="private-key", holds='"', pattern=re.compile(r"""(?i)"d"\s*+:\s*+"[A-Za-z0-9_-]{40,}+\"""")),
+    Rule(name="runpod-key", holds="rpa_", pattern=re.compile(r"\brpa_[A-Za-z0-9]{20}")),
     Rule(name="runpod-key", pattern=re.compile(r"(?<![A-Za-z0-9_-])[A-Z0-9]{40}(?![A-Za-z0-9_-])"), opaque=True),
     Rule(name="vast-key", pattern=re.compile(r"(?<![0-9A-Za-z])[0-9a-f]{64}(?![0-9A-Za-z])"), opaque=True),
     # Opaque: one in some hundred thousand signatures contains `-sk-` by chance.
@@ -159,7 +165,9 @@ def _rules_hit(place: _Place, text: str, spellings: frozenset[str]) -> Iterator[
 
 
 def _shapes(text: str, opaque_allowed: bool) -> tuple[str, ...]:  # noqa: FBT001
-    return tuple(rule.name for rule in RULES if not (rule.opaque and opaque_allowed) and rule.pattern.search(text))
+    return tuple(
+        rule.name for rule in RULES if not (rule.opaque and opaque_allowed) and rule.holds in text and rule.pattern.search(text)
+    )
 
 
 #: Names of fields and values of enumerations repeat by the thousand in a report; each is searched once.

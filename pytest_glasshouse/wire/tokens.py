@@ -36,22 +36,27 @@ def verify(token: str, *, key: Ed25519PublicKey, typ: str) -> dict[str, Json]:
     Raises `IntegrityError`: `malformed`, `too-large`, `jws-header`, `signature` or `claims-set`. What the claims mean
     is the caller's to judge.
     """
+    header, payload, _signature = _split(token)
+    if _object(header, "malformed") != _header(key, typ):
+        raise IntegrityError("jws-header", f"expected alg Ed25519, typ {typ} and the signer's own kid, nothing else")
+    if not _genuine(token, public_text(key)):
+        raise IntegrityError("signature")
+    return _claims(payload)
+
+
+@lru_cache(maxsize=256)
+def _genuine(token: str, key_text: str) -> bool:
+    """Whether the signature is this key's. Each finding of a row reads the same few tokens again."""
     from joserfc import jws
     from joserfc.errors import JoseError
     from joserfc.jwk import OKPKey
 
-    header, payload, _signature = _split(token)
-    if _object(header, "malformed") != _header(key, typ):
-        raise IntegrityError("jws-header", f"expected alg Ed25519, typ {typ} and the signer's own kid, nothing else")
-    genuine = False
     try:
         # The signature is judged here; header and payload are judged by our own parser, which is stricter.
-        genuine = jws.deserialize_compact(token, OKPKey.import_key(key), algorithms=["Ed25519"]) is not None
+        key = OKPKey.import_key(public_key(key_text))
+        return jws.deserialize_compact(token, key, algorithms=["Ed25519"]) is not None
     except (JoseError, ValueError, TypeError):
-        genuine = False
-    if not genuine:
-        raise IntegrityError("signature")
-    return _claims(payload)
+        return False
 
 
 def peek(token: str) -> dict[str, Json]:

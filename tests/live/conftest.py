@@ -186,7 +186,7 @@ def compiled() -> CompiledFiles:
 
 @pytest.fixture(scope="session")
 def kept_bytecode(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where byte code is kept that guests of other tests compiled."""
+    """Where the byte code of libraries is kept for guests."""
     return keep_in_cache(request.config, tmp_path_factory)
 
 

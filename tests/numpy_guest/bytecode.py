@@ -68,7 +68,7 @@ def keep_below(folder: Path) -> Path:
 def keep_in_cache(config: pytest.Config, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """`keep_below` in pytest's cache, or in a temporary folder where it keeps none."""
     cache = getattr(config, "cache", None)
-    return keep_below(tmp_path_factory.mktemp("bytecode") if cache is None else Path(cache.mkdir("guest-bytecode")))
+    return keep_below(tmp_path_factory.mktemp("bytecode") if cache is None else Path(cache.mkdir("library-bytecode")))
 
 
 def _installation() -> str:

@@ -103,7 +103,7 @@ def carry_out(
 
 @pytest.fixture(scope="session", autouse=True)
 def kept_bytecode(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where byte code is kept that guests compiled: those of earlier sessions too, where pytest keeps a cache."""
+    """Where the byte code of libraries is kept for guests: for later sessions too, where pytest keeps a cache."""
     return keep_in_cache(request.config, tmp_path_factory)
 
 

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from pytest_glasshouse.cli import replay as module
-from pytest_glasshouse.cli.replay import Replayed, replay
+from pytest_glasshouse.cli.replay import GUEST_ENVIRONMENT, Replayed, replay
 from pytest_glasshouse.observation.checkpoints import checkpoints_of
 from pytest_glasshouse.wire.canonical import canonical
 from tests.limits import HANG_S
@@ -30,21 +34,47 @@ def an_observation(tmp_path_factory: pytest.TempPathFactory) -> Any:
     return ran.outcome.observation
 
 
+#: Reads tasks, one in a line, as the product's process reads its only one: torch is imported once for all of them.
+_TRAIN_EACH = """
+import io, sys
+from pytest_glasshouse.cli import replay_leg
+for line in iter(sys.stdin.readline, ""):
+    sys.stdin = io.StringIO(line)
+    replay_leg.main()
+    sys.stdout.flush()
+    sys.stdin = sys.__stdin__
+"""
+
+
+@pytest.fixture(scope="module", name="trained")
+def a_process_that_trains(observation: Json) -> Iterator[Callable[..., Any]]:
+    """What is trained again is the same for the same task: each is trained once, all in one process."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", _TRAIN_EACH],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env={**os.environ, **GUEST_ENVIRONMENT},
+    )  # fmt: skip
+    assert process.stdin is not None
+    assert process.stdout is not None
+    done: dict[str, Any] = {}
+
+    def trained(task: Any, **_within: float) -> Any:
+        key = canonical(task).decode()
+        if key not in done:
+            print(json.dumps(task), file=process.stdin, flush=True)
+            done[key] = json.loads(process.stdout.readline())
+        return copy.deepcopy(done[key])
+
+    with process:
+        yield trained
+        process.stdin.close()
+
+
 @pytest.fixture(autouse=True)
-def trained_once(monkeypatch: pytest.MonkeyPatch, observation: Json) -> None:
-    """What is trained again is the same for the same task: each is trained in a process once."""
-    monkeypatch.setattr(module, "_trained", _once)
+def trained_in_one_process(monkeypatch: pytest.MonkeyPatch, trained: Callable[..., Any]) -> None:
+    monkeypatch.setattr(module, "_trained", trained)
 
 
-_TRAINED: dict[str, Any] = {}
 _really = module._trained
-
-
-def _once(task: Any, **_within: float) -> Any:
-    key = canonical(task).decode()
-    if key not in _TRAINED:
-        _TRAINED[key] = _really(task, within_s=HANG_S)
-    return copy.deepcopy(_TRAINED[key])
 
 
 def _replayed(observation: Json, count: int = 1) -> list[Replayed]:
@@ -61,7 +91,9 @@ def _raw_only(observation: Json) -> Json:
     return changed
 
 
-def test_both_legs_give_their_adapters_again(observation: Json) -> None:
+def test_both_legs_give_their_adapters_again(monkeypatch: pytest.MonkeyPatch, observation: Json) -> None:
+    """Each in the process that `glasshouse check` starts for it."""
+    monkeypatch.setattr(module, "_trained", lambda task, **_within: _really(task, within_s=HANG_S))
     found = _replayed({**observation, "rounds": observation["rounds"][:1]}, count=5)
     assert {each.leg for each in found} == {"protected", "raw"}
     assert all(each.equal and "the same adapter" in str(each) and "bit for bit" in str(each) for each in found)

@@ -89,7 +89,7 @@ def test_an_unpin_that_is_refused_does_not_fail_the_next_kernel(gpu: FakeCuda) -
 
     arena = Arena(4096)
     TorchMemory("cuda").unpin(arena)
-    torch.ones(4, device="cuda")
+    assert torch.ones(4, device="cuda").cpu().tolist() == [1.0] * 4
 
 
 def test_abandoning_unpins_and_leaves_nothing(gpu: FakeCuda) -> None:

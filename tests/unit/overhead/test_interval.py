@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from scipy.special import betaincinv
 from scipy.stats import binomtest, ttest_1samp
 
 from pytest_glasshouse.overhead.interval import (
@@ -121,6 +122,12 @@ def test_lifecycle_bound_agrees_with_scipy_to_the_digits_that_check_compares() -
             expected = binomtest(held, attempted, alternative="greater").proportion_ci(confidence_level=0.95, method="exact").low
 
             assert proportion_lower_bound(held, attempted) == pytest.approx(expected, rel=1e-9)
+
+
+def test_lifecycle_bound_where_all_held_is_the_closed_form_to_the_last_digit() -> None:
+    """Reports that were made with the inverse of the incomplete beta function hold the same number."""
+    found = [proportion_lower_bound(count, count) for count in range(1, 2001)]
+    assert found == [float(betaincinv(count, 1, 1 - 0.95)) for count in range(1, 2001)]
 
 
 def test_lifecycle_bound_of_nothing_attempted_is_none() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import importlib
 import json
 import time
 import urllib.parse
@@ -12,7 +13,7 @@ from typing import Any
 import pytest
 
 from pytest_glasshouse.providers.http_api import redact_log
-from pytest_glasshouse.report.redaction import RULES, environment_taint, hits
+from pytest_glasshouse.report.redaction import RULES, Rule, environment_taint, hits
 from pytest_glasshouse.wire.tokens import sign
 from tests.unit.report import example
 
@@ -57,6 +58,27 @@ def rules_of(document: Any, **given: Any) -> set[str]:
 
 def test_every_rule_has_a_sample() -> None:
     assert {rule.name for rule in RULES} == set(SAMPLES)
+
+
+def _in_every_match(pattern: Any) -> set[str]:
+    """Characters that the parsed pattern (of `re`) names by themselves in what no match goes without."""
+    found: set[str] = set()
+    for kind, given in pattern:
+        if str(kind) == "LITERAL":
+            found.add(chr(given))
+        elif str(kind) == "BRANCH":
+            found |= set.intersection(*map(_in_every_match, given[1]))
+        elif str(kind) in ("SUBPATTERN", "ATOMIC_GROUP"):
+            found |= _in_every_match(given[-1] if str(kind) == "SUBPATTERN" else given)
+        elif str(kind) in ("MAX_REPEAT", "POSSESSIVE_REPEAT") and given[0]:
+            found |= _in_every_match(given[2])
+    return found
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.pattern.pattern[:30])
+def test_no_text_that_a_rule_matches_is_left_out_for_what_it_does_not_hold(rule: Rule) -> None:
+    parsed = importlib.import_module("re._parser").parse(rule.pattern.pattern)
+    assert set(rule.holds) <= _in_every_match(parsed)
 
 
 @pytest.mark.parametrize(("rule", "sample"), [(rule, sample) for rule, samples in SAMPLES.items() for sample in samples])
