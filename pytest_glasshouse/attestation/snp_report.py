@@ -38,7 +38,8 @@ _POLICY_BITS = 26
 _HEAD = struct.Struct("<IIQ16s16sIIQQII64s48s32s48s48s32s32sQ")
 _REST = struct.Struct("<64sQ4B4BQ")
 _NUMBER_BYTES, _FIELD_BYTES = 48, 72
-#: The components of a TCB by their place in its eight bytes, low first, and the extension that has each in a certificate.
+#: The components of a TCB by their place in its eight bytes, low first, and the extension that has each in a certificate: tables of
+#: `TCB_VERSION` in publication 56860 (from 1.57 on it has Turin's), and of the extensions in 57230. `virtee/sev` reads both alike.
 _BEFORE_TURIN = {0: "bootloader", 1: "tee", 6: "snp", 7: "microcode"}
 _TURIN = {0: "fmc", 1: "bootloader", 2: "tee", 3: "snp", 7: "microcode"}
 _AMD = "1.3.6.1.4.1.3704.1"
