@@ -337,6 +337,8 @@ def test_a_request_has_what_its_source_needs_and_no_more(tmp_path: Path, monkeyp
     for sources in (ModelSources(), ModelSources(directory="/models", only="hub")):
         [local] = requests(sources, base, remote=False)
         assert (local["source"], local["directory"]) == ("there", str(tmp_path / "model"))
+        assert "keep" not in local
+    assert "keep" not in hub
 
 
 @pytest.mark.parametrize(("reason", "endpoint", "handed"), [
