@@ -16,6 +16,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from pytest_glasshouse.agent.hub_cache import keep, snapshot_of
 from pytest_glasshouse.agent.memory_files import sealed_file
 from pytest_glasshouse.agent.memory_left import available_bytes
 from pytest_glasshouse.agent.model_download import download
@@ -190,8 +191,7 @@ class Arrival(threading.Thread):
         repo, commit = self._request.get("repo", ""), self._request.get("commit", "")
         inside = [root]
         if repo and ".." not in Path(repo).parts:
-            cached = Path(f"models--{repo.replace('/', '--')}") / "snapshots" / commit
-            inside += [root / repo, root / Path(repo).name, *(root / top / cached for top in ("", "hub"))]
+            inside += [root / repo, root / Path(repo).name, *(snapshot_of(root / top, repo, commit) for top in ("", "hub"))]
         return inside
 
     def _link_what_is_there(self) -> None:
@@ -214,11 +214,26 @@ class Arrival(threading.Thread):
             self._write_files(download(self._request, self._own, wanted, launch=self._launch), source="the hub")
             wrong = self._verify(self._own)
             if not wrong:
+                self._keep()
                 return
             if last:
                 raise ModelUnavailableError("differs", f"the hub sent, twice, another {_names(wrong)} than its metadata lists")
             wanted = self._discard(wrong)
             self._enter("download")
+
+    def _keep(self) -> None:
+        """Where the host asks for it, put what was downloaded into its cache; a cache that takes nothing stops no row."""
+        request = self._request
+        if not request.get("keep"):
+            return
+        with contextlib.suppress(OSError):
+            keep(
+                Path(request.get("directory", "")), request.get("repo", ""), request.get("commit", ""),
+                directory=self._own, files=self._files,
+            )  # fmt: skip
+        # Files that are linked there have another change time, which is part of what they are held to.
+        if not self._held and (wrong := self._verify(self._own)):
+            raise ModelUnavailableError("differs", f"the guest's copy of the model has another {_names(wrong)}")
 
     def _write_files(self, process: FileProcess, *, source: str) -> None:
         """Let another process write files until it ends; it is killed when no byte comes for a while, or its time is over."""

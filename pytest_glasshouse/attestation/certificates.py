@@ -72,6 +72,8 @@ def pem_blocks(pem: str) -> list[bytes]:
         require(0 < len(blocks) <= CHAIN_LIMIT, "chain-format", "length")
         spelled = "".join(as_pem(block) for block in blocks)
     require(spelled.rstrip("\n") == pem.rstrip("\n"), "chain-format", "PEM in another spelling")
+    # RFC 5280 section 6.1: none is in a path twice. A root issues itself, so that its own would be one chain in two forms.
+    require(len(set(blocks)) == len(blocks), "chain-format", "a certificate twice")
     return blocks
 
 

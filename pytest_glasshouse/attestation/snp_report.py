@@ -38,7 +38,9 @@ _POLICY_BITS = 26
 _HEAD = struct.Struct("<IIQ16s16sIIQQII64s48s32s48s48s32s32sQ")
 _REST = struct.Struct("<64sQ4B4BQ")
 _NUMBER_BYTES, _FIELD_BYTES = 48, 72
-#: The components of a TCB by their place in its eight bytes, low first, and the extension that has each in a certificate.
+#: The components of a TCB by their place in its eight bytes, low first, and the extension that has each in a certificate:
+#: publications 56860 (section 2.2) and 57230 (table 11 for Turin, family 1Ah). The crate `sev` of virtee has the same two orders,
+#: a third one for the processors after Turin, which are refused here, and the same root certificates.
 _BEFORE_TURIN = {0: "bootloader", 1: "tee", 6: "snp", 7: "microcode"}
 _TURIN = {0: "fmc", 1: "bootloader", 2: "tee", 3: "snp", 7: "microcode"}
 _AMD = "1.3.6.1.4.1.3704.1"
@@ -84,7 +86,7 @@ class SnpKey:
 
     @property
     def turin(self) -> bool:
-        """Whether the processor is of the generation with another order of the TCB's components, or a later one."""
+        """Whether the processor is of the generation with another order of the TCB's components."""
         return self.product.startswith("Turin")
 
 
@@ -171,7 +173,7 @@ def tcb(report: SnpReport, key: SnpKey) -> dict[str, int]:
 
 
 def levels(report: SnpReport, *, turin: bool) -> dict[str, int]:
-    """The reported TCB's components by name, in the order of processors before or from Turin on."""
+    """The reported TCB's components by name, in the order of Turin or of the processors before it."""
     order = _TURIN if turin else _BEFORE_TURIN
     require(not any(byte for at, byte in enumerate(report.reported_tcb) if at not in order), "snp-format", "reported TCB")
     return {name: report.reported_tcb[at] for at, name in order.items()}

@@ -75,7 +75,8 @@ def verify(quote: TdxQuote, references: TdxReferences, *, now: int) -> tuple[str
         import dcap_qvl
     except ImportError:
         raise RefusedError("tdx-unavailable", "the server needs the extra `tdx`") from None
-    root = pem_blocks(references.collateral["tcb_info_issuer_chain"])[-1]
+    # Of collateral, which is the owner's, either kind of newline will do.
+    root = pem_blocks(references.collateral["tcb_info_issuer_chain"].replace("\r\n", "\n"))[-1]
     require(sha256_hex(root) in references.roots, "chain-root", "of the collateral")
     # The library does not look at the root inside the quote, nor at certificates that it does not need.
     require(len(quote.chain) == _CHAIN_LENGTH and quote.chain[-1] == root, "chain-root", "of the quote")

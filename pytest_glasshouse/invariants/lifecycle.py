@@ -16,7 +16,7 @@ from pytest_glasshouse.wire.canonical import sha256_hex
 from pytest_glasshouse.wire.typed import check_typed
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from pytest_glasshouse.observation.document import Observation
     from pytest_glasshouse.rows.leg_order import Role
@@ -96,11 +96,14 @@ def zeroized(reader: EvidenceReader, *, small_remainder: int = SMALL_REMAINDER_B
 
 def memory_scanned_clean(observation: Observation) -> Finding:
     """The scan found its positive control before the wipe and no copy of any secret after it."""
-    return judge_rounds("memory scanned clean", observation, _scanned, of_rank=_scanned)
+    return judge_rounds("memory scanned clean", observation, scanned, of_rank=scanned)
 
 
-def _scanned(reader: EvidenceReader) -> str:
+def scanned(reader: EvidenceReader, *, of_a_sealed_model: Sequence[str] = (evidence.SCAN_WEIGHTS,)) -> str:
+    """Judge one round. Up to revision 3 nobody looked for the weights of a sealed model."""
     reader.ran("protected")
+    kinds = evidence.SCAN_RANK_KINDS if reader.rank else evidence.SCAN_KINDS
+    needed = (*kinds, *(of_a_sealed_model if reader.sealed else ()))
     signed_exit = verified.exit_claims(reader, "protected")
     claimed = check_typed(signed_exit["scan"], ScanClaim, "scan")
     if claimed["status"] == "unseen":
@@ -116,8 +119,7 @@ def _scanned(reader: EvidenceReader) -> str:
             todo="treat the guest as still holding the plaintext; end the allocation",
         )
     # A scan that finds nothing proves something only where it found the same things before they were wiped.
-    kinds = evidence.SCAN_RANK_KINDS if reader.rank else evidence.SCAN_KINDS
-    for kind in dict.fromkeys((*kinds, *scan["patterns"])):
+    for kind in dict.fromkeys((*needed, *scan["patterns"])):
         looked_for, control = scan["patterns"].get(kind, 0), scan["control"].get(kind, 0)
         if looked_for < 1 or control != looked_for:
             raise unseen(

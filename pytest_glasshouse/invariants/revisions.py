@@ -82,6 +82,11 @@ def _runtime_zeroized_3(observation: Observation) -> Finding:
     return judge_rounds("runtime zeroized", observation, partial(lifecycle.zeroized, small_remainder=0))
 
 
+def _memory_scanned_clean_3(observation: Observation) -> Finding:
+    """Whether or not anybody looked for a sealed model's weights."""
+    return judge_rounds("memory scanned clean", observation, partial(lifecycle.scanned, of_a_sealed_model=()))
+
+
 def _legs_in_order_2(observation: Observation) -> Finding:
     """Two whole lifecycles, and no third."""
     return judge_rounds("legs in order, not overlapping", observation, _of_two)
@@ -134,7 +139,7 @@ REVISIONS: tuple[Revision, ...] = (
         added=frozenset({"time_accounted_for"}),
     ),
     # Every claim of work and time has a second witness; the legs name the GPU they trained on, and a small remainder of the whole
-    # GPU's memory is not seen to be the leg's.
+    # GPU's memory is not seen to be the leg's. A scan of a leg with a sealed model has looked for its weights.
     Revision(
         number=4,
         before=MappingProxyType(
@@ -142,6 +147,7 @@ REVISIONS: tuple[Revision, ...] = (
                 "adapter_digests_distinct": _adapter_digests_distinct_3,
                 "same_allocation": _same_allocation_3,
                 "runtime_zeroized": _runtime_zeroized_3,
+                "memory_scanned_clean": _memory_scanned_clean_3,
                 "legs_in_order": _legs_in_order_3,
             }
         ),

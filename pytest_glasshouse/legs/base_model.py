@@ -73,7 +73,7 @@ def bring(current: Round, sources: ModelSources) -> tuple[ModelArrival | None, E
     try:
         same_disk = not current.grant.remote
         for source in sources.of(base, same_disk=same_disk):
-            request = _request(base, source, directory=_directory(base) if same_disk else sources.directory)
+            request = _request(base, source, directory=_directory(base) if same_disk else sources.directory, keep=same_disk)
             state = _arrived(current, base, request)
             asks = state["phase"] == "failed" and state["reason"] in _ASKS_WHO and source == "hub"
             if asks and (token := _token(base)):
@@ -113,7 +113,7 @@ def _advice(failures: Sequence[str]) -> str:
     return f"See {page('models')}"
 
 
-def _request(base: BaseModel, source: Arriving, *, directory: str | None) -> ModelRequest:
+def _request(base: BaseModel, source: Arriving, *, directory: str | None, keep: bool) -> ModelRequest:
     request: ModelRequest = {
         "model": base.sha256,
         "files": [{"name": file.name, "size": file.size, "sha256": file.sha256} for file in base.files],
@@ -129,6 +129,8 @@ def _request(base: BaseModel, source: Arriving, *, directory: str | None) -> Mod
         request |= {"repo": base.hub.repo, "commit": base.hub.commit}
         if source == "hub":
             request["endpoint"] = base.hub.endpoint
+            if keep:  # a guest on this machine downloads for its later runs, too
+                request["keep"] = True
     return request
 
 

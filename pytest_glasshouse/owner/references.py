@@ -26,6 +26,7 @@ COLLATERAL = (
     "pck_crl_issuer_chain", "root_ca_crl", "pck_crl", "tcb_info_issuer_chain", "tcb_info", "tcb_info_signature",
     "qe_identity_issuer_chain", "qe_identity", "qe_identity_signature",
 )  # fmt: skip
+_PCK_CHAIN = "pck_certificate_chain"
 #: Root certificates that the makers publish, by the SHA-256 of their DER.
 NVIDIA_DEVICE_ROOT = "102bf659d5419614c9d8e6aecebc80454eb26b1df6a769ac720b9a690b167b48"
 NVIDIA_RIM_ROOT = "12977b5115acb0381179279fffeb5a8c4d264971ebb32298023a465fa41df5d1"
@@ -215,9 +216,16 @@ class TdxReferences:
 
 
 def read_collateral(value: Json) -> dict[str, str]:
-    """Collateral, its nine texts and nothing else. Raises `IntegrityError("policy")`."""
-    found = _members(value, "collateral", set(COLLATERAL), set())
-    texts = {name: text for name, text in found.items() if isinstance(text, str) and _COLLATERAL_TEXT.fullmatch(text)}
+    """Collateral, its nine texts and nothing else. Raises `IntegrityError("policy")`.
+
+    Clients that fetch it may add the chain of the platform's key, which is left out: that in the quote is the one that counts.
+    """
+    found = _members(value, "collateral", set(COLLATERAL), {_PCK_CHAIN})
+    texts = {
+        name: text
+        for name, text in found.items()
+        if name != _PCK_CHAIN and isinstance(text, str) and _COLLATERAL_TEXT.fullmatch(text)
+    }
     if len(texts) != len(COLLATERAL):
         raise IntegrityError("policy", "hardware collateral: expected texts")
     return texts

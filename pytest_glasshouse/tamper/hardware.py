@@ -6,13 +6,13 @@ Each case first shows that the unchanged evidence is released. The device is sim
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from pytest_glasshouse.attestation import nvidia_spdm as spdm
-from pytest_glasshouse.attestation.certificates import as_pem, pem_blocks
+from pytest_glasshouse.attestation.certificates import CHAIN_LIMIT, as_pem, pem_blocks
 from pytest_glasshouse.owner.references import Hardware
 from pytest_glasshouse.tamper.case import Case
 from pytest_glasshouse.tamper.fake_gpu import (
@@ -211,6 +211,12 @@ def _chain(name: str, reason: str, change: Callable[[int, FakeGpu], FakeGpu], *,
     return _case(name, reason, "read_chain", lambda setup: {"gpu-0": made[-1].item(setup.nonce)}, section)
 
 
+def _others(now: int) -> Iterator[bytes]:
+    """Certificates of other devices, more than a chain may have."""
+    for _ in range(CHAIN_LIMIT):
+        yield make_device(now).chain[0]
+
+
 def _pem(name: str, change: Callable[[str], list[Json]], reason: str = "chain-format") -> Case:
     return _claim(
         name,
@@ -347,7 +353,8 @@ CASES = (
     _chain("authority-another-of-the-same-name", "chain-issuer", lambda now, device: spliced(device, 2, make_device(now))),
     _chain("issuer-left-out", "chain-issuer", lambda _, d: dataclasses.replace(d, chain=(d.chain[0], *d.chain[2:]))),
     _chain("leaf-alone", "chain-root", lambda _, device: dataclasses.replace(device, chain=device.chain[:1])),
-    _chain("chain-too-long", "chain-format", lambda _, d: dataclasses.replace(d, chain=d.chain + d.chain[-1:] * 5)),
+    _chain("chain-too-long", "chain-format", lambda now, d: dataclasses.replace(d, chain=(*_others(now), *d.chain))),
+    _chain("root-a-second-time", "chain-format", lambda _, d: dataclasses.replace(d, chain=d.chain + d.chain[-1:])),
     _pem("chain-no-pem", lambda _: ["certificate"]),
     _pem("chain-twice", lambda pem: [pem, pem]),
     _pem("chain-not-ascii", lambda pem: [pem + "\u00e9"]),

@@ -277,9 +277,12 @@ def _tdx_platform(name: str, reason: str, **said: Any) -> Case:
     return _tdx(name, reason, _tdx_valid, maker=lambda now: make_intel(now, **said), **references)
 
 
-def _other_chain(name: str, change: Callable[[tuple[bytes, ...]], tuple[bytes, ...]]) -> Case:
+def _other_chain(name: str, change: Callable[[tuple[bytes, ...], bytes], tuple[bytes, ...]]) -> Case:
+    """A quote with another chain, which is made of its own and another processor's certificate."""
     return _tdx(name, "chain-root", lambda attempt, made: {
-        "cpu": shown(made.sign(bytes(QuoteFields(report_data=data_of(attempt))), chain=change(made.chain)))
+        "cpu": shown(made.sign(
+            bytes(QuoteFields(report_data=data_of(attempt))), chain=change(made.chain, make_intel(attempt.testbed.now).chain[0]),
+        ))
     })  # fmt: skip
 
 
@@ -310,8 +313,8 @@ _CASES_TDX = (
     _tdx_bytes("body-bit", "tdx-quote", _put(0xB8, b"\xff")),
     _tdx_bytes("signature-bit", "tdx-quote", lambda data: _put(700, bytes((data[700] ^ 1,)))(data)),
     _tdx("root-another", "chain-root", _tdx_valid, roots=("00" * 32,)),
-    _other_chain("root-another-in-the-quote", lambda chain: (*chain[:-1], chain[-2])),
-    _other_chain("chain-with-one-more", lambda chain: (chain[0], *chain)),
+    _other_chain("root-another-in-the-quote", lambda chain, other: (*chain[:-1], other)),
+    _other_chain("chain-with-one-more", lambda chain, other: (other, *chain)),
     _tdx_platform("collateral-expired", "tdx-collateral-expired", issued_days=-31),
     _tdx_platform("collateral-of-tomorrow", "tdx-collateral-expired", issued_days=2),
     _tdx_platform("key-revoked", "tdx-revoked", revoked=True),

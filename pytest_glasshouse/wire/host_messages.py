@@ -90,7 +90,7 @@ class ModelRequest(TypedDict):
     """Request `model`: bring a base model to the guest, and verify it. `model` is the digest of the list of files.
 
     The source `there` is a directory of the guest, `hub` a download of `repo` at a commit from the hub at `endpoint`
-    of what that directory does not have, `pushed`
+    of what that directory does not have (with `keep`, which is then put into it, as into a cache of the hub's client), `pushed`
     the host, by requests `lay`, and `made` random weights of the named `shape`, which the guest makes: other files are pushed. A
     download without a new byte for `idle_s`, or after `within_s`, both in seconds, fails.
     """
@@ -103,6 +103,7 @@ class ModelRequest(TypedDict):
     endpoint: NotRequired[str]
     repo: NotRequired[str]
     commit: NotRequired[str]
+    keep: NotRequired[bool]
     token: NotRequired[str]
     idle_s: int
     within_s: int

@@ -102,3 +102,13 @@ def test_every_room_says_in_one_line_what_it_knows() -> None:
         assert sentence.count("\n") == 0, room.name
         assert sentence.endswith("."), room.name
         assert f"| `{room.name}/` | {sentence} |" in architecture, room.name
+
+
+def test_an_installation_without_extras_needs_few_packages() -> None:
+    """Those that verify hardware evidence beyond `cryptography` are extras: whoever rents needs none of them."""
+    project = tomllib.loads(PYPROJECT.read_text("utf-8"))["project"]
+    assert {each.partition(">=")[0] for each in project["dependencies"]} == {
+        "pytest", "cryptography", "joserfc", "rfc8785", "jsonschema", "rfc3339-validator", "urllib3", "nvidia-ml-py", "safetensors",
+        "scipy",
+    }  # fmt: skip
+    assert project["optional-dependencies"]["tdx"] == ["dcap-qvl>=0.7"]

@@ -44,3 +44,9 @@ def test_file_that_is_as_recorded_is_accounted_for(name: str, record: str, tmp_p
 )
 def test_file_that_is_not_as_recorded_is_foreign(record: str, tmp_path: Path) -> None:
     assert measured(tmp_path, "one.py", record) == ({}, ("one: not as installed",))
+
+
+def test_data_that_is_loaded_as_code_is_foreign_whatever_its_record_says(tmp_path: Path) -> None:
+    """Names that no importer takes are not remembered: of a large installation two thirds, and megabytes."""
+    name = "one.h"
+    assert measured(tmp_path, name, f"{name},sha256={DIGEST},14\n") == ({}, ("one: not as installed",))

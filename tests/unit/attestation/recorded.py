@@ -1,17 +1,18 @@
 """Evidence that others recorded from real devices: read from beside the checkout, in no commit of this project.
 
-`show` puts it before a real server over loopback. What the recordings were made for is not the server's nonce, so the function that
+`serving` puts it before a real server over loopback. What the recordings were made for is not the server's nonce, so the function that
 derives it is replaced, and nothing else.
 """
 
 from __future__ import annotations
 
 import base64
+import contextlib
 import dataclasses
 import datetime as dt
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from pytest_glasshouse.attestation import nvidia_spdm as spdm
 from pytest_glasshouse.attestation.certificates import as_pem, pem_blocks
 from pytest_glasshouse.attestation.snp_report import read_report
 from pytest_glasshouse.attestation.tdx_quote import read_quote
+from pytest_glasshouse.errors import RefusedError
 from pytest_glasshouse.owner.references import GpuReferences, Hardware, SnpReferences, TdxReferences, issue_date, read_collateral
 from pytest_glasshouse.tamper.fake_gpu import item
 from pytest_glasshouse.tamper.testbed import SUB, TamperTestbed
@@ -32,10 +34,21 @@ from pytest_glasshouse.wire.hardware import NVIDIA_GPU, SEV_SNP, TDX, named
 from pytest_glasshouse.wire.tokens import verify
 
 VECTORS = Path(os.environ.get("GLASSHOUSE_VECTORS", Path(__file__).parents[4] / "shared" / "vectors"))
-needs_vectors = pytest.mark.skipif(
-    not (VECTORS / "README.md").is_file(), reason=f"the recorded evidence of others is not in {VECTORS} (it is in no commit)"
-)
 NOW = 1_800_000_000
+#: Of the bits that are flipped with SOAK=1, every so many without.
+_SAMPLE = 40
+
+
+@pytest.fixture
+def vectors() -> None:
+    """The recordings are there. In CI they have to be, unless it says that it has none."""
+    if not (VECTORS / "README.md").is_file():
+        if os.environ.get("CI") and os.environ.get("GLASSHOUSE_VECTORS") != "none":
+            pytest.fail(f"expected the recorded evidence of others in {VECTORS}; put it there, or set GLASSHOUSE_VECTORS=none")
+        pytest.skip(f"needs the recorded evidence of others, which is in no commit; looked in {VECTORS}")
+
+
+needs_vectors = pytest.mark.usefixtures("vectors")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,35 +158,49 @@ def snp_hardware(**changed: Any) -> Hardware:
     return Hardware(required=(SEV_SNP,), snp=dataclasses.replace(references, **changed))
 
 
-def show(
-    devices: Mapping[str, Json],
-    hardware: Hardware,
-    monkeypatch: pytest.MonkeyPatch,
-    *,
-    nonce32: bytes = b"",
-    report_data: bytes = b"",
-    now: int = NOW,
-) -> dict[str, dict[str, Json]]:
-    """The submods of the result that a server gives for these devices. Raises `RefusedError` with the server's reason."""
-    for module in (sev_snp, tdx) if report_data else ():
-        monkeypatch.setattr(module, "report_data", lambda _nonce: report_data)
-    if nonce32:
-        monkeypatch.setattr(nvidia_gpu, "device_nonce", lambda _nonce, _cnf: nonce32)
-    with TamperTestbed() as testbed:
+#: Shows a server devices' evidence on a fresh nonce: the submods of its result. Raises `RefusedError` with its reason.
+Ask = Callable[[Mapping[str, Json]], dict[str, dict[str, Json]]]
+
+
+@contextlib.contextmanager
+def serving(hardware: Hardware, *, nonce32: bytes = b"", report_data: bytes = b"", now: int = NOW) -> Iterator[Ask]:
+    """A server whose policy has this section, and sessions with it. What it releases for is counted: once, or never."""
+    with pytest.MonkeyPatch.context() as patched, TamperTestbed() as testbed:
+        for module in (sev_snp, tdx) if report_data else ():
+            patched.setattr(module, "report_data", lambda _nonce: report_data)
+        if nonce32:
+            patched.setattr(nvidia_gpu, "device_nonce", lambda _nonce, _cnf: nonce32)
         testbed.now = now
         testbed.policy = dataclasses.replace(testbed.make_policy(name="recorded"), hardware=hardware)
         testbed.sealed = testbed.seal()
         testbed.register(testbed.sealed, testbed.policy)
         testbed.enrol(f"{SUB}/recorded", grant=testbed.grant(f"{SUB}/recorded"))
-        attempt = testbed.attempt(f"{SUB}/recorded")
-        attempt.devices = dict(devices)
-        attempt.claims["submods"] = named(attempt.devices)
-        testbed.reset_release_count()
-        try:
-            released = attempt.release()
-        finally:
-            count = testbed.releases_since_reset()
-        assert count == 1
-        result: Any = verify(released["result"], key=testbed.embedded.public_key, typ=TYP_RESULT)
-        attempt.unseal(released).close()
-        return {name: submod for name, submod in result["submods"].items() if name != "runtime"}
+
+        def ask(devices: Mapping[str, Json]) -> dict[str, dict[str, Json]]:
+            attempt = testbed.attempt(f"{SUB}/recorded")
+            attempt.devices = dict(devices)
+            attempt.claims["submods"] = named(attempt.devices)
+            testbed.reset_release_count()
+            try:
+                released = attempt.release()
+            except RefusedError:
+                assert testbed.releases_since_reset() == 0
+                raise
+            assert testbed.releases_since_reset() == 1
+            result: Any = verify(released["result"], key=testbed.embedded.public_key, typ=TYP_RESULT)
+            attempt.unseal(released).close()
+            return {name: submod for name, submod in result["submods"].items() if name != "runtime"}
+
+        yield ask
+
+
+def show(devices: Mapping[str, Json], hardware: Hardware, **served: Any) -> dict[str, dict[str, Json]]:
+    """The submods of the result that a server gives for these devices. Raises `RefusedError` with the server's reason."""
+    with serving(hardware, **served) as ask:
+        return ask(devices)
+
+
+def with_one_bit_flipped(data: bytes) -> Iterator[tuple[int, bytes]]:
+    """Every ninth byte's place, and `data` with one bit of it flipped; by itself some of these, with SOAK=1 all."""
+    for at in range(0, len(data), 9 if os.environ.get("SOAK") == "1" else 9 * _SAMPLE):
+        yield at, data[:at] + bytes((data[at] ^ 1 << at % 8,)) + data[at + 1 :]

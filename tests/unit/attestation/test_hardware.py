@@ -126,6 +126,18 @@ def test_a_device_that_is_not_required_is_still_judged() -> None:
     assert judge({}, DEVICE.hardware(required=())) == {}
 
 
+def test_a_session_on_software_says_nothing_of_hardware() -> None:
+    """Nor does its policy, so that its digest and everything that is signed stay what they were."""
+    with TamperTestbed() as testbed:
+        attempt = testbed.attempt()
+        assert "hardware" not in attempt.challenge
+        assert "hardware" not in testbed.policy.to_json()
+        assert "submods" not in attempt.claims
+        result = verify(attempt.release()["result"], key=testbed.embedded.public_key, typ=TYP_RESULT)
+        assert isinstance(result["submods"], dict)
+        assert list(result["submods"]) == ["runtime"]
+
+
 @pytest.mark.parametrize(
     ("tiers", "expected"),
     [

@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from typing import Any
 
 import pytest
 
 from pytest_glasshouse.attestation import nvidia_spdm as spdm
 from pytest_glasshouse.errors import RefusedError
-from pytest_glasshouse.owner.policy import Policy
 from pytest_glasshouse.tamper.fake_gpu import item
 from pytest_glasshouse.wire.canonical import Json, canonical
-from tests.unit.attestation.recorded import RecordedGpu, needs_vectors, nvidia, nvidia_json, nvidia_root, show
+from tests.unit.attestation.recorded import (
+    VECTORS,
+    RecordedGpu,
+    needs_vectors,
+    nvidia,
+    nvidia_json,
+    nvidia_root,
+    serving,
+    show,
+    with_one_bit_flipped,
+)
 
 pytestmark = needs_vectors
 
@@ -20,58 +30,58 @@ HOPPER = ("hopperAttestationReport.txt", "hopperCertChain.txt")
 BLACKWELL = ("blackwellAttestationReport.txt", "blackwellCertChain.txt")
 
 
-def shown(gpu: RecordedGpu, monkeypatch: pytest.MonkeyPatch, **references: Any) -> dict[str, Json]:
+def shown(gpu: RecordedGpu, **references: Any) -> dict[str, Json]:
     hardware = gpu.hardware(nvidia_root(), **references)
-    return show({"gpu-0": gpu.item()}, hardware, monkeypatch, nonce32=gpu.measured.nonce)["gpu-0"]
+    return show({"gpu-0": gpu.item()}, hardware, nonce32=gpu.measured.nonce)["gpu-0"]
 
 
-def refusal(gpu: RecordedGpu, monkeypatch: pytest.MonkeyPatch, **references: Any) -> str:
+def refusal(gpu: RecordedGpu, **references: Any) -> str:
     with pytest.raises(RefusedError) as caught:
-        shown(gpu, monkeypatch, **references)
+        shown(gpu, **references)
     return caught.value.reason
 
 
-def test_a_recorded_hopper_is_accepted_and_says_which_device_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    gpu = shown(nvidia(*HOPPER), monkeypatch, models=("GH100",))
+def test_a_recorded_hopper_is_accepted_and_says_which_device_it_is() -> None:
+    gpu = shown(nvidia(*HOPPER), models=("GH100",))
     assert (gpu["driver"], gpu["vbios"], gpu["model"], gpu["mode"]) == ("580.159.03", "96.00.74.00.20", "GH100", "single")
     assert (gpu["id"], gpu["firmware_id"], gpu["ear_status"]) == ("48B02D51C9C1070B", "compared", "none")
 
 
-def test_a_recorded_blackwell_is_accepted(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_recorded_blackwell_is_accepted() -> None:
     """Its firmware id is the first of a list in another extension, whose last bytes are zeros."""
-    gpu = shown(nvidia(*BLACKWELL), monkeypatch)
+    gpu = shown(nvidia(*BLACKWELL))
     assert (gpu["model"], gpu["vbios"], gpu["firmware_id"]) == ("GB100", "97.00.88.00.0F", "compared")
 
 
-def test_a_row_s_chip_is_held_to_the_device_s_own_name(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert refusal(nvidia(*BLACKWELL), monkeypatch, models=("GH100",)) == "gpu-model"
+def test_a_row_s_chip_is_held_to_the_device_s_own_name() -> None:
+    assert refusal(nvidia(*BLACKWELL), models=("GH100",)) == "gpu-model"
 
 
-def test_a_signature_that_nvidia_recorded_as_bad_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_signature_that_nvidia_recorded_as_bad_is_refused() -> None:
     bad = nvidia("hopperAttestationReportInvalidSignature.txt", "hopperCertChain.txt")
-    assert refusal(bad, monkeypatch, modes=("protected-pcie",)) == "spdm-signature"
+    assert refusal(bad, modes=("protected-pcie",)) == "spdm-signature"
 
 
-def test_a_recorded_gpu_of_a_protected_pcie_machine_needs_a_policy_that_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_recorded_gpu_of_a_protected_pcie_machine_needs_a_policy_that_says_so() -> None:
     """The switches of such a machine see plaintext and have not attested."""
     (gpu,) = nvidia_json("hopper_evidence.json")
-    assert refusal(gpu, monkeypatch) == "gpu-mode"
-    assert shown(gpu, monkeypatch, modes=("single", "protected-pcie"))["mode"] == "protected-pcie"
+    assert refusal(gpu) == "gpu-mode"
+    assert shown(gpu, modes=("single", "protected-pcie"))["mode"] == "protected-pcie"
 
 
-def test_eight_gpus_of_one_machine_fit_into_one_request(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_eight_gpus_of_one_machine_fit_into_one_request() -> None:
     gpus = nvidia_json("eight_gpus_evidence.json")
     devices: dict[str, Json] = {f"gpu-{place}": gpu.item() for place, gpu in enumerate(gpus)}
     assert len(canonical(devices)) > 80_000
     hardware = gpus[0].hardware(nvidia_root(), modes=("protected-pcie",), count=8, measurements={"2": _second(gpus)})
-    found = show(devices, hardware, monkeypatch, nonce32=gpus[0].measured.nonce)
+    found = show(devices, hardware, nonce32=gpus[0].measured.nonce)
     assert len({submod["id"] for submod in found.values()}) == 8
     with pytest.raises(RefusedError) as caught:
-        show({**devices, "gpu-7": gpus[0].item()}, hardware, monkeypatch, nonce32=gpus[0].measured.nonce)
+        show({**devices, "gpu-7": gpus[0].item()}, hardware, nonce32=gpus[0].measured.nonce)
     assert caught.value.reason == "device-twice"
     del devices["gpu-7"]
     with pytest.raises(RefusedError) as caught:
-        show(devices, hardware, monkeypatch, nonce32=gpus[0].measured.nonce)
+        show(devices, hardware, nonce32=gpus[0].measured.nonce)
     assert caught.value.reason == "gpu-count"
 
 
@@ -82,8 +92,8 @@ def _second(gpus: list[RecordedGpu]) -> tuple[str, ...]:
 def test_recorded_evidence_is_not_for_this_session() -> None:
     """Without a replaced nonce, a recording is a replay."""
     gpu = nvidia(*HOPPER)
-    with pytest.MonkeyPatch.context() as nothing, pytest.raises(RefusedError) as caught:
-        show({"gpu-0": gpu.item()}, gpu.hardware(nvidia_root()), nothing)
+    with pytest.raises(RefusedError) as caught:
+        show({"gpu-0": gpu.item()}, gpu.hardware(nvidia_root()))
     assert caught.value.reason == "device-nonce"
 
 
@@ -109,40 +119,43 @@ def spdm_leaf(gpu: RecordedGpu) -> Any:
     return load(pem_blocks(gpu.pem)[0])
 
 
-@pytest.mark.parametrize("recording", [HOPPER, BLACKWELL])
-def test_a_bit_in_every_ninth_byte_of_an_accepted_recording_is_refused(recording: tuple[str, str]) -> None:
-    """Report and chain; whole servers are above, here it is the verifier alone."""
-    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-    from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
-
-    from pytest_glasshouse.attestation import hardware
-    from pytest_glasshouse.owner.policy import Recorded
-    from pytest_glasshouse.wire.evidence import Cnf
-    from pytest_glasshouse.wire.hardware import named
-
-    gpu = nvidia(*recording)
-    cnf = Cnf(hpke=X25519PrivateKey.generate().public_key(), sig=Ed25519PrivateKey.generate().public_key())
-    policy = Policy(name="n", version=1, components={"a": Recorded()}, container="c", hardware=gpu.hardware(nvidia_root()))
-
-    def judge(evidence: bytes, pem: str) -> None:
-        devices: dict[str, Json] = {"gpu-0": item(evidence, pem)}
-        hardware.appraise_hardware(
-            {"submods": named(devices)}, devices, nonce="00" * 32, cnf=cnf, policy=policy, now=1_800_000_000
-        )
-
-    with pytest.MonkeyPatch.context() as patched:
-        from pytest_glasshouse.attestation import nvidia_gpu
-
-        patched.setattr(nvidia_gpu, "device_nonce", lambda _nonce, _cnf: gpu.measured.nonce)
-        judge(gpu.evidence, gpu.pem)
-        for at in range(0, len(gpu.evidence), 9):
-            with pytest.raises(RefusedError):
-                judge(_flipped(gpu.evidence, at), gpu.pem)
-        text = gpu.pem.rstrip("\n").encode()
-        for at in range(0, len(text), 9):
-            with pytest.raises(RefusedError):
-                judge(gpu.evidence, _flipped(text, at).decode("latin-1"))
+def _accepted() -> dict[str, RecordedGpu]:
+    """One of each recording that a server accepts."""
+    return {
+        "hopper": nvidia(*HOPPER), "blackwell": nvidia(*BLACKWELL), "protected-pcie": nvidia_json("hopper_evidence.json")[0],
+        "one-of-eight": nvidia_json("eight_gpus_evidence.json")[7],
+    }  # fmt: skip
 
 
-def _flipped(data: bytes, at: int) -> bytes:
-    return data[:at] + bytes((data[at] ^ 1 << at % 8,)) + data[at + 1 :]
+@pytest.mark.parametrize("recording", ["hopper", "blackwell", "protected-pcie", "one-of-eight"])
+def test_one_flipped_bit_of_report_or_chain_is_refused_by_a_server(recording: str) -> None:
+    """Each on a nonce of its own, and nothing is released."""
+    gpu = _accepted()[recording]
+    hardware = gpu.hardware(nvidia_root(), modes=(gpu.measured.mode,))
+    with serving(hardware, nonce32=gpu.measured.nonce) as ask:
+        ask({"gpu-0": gpu.item()})
+        for at, evidence in with_one_bit_flipped(gpu.evidence):
+            with pytest.raises(RefusedError) as caught:
+                ask({"gpu-0": item(evidence, gpu.pem)})
+            assert caught.value.reason != "internal", at
+        for at, chain in with_one_bit_flipped(gpu.pem.rstrip("\n").encode()):
+            with pytest.raises(RefusedError) as caught:
+                ask({"gpu-0": item(gpu.evidence, chain.decode("latin-1"))})
+            assert caught.value.reason != "internal", at
+
+
+def test_a_recording_is_read_as_nvidia_reads_it() -> None:
+    """Its own parse lies beside the recording."""
+    theirs = json.loads((VECTORS / "nvidia" / "spdm_parsed_output.json").read_text("ascii"))
+    ours = nvidia(*HOPPER).measured
+    assert theirs["Signature"] == f"0x{ours.signature.hex()}"
+    fields = theirs["OpaqueData"]["OpaqueDataField"]
+    named = {"DRIVER_VERSION": spdm.DRIVER, "VBIOS_VERSION": spdm.VBIOS, "NVDEC0_STATUS": spdm.VIDEO_DECODER, "FWID": spdm.FWID}
+    named["PROTECTED_PCIE_STATUS"] = spdm.PROTECTED_PCIE
+    assert {name: fields[f"OPAQUE_FIELD_ID_{name}"] for name in named} == {
+        name: f"0x{ours.opaque[kind].hex()}" for name, kind in named.items()
+    }
+    blocks = theirs["MeasurementRecord"]["MeasurementBlocks"]
+    assert {int(index): block["DMTFSpecMeasurementValue"] for index, block in blocks.items()} == {
+        index: f"0x{value.hex()}" for index, value in ours.blocks.items()
+    }

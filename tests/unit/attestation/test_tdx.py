@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import sys
 from collections.abc import Callable
@@ -12,9 +13,10 @@ import pytest
 
 from pytest_glasshouse.attestation.tdx import verify
 from pytest_glasshouse.attestation.tdx_quote import read_quote
-from pytest_glasshouse.errors import RefusedError
-from pytest_glasshouse.owner.references import TdxReferences
+from pytest_glasshouse.errors import IntegrityError, RefusedError
+from pytest_glasshouse.owner.references import TdxReferences, read_collateral
 from pytest_glasshouse.tamper.fake_tdx import QuoteFields, genuine_intel
+from pytest_glasshouse.wire.canonical import Json
 
 NOW = 1_800_000_000
 INTEL = genuine_intel(NOW)
@@ -41,6 +43,19 @@ def refused(quote: bytes = QUOTE) -> RefusedError:
 def test_every_version_of_a_quote_is_verified(fields: dict[str, Any]) -> None:
     quote = read_quote(INTEL.sign(bytes(QuoteFields(report_data=bytes(64), **fields))))
     assert verify(quote, references(), now=NOW) == ("UpToDate", [])
+
+
+def test_collateral_is_taken_as_its_clients_write_it() -> None:
+    """With the chain of the platform's key, which is the quote's to show, and with either kind of newline."""
+    given: dict[str, Json] = {**INTEL.collateral}
+    assert read_collateral({**given, "pck_certificate_chain": "anything"}) == INTEL.collateral
+    windows = {name: text.replace("\n", "\r\n") if name.endswith("chain") else text for name, text in INTEL.collateral.items()}
+    assert verify(read_quote(QUOTE), dataclasses.replace(references(), collateral=windows), now=NOW) == ("UpToDate", [])
+    for name in INTEL.collateral:
+        with pytest.raises(IntegrityError):
+            read_collateral({each: text for each, text in given.items() if each != name})
+    with pytest.raises(IntegrityError):
+        read_collateral({**given, "another": "x"})
 
 
 def test_without_the_extra_nothing_is_accepted(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -337,6 +337,8 @@ def test_a_request_has_what_its_source_needs_and_no_more(tmp_path: Path, monkeyp
     for sources in (ModelSources(), ModelSources(directory="/models", only="hub")):
         [local] = requests(sources, base, remote=False)
         assert (local["source"], local["directory"]) == ("there", str(tmp_path / "model"))
+        assert "keep" not in local
+    assert "keep" not in hub
 
 
 @pytest.mark.parametrize(("reason", "endpoint", "handed"), [
@@ -388,6 +390,12 @@ def test_a_guest_on_this_machine_is_told_where_the_cache_is(tmp_path: Path, monk
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
     assert _directory(base_of(FILES, hub=HUB, on_host=False)) == str(tmp_path / "cache")
     assert _directory(base_of(FILES, directory=tmp_path)) == str(tmp_path)
+    elsewhere = base_of(FILES, hub=HUB, on_host=False)
+    [local] = requests(ModelSources(), elsewhere, remote=False)
+    assert (local["source"], local["directory"], local["keep"]) == ("hub", str(tmp_path / "cache"), True)
+    [rented] = requests(ModelSources(), elsewhere)
+    assert rented["source"] == "hub"
+    assert not {"directory", "keep"} & rented.keys()
 
 
 def test_too_little_memory_has_advice_of_its_own() -> None:
