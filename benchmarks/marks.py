@@ -2,7 +2,7 @@
 
     python benchmarks/marks.py [PAIRS_OF_ROWS] [STEPS]
 
-A real `glasshouse serve` with its ledger on disk, in a process of its own, and rows on the mock provider. Prints ratios and judges
+A real `glasshouse serve` with its ledger on disk, in a process of its own; rows on the mock provider. Prints ratios and judges
 nothing: CPU seconds per step in each leg's timed stretches, and the wall time of whole rows. A mark is outside of all measured
 time, so the first is 1 but for noise.
 """
