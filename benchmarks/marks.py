@@ -1,6 +1,6 @@
 """What a server's marks cost a row: the same interleaved row with a mark at every border and without, in turn, on this machine.
 
-    python benchmarks/marks.py [PAIRS_OF_ROWS] [STEPS]
+    python -m benchmarks.marks [PAIRS_OF_ROWS] [SECONDS]
 
 A real `glasshouse serve` with its ledger on disk, in a process of its own; rows on the mock provider. Prints ratios and judges
 nothing: CPU seconds per step in each leg's timed stretches, and the wall time of whole rows. A mark is outside of all measured
@@ -27,7 +27,7 @@ from pytest_glasshouse.providers.mock import MockProvider
 from pytest_glasshouse.rows.spec import RowSpec
 from pytest_glasshouse.wire.tokens import peek
 
-ROWS, STEPS = 5, 2000
+ROWS, SECONDS = 5, 20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,10 +73,10 @@ def cost(broker: Broker, host: HostAttestation, row: RowSpec, *, marked: bool, r
     )
 
 
-def main(rows: int = ROWS, steps: int = STEPS) -> None:
+def main(rows: int = ROWS, seconds: int = SECONDS) -> None:
     """Measure and print."""
     row = RowSpec(
-        name="marks", workload="mlp", gpu="anygpu", order="interleaved", target_s=None, steps=steps, warmup_s=0.5, rounds=1
+        name="marks", workload="mlp", gpu="anygpu", order="interleaved", target_s=float(seconds), warmup_s=0.5, rounds=1
     )
     costs: dict[bool, list[Cost]] = {True: [], False: []}
     with tempfile.TemporaryDirectory() as name:
@@ -98,7 +98,7 @@ def main(rows: int = ROWS, steps: int = STEPS) -> None:
             process.terminate()
             process.wait()
     marks = [each for found in costs[True] for each in found.marks_s]
-    print(f"{rows} rows with marks and {rows} without, {steps} steps of each leg; {len(marks) // rows} marks a row")
+    print(f"{rows} rows with marks and {rows} without, {seconds} s of each leg; {len(marks) // rows} marks a row")
     print(f"a mark took {statistics.median(marks) * 1e3:.1f} ms (median), {max(marks) * 1e3:.1f} ms at most")
     for leg in ("raw", "protected"):
         ratios = [a.cpu_s[leg] / b.cpu_s[leg] for a, b in zip(costs[True], costs[False], strict=True)]
