@@ -98,6 +98,7 @@ bench: $(STAMP) ## ratios, printed and not judged
 	$(BIN)/python benchmarks/opening.py
 	$(BIN)/python benchmarks/sealed.py
 	$(BIN)/python benchmarks/server.py
+	$(BIN)/python -m benchmarks.marks
 	$(BIN)/python benchmarks/scale.py
 
 pre-commit: $(STAMP) ## run the checks of .pre-commit-config.yaml at each commit

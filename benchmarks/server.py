@@ -31,7 +31,7 @@ from pytest_glasshouse.owner.sealing import SealedPackage, seal
 from pytest_glasshouse.tamper.testbed import COMPONENTS, CONTAINER, PARTS, PLAN
 from pytest_glasshouse.wire import evidence as ev
 from pytest_glasshouse.wire import tokens
-from pytest_glasshouse.wire.canonical import sha256_hex
+from pytest_glasshouse.wire.canonical import Json, canonical, sha256_hex
 from pytest_glasshouse.wire.journal import STEPS, Journal
 
 CLIENTS = (1, 64)
@@ -64,9 +64,17 @@ class Guest:
         self._client = AttestationClient(place.url, timeout_s=60)
 
     def grants(self, number: int) -> list[tuple[str, str]]:
-        """Leave for so many cycles."""
+        """Leave for so many cycles; the round of each is begun."""
         place, made = self._place, []
+        server = tokens.public_key(place.key)
+        planned: list[Json] = [[self._name, 1]]
+        claims: dict[str, Json] = {"rows_sha256": sha256_hex(canonical(planned))}
+        plan = place.owner.sign_request(claims, typ=ev.TYP_RUN_PLAN, server=server, run=self._name)
+        self._client.plan(plan, planned)
         for _ in range(number):
+            nonce = secrets.token_hex(16)
+            about = {"row": self._name, "attempt": "bench", "plan": PLAN, "round": secrets.token_hex(32), "nonce": nonce}
+            self._client.mark(place.owner.sign_request(about, typ=ev.TYP_MARK_REQUEST, server=server, run=self._name))
             self._count += 1
             sub = f"{self._name}/{self._count}"
             leave = place.owner.grant(

@@ -88,14 +88,13 @@ class RunWitness:
         require(0 < len(asked.attempt) <= MOST_NAME, "malformed", "attempt")
         # 2. A round is of a row that was planned, belongs to the attempt that began it, and begins with its first mark.
         begun, mark = self._ledger.round(asked.nonce), self._ledger.mark(nonce)
+        require(mark is None or mark.round == asked.nonce, "round", "another round's nonce")
         if begun is None:
             require(row in self._rows_of(run), "run-plan", "the row is not of this run's plan")
-            require(mark is None, "round", "another round's nonce")
             self._ledger.record_round(asked)
         else:
             same = (begun.run, begun.row, begun.attempt, begun.plan) == (run, row, asked.attempt, asked.plan)
             require(same, "round", "another attempt's")
-        require(mark is None or mark.round == asked.nonce, "round", "another round's nonce")
         # 3. The time, recorded before it is sent.
         mark = mark or self._marked(asked.nonce, nonce)
         signed: dict[str, Json] = {

@@ -36,6 +36,14 @@ def test_mlp(row, allocation, protected_runtime, raw_runner, row_report):
     row_report.record(outcome)
     assert_held(outcome, attestation_verified, journal_countersigned)
 """
+#: The first row's test fails after it was recorded, the first time.
+FAILS_ONCE = """
+@pytest.fixture(autouse=True)
+def fails_once(row_report):
+    yield
+    import pathlib
+    assert pathlib.Path("was run").exists()
+"""
 #: The product's engine, but for what its guests find compiled, or train with.
 CONFTEST = """
 import pathlib
@@ -150,6 +158,22 @@ def test_workers_share_one_server_and_the_report_names_it(server: Serving, proje
     project.trains_with("numpy")
     result = project.run(server.environment(), "-n", "2")
     names_the_server(project, server, result, rows=2)
+
+
+def test_run_that_is_resumed_is_witnessed_as_one(server: Serving, project: Project) -> None:
+    """Its first process ended after one row; the server took the same plan again, and its tally has the rounds of both."""
+    project.trains_with("numpy")
+    (project.path / "test_rows.py").write_text(ROWS + FAILS_ONCE)
+    stopped = project.run(server.environment(), "-x")
+    assert stopped.ret == 1
+    (path,) = project.reports()
+    first = json.loads(path.read_text())
+    (project.path / "was run").touch()
+    resumed = project.run(server.environment(), "--glasshouse-resume", first["runId"])
+    (tally,) = json.loads(path.read_text())["tallies"]
+    assert (len(first["rows"]), len(first["tallies"][0]["counted"]["begun"]), len(tally["counted"]["begun"])) == (1, 1, 2)
+    assert first["tallies"][0]["counted"]["rows"] == tally["counted"]["rows"]
+    names_the_server(project, server, resumed, rows=2)
 
 
 def refused(project: Project, environment: Mapping[str, str]) -> str:

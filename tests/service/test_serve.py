@@ -120,6 +120,7 @@ def test_every_decision_is_one_line_of_the_audit_log(server: Serving) -> None:
         ("serve", "started", ""),
         ("register", "accepted", ""),
         ("enrol", "accepted", ""),
+        ("plan", "accepted", ""),
         ("challenge", "accepted", ""),
         ("release", "released", ""),
         ("complete", "completed", ""),

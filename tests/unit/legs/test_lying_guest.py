@@ -6,13 +6,14 @@ from typing import Any
 
 import pytest
 
+from pytest_glasshouse.errors import RefusedError
 from pytest_glasshouse.legs.attestation import HostAttestation
 from pytest_glasshouse.legs.row_runner import Allocation, ProtectedRuntime, RawRunner, RowSettings
 from pytest_glasshouse.rows.spec import Order, RowSpec
 from pytest_glasshouse.wire.canonical import canonical
 from tests.limits import HANG_S
 from tests.unit.channel.lying_agent import HELLO, LyingAgent, Trickle, event, exit_event, frame, refused
-from tests.unit.legs.lying_row import Grants, granted, ran
+from tests.unit.legs.lying_row import EXIT, Grants, Spool, Told, granted, ran
 
 
 def test_an_honest_guest_is_left_alone(host_attestation: HostAttestation) -> None:
@@ -147,3 +148,54 @@ def test_a_row_that_breaks_while_a_leg_runs_ends_its_guest(host_attestation: Hos
         with pytest.raises(KeyboardInterrupt):
             row.run(allocation, ProtectedRuntime(host_attestation), Interrupted())
     assert len(grants.ended) == 1
+
+
+def _wanted(count: int) -> list[Told]:
+    return [("mark-wanted", {"nonce": f"{number:032x}"}) for number in range(count)]
+
+
+@pytest.mark.parametrize(
+    ("told", "reason"),
+    [
+        (_wanted(5), "expected no more than 4 borders of a round"),
+        ([*_wanted(2), ("marks", {"marks": "a.b.c"})], "not a token"),
+        ([("mark-wanted", {"nonce": "short"})], "expected"),
+    ],
+)
+def test_guest_that_asks_for_marks_as_no_agent_does_ends_its_row(
+    told: list[Told], reason: str, host_attestation: HostAttestation
+) -> None:
+    """Each mark is a signature of the server and a line of its ledger."""
+    spool = Spool(lambda _role, _request: told)
+    outcome, grants, agent = ran(host_attestation, spool.answers)
+    assert outcome.ended is not None
+    assert reason in outcome.ended.reason
+    assert len(grants.ended) == 1
+    assert len(agent.asked.get("answer", [])) <= 4
+
+
+def test_mark_that_the_server_does_not_give_ends_the_row_and_the_wait_of_its_leg(host_attestation: HostAttestation) -> None:
+    """The leg would wait for its border beside the next row's."""
+
+    class Client:
+        def __init__(self, real: Any) -> None:
+            self._real, self.marks = real, 0
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self._real, name)
+
+        def mark(self, request: str) -> str:
+            self.marks += 1
+            if self.marks > 1:
+                raise RefusedError("round")
+            return str(self._real.mark(request))
+
+    real = host_attestation.client
+    host_attestation.client = Client(real)  # type: ignore[assignment]
+    try:
+        outcome, _, agent = ran(host_attestation, Spool(lambda _role, _request: [*_wanted(1), EXIT]).answers)
+    finally:
+        host_attestation.client = real
+    assert outcome.ended is not None
+    assert "refused to mark a round of this row: round" in outcome.ended.reason
+    assert [each["kind"] for each in agent.asked["answer"]] == ["refusal"]
