@@ -15,6 +15,8 @@ import sys
 from typing import Any
 
 from pytest_glasshouse.attacks.lying_legs import LyingLeg, carry_out, lying_archive
+from pytest_glasshouse.attestation.http import ListeningServer
+from pytest_glasshouse.attestation.limits import Caps
 from pytest_glasshouse.invariants import work_witnessed
 from pytest_glasshouse.overhead.interval import interval_pct, mean_overhead_pct
 from pytest_glasshouse.overhead.verdict import implausible_negative, lowest_plausible_pct
@@ -29,10 +31,16 @@ SEED = 20_261_128
 _LOSS, _DISTANCE, _OWNERS = 0.06, 0.032, 0.3
 #: Of the logarithm of the processor time of a unit, and of a round's rate.
 _CPU, _RATE = 0.08, 0.05
-#: A testbed's server has room for so many open challenges.
-_PER_TESTBED = 20
 #: Of the first steps of a leg, how much longer than planned they may take.
 _START_NS = 150_000_000
+
+
+class Testbed(TamperTestbed):
+    """Its server has room for the challenge of every row."""
+
+    def _serve(self) -> ListeningServer:
+        self.caps = Caps(open_challenges=1000)
+        return super()._serve()
 
 
 def simulated(number: int, testbed: TamperTestbed) -> str:
@@ -92,11 +100,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--simulated", type=int, default=500)
     parser.add_argument("--rounds", type=int, default=40)
     given = parser.parse_args(arguments)
-    reasons = []
-    for begin in range(0, given.simulated, _PER_TESTBED):
-        with TamperTestbed() as testbed:
-            numbers = range(begin, min(begin + _PER_TESTBED, given.simulated))
-            reasons += [reason for number in numbers if (reason := simulated(number, testbed))]
+    with Testbed() as testbed:
+        reasons = [reason for number in range(given.simulated) if (reason := simulated(number, testbed))]
     low = sum(map(too_low, range(given.simulated)))
     print(f"simulated rows: {len(reasons)} of {given.simulated} accused", *reasons[:5], sep="\n  ", flush=True)
     print(f"single rounds beside a null row: {low} of {given.simulated} called implausible", flush=True)
