@@ -23,7 +23,7 @@ from pytest_glasshouse.rows.spec import RowSpec
 from pytest_glasshouse.tamper.result import TamperResult
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Collection, Mapping
 
     from pytest_glasshouse.observation.document import Observation
     from pytest_glasshouse.rows.spec import Order
@@ -54,6 +54,8 @@ class LyingLeg:
     #: Seconds of a leg, and of its warm-up.
     target_s: float = 0.5
     warmup_s: float = 0.1
+    #: In place of the seconds, where a lie is told at a step.
+    steps: int | None = None
 
     @property
     def name(self) -> str:
@@ -62,8 +64,8 @@ class LyingLeg:
     @property
     def row(self) -> RowSpec:
         return RowSpec(
-            name="cheat", workload="mlp", gpu="anygpu", order=self.order, rounds=self.rounds, target_s=self.target_s,
-            warmup_s=self.warmup_s,
+            name="cheat", workload="mlp", gpu="anygpu", order=self.order, rounds=self.rounds, warmup_s=self.warmup_s,
+            target_s=self.target_s if self.steps is None else None, steps=self.steps,
         )  # fmt: skip
 
 
@@ -90,11 +92,17 @@ def carry_out(row: RowSpec, archive: bytes) -> Observation:
         return outcome.observation
 
 
-def play(case: LyingLeg, *, control_released: bool) -> TamperResult:
-    """Play one lie on a real leg. `control_released` is whether every finding of a row without a lie held."""
+def play(case: LyingLeg, *, control_released: bool, others: Callable[[Observation], Collection[str]]) -> TamperResult:
+    """Play one lie on a real leg.
+
+    `control_released` is whether every finding of a row without a lie held. `others` trains the legs of an observation again, and
+    returns which of them did other work than they report; it is asked where no finding sees the lie.
+    """
     observation = carry_out(case.row, lying_archive({case.leg: case.lie}))
-    seen = [each for each in judge(observation) if each.finding == "broken"]
-    reason = next((each.invariant for each in seen if each.invariant == case.seen_by), next((e.invariant for e in seen), None))
+    broken = [each.invariant for each in judge(observation) if each.finding == "broken"]
+    if not broken and case.seen_by == REPLAY and [*others(observation)] == [case.leg]:
+        broken = [REPLAY]
+    reason = case.seen_by if case.seen_by in broken else next(iter(broken), None)
     return TamperResult(
         name=case.name,
         expected_reason=case.seen_by,
@@ -130,7 +138,7 @@ LEGS: tuple[LyingLeg, ...] = (
     LyingLeg(lie="tells-late-that-its-clock-runs", order="interleaved", target_s=2.0),
     LyingLeg(lie="wash-outs-four-times-as-long", order="interleaved", target_s=2.0),
     LyingLeg(lie="wash-outs-counted", target_s=2.0, warmup_s=2.0),
-    *(LyingLeg(lie=lie, seen_by=REPLAY) for lie in (
+    *(LyingLeg(lie=lie, seen_by=REPLAY, steps=60) for lie in (
         "every-50th-step-skipped", "one-step-skipped", "one-weight-changed", "one-batch-elsewhere", "bfloat16-after-the-prologue",
     )),
 )  # fmt: skip

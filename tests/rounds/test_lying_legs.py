@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 from collections.abc import Sequence
 from typing import Any
@@ -45,7 +44,7 @@ def test_every_lie_is_played() -> None:
 
 
 def _trained_again(lies: dict[str, str]) -> Sequence[Replayed]:
-    row = dataclasses.replace(LyingLeg(lie="").row, target_s=None, steps=60)
+    row = LyingLeg(lie="", steps=60).row
     observation = carry_out(row, lying_archive(lies))
     assert _broken(observation) == {}
     document: Any = {"rows": [{"rowId": "a-row", "observation": observation}], "nullRows": []}
