@@ -45,7 +45,7 @@ def _others(observation: Observation) -> list[str]:
 
 @pytest.mark.cheat
 @pytest.mark.parametrize("case", LEGS, ids=[case.name for case in LEGS])
-def test_lying_leg(case: LyingLeg, believed: bool, row_report: RowReport) -> None:
+def test_lying_leg(case: LyingLeg, believed: bool, row_report: RowReport) -> None:  # noqa: FBT001  (a fixture)
     """A real leg that lies is named, and a row of such legs without a lie is believed."""
     result = play(case, control_released=believed, others=_others)
     row_report.record_tamper(result)
