@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_glasshouse.attacks.lying_legs import LEGS, LyingLeg, honest, play
+from pytest_glasshouse.attacks.lying_legs import LEGS, LyingGuest, LyingLeg, LyingLegs, archive_of_all
 from pytest_glasshouse.cli.replay import replay
 from pytest_glasshouse.tamper.case import Case, run_case
 from pytest_glasshouse.tamper.cheats import CASES
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from pytest_glasshouse.observation.document import Observation
     from pytest_glasshouse.plugin.fixtures import RowReport
 
@@ -29,10 +31,11 @@ def test_cheat(case: Case, row_report: RowReport) -> None:
     assert result.passed, f"{case.name}: expected {case.expected_reason} to break; saw {result}"
 
 
-@pytest.fixture(scope="module", name="believed")
-def an_honest_row_is_believed() -> bool:
-    """The control: such a guest without a lie."""
-    return honest()
+@pytest.fixture(scope="module", name="legs")
+def legs_that_lie() -> Iterator[LyingLegs]:
+    """One guest for all of them, started when the first case needs it."""
+    with LyingGuest(archive_of_all()) as guest:
+        yield LyingLegs(guest)
 
 
 def _others(observation: Observation) -> list[str]:
@@ -45,8 +48,8 @@ def _others(observation: Observation) -> list[str]:
 
 @pytest.mark.cheat
 @pytest.mark.parametrize("case", LEGS, ids=[case.name for case in LEGS])
-def test_lying_leg(case: LyingLeg, believed: bool, row_report: RowReport) -> None:  # noqa: FBT001  (a fixture)
+def test_lying_leg(case: LyingLeg, legs: LyingLegs, row_report: RowReport) -> None:
     """A real leg that lies is named, and a row of such legs without a lie is believed."""
-    result = play(case, control_released=believed, others=_others)
+    result = legs.play(case, others=_others)
     row_report.record_tamper(result)
     assert result.passed, f"{case.name}: expected {case.seen_by}; saw {result}"

@@ -16,7 +16,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from pytest_glasshouse.invariants.finding import EvidenceReader, broken, unseen
-from pytest_glasshouse.observation.checkpoints import checkpoints_of, steps_of
+from pytest_glasshouse.observation.training_trace import checkpoints_of, steps_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

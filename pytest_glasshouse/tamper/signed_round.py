@@ -298,7 +298,7 @@ class SignedRound:
             at = end + SEGMENT_NS
         cpu_ns: list[Json] = [[SEGMENT_NS - TOLD_NS, SEGMENT_NS + TOLD_NS] for _ in rows]
         claims: Editable = ev.stretches_claims(
-            nonce=nonce, stretches=rows, conditions=[{**CONDITIONS}], cpu_ns=cpu_ns, handovers=[0] * len(rows)
+            nonce=nonce, stretches=rows, conditions=[{**CONDITIONS}], cpu_ns=cpu_ns, waits=[[0, 0] for _ in rows]
         )
         self._edit(f"{leg} stretches", claims)
         return tokens.sign(claims, key=self.keys["agent"], typ=ev.TYP_STRETCHES)

@@ -264,7 +264,7 @@ CLAIMS: Mapping[str, Shape] = MappingProxyType({
         "nonce": _NONCE, "stretches": Items(of=Row([_NS, _NS, _NS, _NS, _UNITS, _NS]), most=MOST_TURNS),
         "conditions": Items(of=_CONDITIONS, most=MOST_CONDITIONS),
     }, {
-        "cpuNs": Items(of=Row([_NS, _NS]), most=MOST_TURNS), "handoversNs": Items(of=_NS, most=MOST_TURNS),
+        "cpuNs": Items(of=Row([_NS, _NS]), most=MOST_TURNS), "waitsNs": Items(of=Row([_NS, _NS]), most=MOST_TURNS),
     }),
     "borders": Fields({
         "nonce": _NONCE, "roles": Items(of=OneOf(ROLES), least=1, most=3), "turns": Items(of=OneOf(ROLES), most=MOST_TURNS),

@@ -14,7 +14,7 @@ import random
 import sys
 from typing import Any
 
-from pytest_glasshouse.attacks.lying_legs import LyingLeg, carry_out, lying_archive
+from pytest_glasshouse.attacks.lying_legs import LyingGuest, LyingLeg, lying_archive
 from pytest_glasshouse.attestation.http import ListeningServer
 from pytest_glasshouse.attestation.limits import Caps
 from pytest_glasshouse.invariants import work_witnessed
@@ -89,7 +89,8 @@ def too_low(number: int, *, null_rounds: int = 3) -> bool:
 def real(rounds: int, order: Any) -> tuple[int, str]:
     """How many honest rounds of numpy legs of half a second were judged, and why they were accused."""
     row = dataclasses.replace(LyingLeg(lie="", order=order).row, rounds=rounds)
-    observation = carry_out(row, lying_archive({}, build=numpy_archive_with))
+    with LyingGuest(lying_archive({}, build=numpy_archive_with)) as guest:
+        observation = guest.carry_out(row)
     found = work_witnessed(observation)
     return len(observation["rounds"]), "" if found.finding == "held" else f"{found.finding}: {found.reason} ({found.seen})"
 
