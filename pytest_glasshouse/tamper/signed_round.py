@@ -272,7 +272,7 @@ class SignedRound:
             numbers = [number for number, whose in enumerate(self._turns, 1) if whose == leg]
             trained["segments"] = [[number, 10, SEGMENT_NS, SEGMENT_NS, 2, WASH_NS, WASH_NS] for number in numbers]
             trained["units"] = 10 * len(numbers)
-            trained["checkpoints"] += [[at, "0.15", sha256_hex(f"{leg} {at}".encode())] for at in (3, 15)]
+            trained["checkpoints"] += [[at, "0.15", sha256_hex(f"{leg} {at}".encode())] for at in (3, 12)]
             trained["elapsed_ns"] = trained["cpu_ns"] = SEGMENT_NS * len(numbers)
         return trained
 
