@@ -209,7 +209,7 @@ class _NoTraining(_Trainer):
         return self.loss if self.lying else self.honest.check()
 
     def sample_sha256(self) -> str:
-        return f"{self.steps:064x}"
+        return f"{self.steps:032x}" * 2
 
 
 def _same_wrong_adapter() -> Change:

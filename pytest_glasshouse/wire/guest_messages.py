@@ -151,7 +151,7 @@ _TRAINED: Members = {
     "phases": Fields(dict.fromkeys(_PHASES, _NS)), "facts": _FACTS, "context": Fields(_CONTEXT),
 }  # fmt: skip
 #: `[steps, loss, digest]`.
-_CHECKPOINT = Row([_UNITS, _LOSS, _HEX])
+_CHECKPOINT = Row([_UNITS, _LOSS, Text(most=32, pattern="[0-9a-f]{32}")])
 _IN_TURNS: Members = {
     "steady": Flag(), "segments": Items(of=_SEGMENT, most=MOST_TURNS), "checkpoints": Items(of=_CHECKPOINT, most=64),
 }  # fmt: skip
