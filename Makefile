@@ -92,6 +92,7 @@ chaos: $(STAMP) ## 300 runs with faults and kills at random points, and 100 on a
 
 calibrate: $(STAMP) ## an hour: rows of known truth on this machine, and simulated traces in full; every figure is printed
 	CALIBRATE=1 $(BIN)/python -m pytest -s tests/calibration
+	$(BIN)/python -m tests.calibration.honest
 
 bench: $(STAMP) ## ratios, printed and not judged
 	$(BIN)/python benchmarks/startup.py
@@ -100,6 +101,7 @@ bench: $(STAMP) ## ratios, printed and not judged
 	$(BIN)/python benchmarks/server.py
 	$(BIN)/python -m benchmarks.marks
 	$(BIN)/python benchmarks/scale.py
+	$(BIN)/python benchmarks/witness.py
 
 pre-commit: $(STAMP) ## run the checks of .pre-commit-config.yaml at each commit
 	$(BIN)/python -m pip install --quiet pre-commit

@@ -39,7 +39,8 @@ class StretchRecorder:
         self._units = 0
         self._waited: int | None = None
         self._cpu: list[int] = []
-        self._handovers: list[Json] = []
+        self._waits_at: list[int] = []
+        self._waits: list[list[int]] = []
         self._cpu_ns: list[Json] = []
         self._over = threading.Event()
         self._noting = threading.Lock()
@@ -70,18 +71,18 @@ class StretchRecorder:
             self._over = threading.Event()
             threading.Thread(target=self._watch, args=(self._over,), name="conditions", daemon=True).start()
         if len(self._edges) == 4:  # noqa: PLR2004  (drained, read; drained, read)
-            waited = self._waited_ns()
+            first, began_waits, ended_waits, waited = self._waits_at
             self._rows.append([*self._edges, self._units, max(0, waited - (self._waited or 0))])
-            self._handovers.append(0)
+            self._waits.append([max(0, began_waits - first + waited - ended_waits), 0])
             drained, began, ended, read = self._cpu
             # A leg that is gone by now has no clock left to read.
             self._cpu_ns.append([max(0, ended - began), max(0, read - drained)])
-            self._edges, self._cpu, self._waited = [], [], waited
+            self._edges, self._cpu, self._waits_at, self._waited = [], [], [], waited
 
     def turn_over(self) -> None:
         """The leg says that its turn is over: what it waited since its stretch ended was for handing over."""
-        if self._handovers and self._waited is not None:
-            self._handovers[-1] = max(0, self._waited_ns() - self._waited)
+        if self._waits and self._waited is not None:
+            self._waits[-1][1] = max(0, self._waited_ns() - self._waited)
 
     def stop_watching(self) -> None:
         """Read no more conditions: the stretch is over, or the leg has ended."""
@@ -102,8 +103,9 @@ class StretchRecorder:
 
     def claims(self, nonce: str) -> dict[str, Json]:
         """What the agent signs of a leg's stretches."""
+        waits: list[Json] = [[*each] for each in self._waits]
         return evidence.stretches_claims(
-            nonce=nonce, stretches=self._rows, conditions=self._conditions, cpu_ns=self._cpu_ns, handovers=self._handovers
+            nonce=nonce, stretches=self._rows, conditions=self._conditions, cpu_ns=self._cpu_ns, waits=waits
         )
 
     def _edge(self, *, due: tuple[int, int]) -> None:
@@ -111,6 +113,7 @@ class StretchRecorder:
             raise ProtocolError("expected the leg to drain, read its clock, and say so, at either end of a timed stretch")
         self._edges.append(now_ns())
         self._cpu.append(clock_ns(self.pid))
+        self._waits_at.append(self._waited_ns())
 
     def _note_conditions(self) -> None:
         found = conditions_of(self.pid)

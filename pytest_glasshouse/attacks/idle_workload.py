@@ -57,7 +57,7 @@ class MlpTrainer:
         return "1.0"
 
     def sample_sha256(self) -> str:
-        return f"{self._steps:064x}"
+        return f"{self._steps:032x}" * 2
 
     def export(self) -> bytes:
         # The initial weights: no training is judged here. A copy, because the leg wipes it.

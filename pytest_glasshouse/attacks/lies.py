@@ -35,18 +35,21 @@ _MODULES: dict[str, Any] = {"protected": protected, "raw": raw}
 _LATE_S, _LEAST_IDLE_S, _IDLE_SHARE = 0.5, 0.3, 0.09
 
 
-def main(lies: dict[str, str]) -> int:
-    """`lies` names the lie of each kind of leg: of `protected`, of `raw`, or of both."""
+def main(lies: dict[int, dict[str, str]]) -> int:
+    """`lies` names the lie of each kind of leg (`protected`, `raw`), by the last three digits of the warm-up in nanoseconds.
+
+    So one guest plays many rows, each with a lie of its own.
+    """
     for kind, module in _MODULES.items():
-        if kind in lies:
-            module.train = _lying(module.train, LIES[lies[kind]])
+        module.train = _lying(module.train, {number: told[kind] for number, told in lies.items() if kind in told})
     return guest_main.main()
 
 
-def _lying(honest: Callable[..., TrainedLeg], lie: Callable[[], Change | None]) -> Any:
-    def train(*given: Any, **named: Any) -> TrainedLeg:
-        change = lie()
-        trained = honest(*given, **named)
+def _lying(honest: Callable[..., TrainedLeg], lies: dict[int, str]) -> Any:
+    def train(plan: Any, *given: Any, **named: Any) -> TrainedLeg:
+        lie = lies.get(plan["warmup_ns"] % 1000)
+        change = None if lie is None else LIES[lie]()
+        trained = honest(plan, *given, **named)
         return trained if change is None else change(trained)
 
     return train
@@ -206,7 +209,7 @@ class _NoTraining(_Trainer):
         return self.loss if self.lying else self.honest.check()
 
     def sample_sha256(self) -> str:
-        return f"{self.steps:064x}"
+        return f"{self.steps:032x}" * 2
 
 
 def _same_wrong_adapter() -> Change:

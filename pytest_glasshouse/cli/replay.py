@@ -25,9 +25,9 @@ from typing import TYPE_CHECKING, TypedDict
 
 from pytest_glasshouse.errors import ConfigurationError, ProtocolError
 from pytest_glasshouse.invariants.work import GPU_LOSS_TOLERANCE
-from pytest_glasshouse.observation.checkpoints import checkpoints_of, steps_of
 from pytest_glasshouse.observation.reading import planned_gpus
 from pytest_glasshouse.observation.results import ends_of, results
+from pytest_glasshouse.observation.training_trace import checkpoints_of, steps_of
 from pytest_glasshouse.observation.turns import segments_of
 from pytest_glasshouse.rows.spec import RowSpec
 from pytest_glasshouse.wire.canonical import sha256_hex
@@ -38,9 +38,9 @@ from pytest_glasshouse.workloads.base import GUEST_ENVIRONMENT
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from pytest_glasshouse.observation.checkpoints import Checkpoint
     from pytest_glasshouse.observation.document import Observation, Trained
     from pytest_glasshouse.observation.results import LegResult
+    from pytest_glasshouse.observation.training_trace import Checkpoint
     from pytest_glasshouse.report.fields import Report
     from pytest_glasshouse.rows.leg_order import Role
 

@@ -13,6 +13,7 @@ from pytest_glasshouse.wire.foreign_text import foreign_text
 from pytest_glasshouse.wire.tensors import tensor_digest
 from pytest_glasshouse.workloads import cuda
 from pytest_glasshouse.workloads.base import PROLOGUE_STEPS
+from pytest_glasshouse.workloads.checkpoints import short_digest
 from pytest_glasshouse.workloads.registry import open_trainer, prepare
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ def train_again(task: Task) -> TrainedAgain:
             trainer.step()
             if steps in wanted:
                 trainer.synchronize()
-                checkpoints.append([steps, trainer.check(), trainer.sample_sha256()])
+                checkpoints.append([steps, trainer.check(), short_digest(trainer)])
         trainer.synchronize()
         trainer.check()
         adapter = trainer.export()

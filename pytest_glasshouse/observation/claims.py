@@ -194,7 +194,7 @@ class StretchesClaims(TypedDict):
     stretches: list[list[int]]
     conditions: list[Conditions]
     cpuNs: list[list[int]]
-    handoversNs: list[int]
+    waitsNs: list[list[int]]
 
 
 class KeyReceived(TypedDict):

@@ -273,7 +273,7 @@ class SignedRound:
             "prologue": ["0.5", "0.25"],
             "epilogue": ["0.5"],
             "final_loss": "0.125",
-            "checkpoints": [[1, "0.25", sha256_hex(f"{leg} 1".encode())]],
+            "checkpoints": [[1, "0.25", sha256_hex(f"{leg} 1".encode())[:32]]],
             "facts": {"device": "cpu", "peakMemoryBytes": None},
             "context": {**CONTEXT},
         }
@@ -281,7 +281,7 @@ class SignedRound:
             numbers = [number for number, whose in enumerate(self._turns, 1) if whose == leg]
             trained["segments"] = [[number, 10, SEGMENT_NS, SEGMENT_NS, 2, WASH_NS, WASH_NS] for number in numbers]
             trained["units"] = 10 * len(numbers)
-            trained["checkpoints"] += [[at, "0.15", sha256_hex(f"{leg} {at}".encode())] for at in (3, 15)]
+            trained["checkpoints"] += [[at, "0.15", sha256_hex(f"{leg} {at}".encode())[:32]] for at in (3, 12)]
             trained["elapsed_ns"] = trained["cpu_ns"] = SEGMENT_NS * len(numbers)
         return trained
 
@@ -307,7 +307,7 @@ class SignedRound:
             at = end + SEGMENT_NS
         cpu_ns: list[Json] = [[SEGMENT_NS - TOLD_NS, SEGMENT_NS + TOLD_NS] for _ in rows]
         claims: Editable = ev.stretches_claims(
-            nonce=nonce, stretches=rows, conditions=[{**CONDITIONS}], cpu_ns=cpu_ns, handovers=[0] * len(rows)
+            nonce=nonce, stretches=rows, conditions=[{**CONDITIONS}], cpu_ns=cpu_ns, waits=[[0, 0] for _ in rows]
         )
         self._edit(f"{of}{leg} stretches", claims)
         return tokens.sign(claims, key=self.keys["agent"], typ=ev.TYP_STRETCHES)

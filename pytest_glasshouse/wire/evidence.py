@@ -319,7 +319,7 @@ def borders_claims(*, nonce: str, roles: Sequence[str], turns: Sequence[str], bo
 
 
 def stretches_claims(
-    *, nonce: str, stretches: Sequence[Json], conditions: Sequence[Json], cpu_ns: Sequence[Json], handovers: Sequence[Json]
+    *, nonce: str, stretches: Sequence[Json], conditions: Sequence[Json], cpu_ns: Sequence[Json], waits: Sequence[Json]
 ) -> dict[str, Json]:
     """What the agent signs of the timed stretches of a leg (`TYP_STRETCHES`), which `nonce` names as its exit does.
 
@@ -327,14 +327,15 @@ def stretches_claims(
     between the first two and between the others. `units` is what it had reported by its end, over all stretches; `waited_ns`
     how long leg and agent waited for a processor since the end of the stretch before.
     `conditions` are all that were seen. `cpuNs` bounds the leg's processor time of each stretch: read at the inner two of its
-    times, and at the outer two. `handoversNs` is what leg and agent waited from a stretch's end to that of its turn.
+    times, and at the outer two. `waitsNs` is what leg and agent waited between both outer times and their inner ones, and from
+    a stretch's end to that of its turn.
     """
     return {
         "nonce": nonce,
         "stretches": [*stretches],
         "conditions": [*conditions],
         "cpuNs": [*cpu_ns],
-        "handoversNs": [*handovers],
+        "waitsNs": [*waits],
     }
 
 

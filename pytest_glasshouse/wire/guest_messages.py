@@ -152,7 +152,7 @@ _TRAINED: Members = {
     "phases": Fields(dict.fromkeys(_PHASES, _NS)), "facts": _FACTS, "context": Fields(_CONTEXT),
 }  # fmt: skip
 #: `[steps, loss, digest]`.
-_CHECKPOINT = Row([_UNITS, _LOSS, _HEX])
+_CHECKPOINT = Row([_UNITS, _LOSS, Text(most=32, pattern="[0-9a-f]{32}")])
 #: What only some legs report: those that take turns, and those of several ranks.
 _IN_TURNS: Members = {
     "steady": Flag(), "segments": Items(of=_SEGMENT, most=MOST_TURNS), "checkpoints": Items(of=_CHECKPOINT, most=64),
@@ -277,7 +277,7 @@ CLAIMS: Mapping[str, Shape] = MappingProxyType({
         "nonce": _NONCE, "stretches": Items(of=Row([_NS, _NS, _NS, _NS, _UNITS, _NS]), most=MOST_TURNS),
         "conditions": Items(of=_CONDITIONS, most=MOST_CONDITIONS),
     }, {
-        "cpuNs": Items(of=Row([_NS, _NS]), most=MOST_TURNS), "handoversNs": Items(of=_NS, most=MOST_TURNS),
+        "cpuNs": Items(of=Row([_NS, _NS]), most=MOST_TURNS), "waitsNs": Items(of=Row([_NS, _NS]), most=MOST_TURNS),
     }),
     "marks": Fields({"nonce": _NONCE, "marks": Items(of=Row([_NONCE, _NS, _NS]), most=MOST_TURNS + 1)}),
     "borders": Fields({

@@ -14,6 +14,13 @@ if TYPE_CHECKING:
 
 #: Checkpoints that a leg reports at most.
 MOST_CHECKPOINTS = 32
+#: Hexadecimal digits of a checkpoint's digest.
+DIGEST_DIGITS = 32
+
+
+def short_digest(trainer: Trainer) -> str:
+    """Half of the digest of a few weights: enough, and not of the shape of a key, which no report may hold."""
+    return trainer.sample_sha256()[:DIGEST_DIGITS]
 
 
 class Checkpoints:
@@ -29,7 +36,7 @@ class Checkpoints:
         self._due -= 1
         if self._due > 0 or (self._kept and self._kept[-1][0] == self.steps):
             return
-        self._kept.append((self.steps, loss, trainer.sample_sha256()))
+        self._kept.append((self.steps, loss, short_digest(trainer)))
         if len(self._kept) == MOST_CHECKPOINTS:
             del self._kept[::2]
             self._every *= 2

@@ -14,7 +14,9 @@ import random
 import sys
 from typing import Any
 
-from pytest_glasshouse.attacks.lying_legs import LyingLeg, carry_out, lying_archive
+from pytest_glasshouse.attacks.lying_legs import LyingGuest, LyingLeg, lying_archive
+from pytest_glasshouse.attestation.http import ListeningServer
+from pytest_glasshouse.attestation.limits import Caps
 from pytest_glasshouse.invariants import work_witnessed
 from pytest_glasshouse.overhead.interval import interval_pct, mean_overhead_pct
 from pytest_glasshouse.overhead.verdict import implausible_negative, lowest_plausible_pct
@@ -31,6 +33,14 @@ _LOSS, _DISTANCE, _OWNERS = 0.06, 0.032, 0.3
 _CPU, _RATE = 0.08, 0.05
 #: Of the first steps of a leg, how much longer than planned they may take.
 _START_NS = 150_000_000
+
+
+class Testbed(TamperTestbed):
+    """Its server has room for the challenge of every row."""
+
+    def _serve(self) -> ListeningServer:
+        self.caps = Caps(open_challenges=1000)
+        return super()._serve()
 
 
 def simulated(number: int, testbed: TamperTestbed) -> str:
@@ -79,7 +89,8 @@ def too_low(number: int, *, null_rounds: int = 3) -> bool:
 def real(rounds: int, order: Any) -> tuple[int, str]:
     """How many honest rounds of numpy legs of half a second were judged, and why they were accused."""
     row = dataclasses.replace(LyingLeg(lie="", order=order).row, rounds=rounds)
-    observation = carry_out(row, lying_archive({}, build=numpy_archive_with))
+    with LyingGuest(lying_archive({}, build=numpy_archive_with)) as guest:
+        observation = guest.carry_out(row)
     found = work_witnessed(observation)
     return len(observation["rounds"]), "" if found.finding == "held" else f"{found.finding}: {found.reason} ({found.seen})"
 
@@ -90,7 +101,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--simulated", type=int, default=500)
     parser.add_argument("--rounds", type=int, default=40)
     given = parser.parse_args(arguments)
-    with TamperTestbed() as testbed:
+    with Testbed() as testbed:
         reasons = [reason for number in range(given.simulated) if (reason := simulated(number, testbed))]
     low = sum(map(too_low, range(given.simulated)))
     print(f"simulated rows: {len(reasons)} of {given.simulated} accused", *reasons[:5], sep="\n  ", flush=True)

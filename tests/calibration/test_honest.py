@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from pytest_glasshouse.tamper.testbed import TamperTestbed
 from tests.calibration import honest
 
 
 def test_honest_simulated_rows_are_believed(monkeypatch: pytest.MonkeyPatch) -> None:
-    with TamperTestbed() as testbed:
+    with honest.Testbed() as testbed:
         assert [honest.simulated(number, testbed) for number in range(20)] == [""] * 20
         # What is simulated is judged: legs that end far from each other are not believed.
         monkeypatch.setattr(honest, "_LOSS", 2.0)

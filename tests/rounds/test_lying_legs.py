@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pytest
 
 from pytest_glasshouse.attacks.lies import LIES
-from pytest_glasshouse.attacks.lying_legs import LEGS, WITNESSED, LyingLeg, carry_out, lying_archive
+from pytest_glasshouse.attacks.lying_legs import (
+    LEGS,
+    WITNESSED,
+    LyingGuest,
+    LyingLeg,
+    LyingLegs,
+    archive_of_all,
+    lying_archive,
+)
 from pytest_glasshouse.cli.replay import Replayed, replay
 from pytest_glasshouse.invariants import judge
 from pytest_glasshouse.observation.document import Observation
@@ -28,16 +35,18 @@ def _broken(observation: Observation) -> dict[str, str]:
     return {each.invariant: each.reason for each in judge(observation) if each.finding == "broken"}
 
 
+@pytest.fixture(scope="module", name="legs")
+def legs_that_lie() -> Iterator[LyingLegs]:
+    """One numpy guest for all of them. Its control is a row of it without a lie."""
+    with LyingGuest(archive_of_all(numpy_archive_with)) as guest:
+        yield LyingLegs(guest)
+
+
 @pytest.mark.soak
 @pytest.mark.parametrize("case", _PLAYED, ids=lambda case: case.name)
-def test_a_leg_that_lies_is_named(case: LyingLeg) -> None:
-    assert case.seen_by in _broken(carry_out(case.row, lying_archive({case.leg: case.lie}, build=numpy_archive_with)))
-
-
-def test_the_same_guest_without_a_lie_is_believed() -> None:
-    """The control: the tests of this file mean something because of it."""
-    observation = carry_out(LyingLeg(lie="none").row, lying_archive({}, build=numpy_archive_with))
-    assert [each.reason for each in judge(observation) if each.finding != "held"] == []
+def test_a_leg_that_lies_is_named(case: LyingLeg, legs: LyingLegs) -> None:
+    found = legs.play(case, others=lambda _observation: ())
+    assert found.passed, str(found)
 
 
 def test_every_lie_is_played() -> None:
@@ -45,8 +54,9 @@ def test_every_lie_is_played() -> None:
 
 
 def _trained_again(lies: dict[str, str]) -> Sequence[Replayed]:
-    row = dataclasses.replace(LyingLeg(lie="").row, target_s=None, steps=60)
-    observation = carry_out(row, lying_archive(lies))
+    row = LyingLeg(lie="", steps=60).row
+    with LyingGuest(lying_archive({0: lies})) as guest:
+        observation = guest.carry_out(row)
     assert _broken(observation) == {}
     document: Any = {"rows": [{"rowId": "a-row", "observation": observation}], "nullRows": []}
     return list(replay(document, 9))

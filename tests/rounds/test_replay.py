@@ -15,7 +15,7 @@ import pytest
 
 from pytest_glasshouse.cli import replay as module
 from pytest_glasshouse.cli.replay import GUEST_ENVIRONMENT, Replayed, replay
-from pytest_glasshouse.observation.checkpoints import checkpoints_of
+from pytest_glasshouse.observation.training_trace import checkpoints_of
 from pytest_glasshouse.wire.canonical import canonical
 from tests.limits import HANG_S
 from tests.rounds.conftest import carry_out, short_row

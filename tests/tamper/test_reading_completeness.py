@@ -17,8 +17,19 @@ from pytest_glasshouse.attestation import admission, server
 from pytest_glasshouse.attestation import completion as server_completion
 from pytest_glasshouse.errors import IntegrityError, RefusedError
 from pytest_glasshouse.guest import opener
-from pytest_glasshouse.invariants import accounted, allocation, lifecycle, rank_checks, trust, turns, witnessed, work
+from pytest_glasshouse.invariants import (
+    accounted,
+    allocation,
+    lifecycle,
+    rank_checks,
+    trained_alike,
+    trust,
+    turns,
+    witnessed,
+    work,
+)
 from pytest_glasshouse.invariants import verified as reading
+from pytest_glasshouse.observation import training_trace
 from pytest_glasshouse.tamper import completion, enrolment, evidence, package, release, session, tokens
 from pytest_glasshouse.tamper import journal as log
 from pytest_glasshouse.tamper.case import Case
@@ -58,7 +69,7 @@ ROOMS: dict[str, tuple[tuple[ModuleType, ...], Callable[[], dict[str, Ask]]]] = 
         lambda: _of_suite(*enrolment.CASES, *session.CASES, *completion.CASES, *tokens.CASES, *evidence.PUBLISHED, *_CNF),
     ),
     "audit": (
-        (accounted, reading, lifecycle, rank_checks, trust, allocation, turns, witnessed, work),
+        (accounted, reading, lifecycle, rank_checks, trust, allocation, turns, witnessed, trained_alike, work, training_trace),
         reading_cases.judged_rounds,
     ),
 }

@@ -42,6 +42,7 @@ def _waited(about: str, content: Any) -> None:
     if about == "raw stretches":
         for row in content["stretches"]:
             row[-1] = SEGMENT_NS // 5
+        content["waitsNs"] = [[0, SEGMENT_NS // 5] for _ in content["stretches"]]
 
 
 def test_a_turn_in_which_a_leg_waited_for_a_processor_is_no_turn_in_which_it_was_idle() -> None:

@@ -14,7 +14,7 @@ class Checkpoint(NamedTuple):
 
     steps: int
     loss: str
-    sha256: str
+    digest: str
 
 
 def steps_of(body: Trained) -> int:
@@ -26,10 +26,10 @@ def checkpoints_of(body: Trained) -> list[Checkpoint]:
     """A leg's checkpoints. Raises `ValueError` for one of another shape, and for steps that do not rise or were never taken."""
     found: list[Checkpoint] = []
     for each in body.get("checkpoints", []):
-        steps, loss, sha256 = each
-        if not isinstance(steps, int) or not isinstance(loss, str) or not isinstance(sha256, str):
+        steps, loss, digest = each
+        if not isinstance(steps, int) or not isinstance(loss, str) or not isinstance(digest, str):
             raise ValueError("a checkpoint is steps, loss and digest")  # noqa: TRY004  (a stranger's word, no fault of the caller)
-        found.append(Checkpoint(steps, loss, sha256))
+        found.append(Checkpoint(steps, loss, digest))
     places = [0, *(each.steps for each in found), steps_of(body)]
     if any(after <= before for before, after in pairwise(places[:-1])) or places[-2] > places[-1]:
         raise ValueError("the steps of checkpoints do not rise within those that the leg reports")
