@@ -25,12 +25,12 @@ from pytest_glasshouse.cli import (
     gate,
     history,
     package,
-    plan,
     policy,
     pool,
     reap,
     redact,
     render,
+    row_plan,
     serve,
     server_queries,
     shell_completion,
@@ -127,7 +127,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=Parser)
 
     judging = (check, export, redact, gate, compare, history, pool, render)
-    for module in (*judging, plan, watch, doctor, reap, serve, package, server_queries, policy, shell_completion):
+    for module in (*judging, row_plan, watch, doctor, reap, serve, package, server_queries, policy, shell_completion):
         module.declare(commands)
     return parser
 

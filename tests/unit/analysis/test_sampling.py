@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from pytest_glasshouse.analysis.allocation_null import allocation_nulls, judged_by_nulls
+from pytest_glasshouse.analysis.looks import looks_of, plan_of_looks
 from pytest_glasshouse.analysis.planned_rounds import pairs_of_round, rounds_in_all
-from pytest_glasshouse.analysis.sequential import looks_of, plan_of_looks
 from pytest_glasshouse.analysis.wording import verdict_text, worst_round_text
 from pytest_glasshouse.check.check import check_bytes
 from pytest_glasshouse.check.recompute import Derivation, record_faults
