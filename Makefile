@@ -97,6 +97,7 @@ bench: $(STAMP) ## ratios, printed and not judged
 	$(BIN)/python benchmarks/sealed.py
 	$(BIN)/python benchmarks/server.py
 	$(BIN)/python benchmarks/scale.py
+	$(BIN)/python -m benchmarks.naive
 
 pre-commit: $(STAMP) ## run the checks of .pre-commit-config.yaml at each commit
 	$(BIN)/python -m pip install --quiet pre-commit

@@ -1,6 +1,6 @@
 """Our raw leg's loop beside one that a user would write, in steps a second: same data, same sizes, taking turns here.
 
-    python benchmarks/naive.py [--small]
+    python -m benchmarks.naive [--rounds N] [--small]
 
 Prints, and judges nothing. An overhead of protection says nothing if the loop that both legs share is slow. Compared are
 mlp with `torch.nn` and `torch.optim`, lora with plain `from_pretrained`, peft and a loop, and lora with transformers' `Trainer`.
@@ -287,10 +287,12 @@ def main(arguments: list[str], tell: Callable[[str], None] = print) -> int:
     """Compare, or be one of the loops."""
     if arguments[:1] == ["--child"]:
         return child(arguments[1], arguments[2], Path(arguments[3]))
-    given = SMALL if "--small" in arguments else {}
+    given: dict[str, Any] = SMALL if "--small" in arguments else {}
+    if "--rounds" in arguments:
+        given = {**given, "rounds": int(arguments[arguments.index("--rounds") + 1])}
     with tempfile.TemporaryDirectory() as folder:
         make_model(Path(folder))
-        for line in lines(Path(folder), **given):  # type: ignore[arg-type]
+        for line in lines(Path(folder), **given):
             tell(line)
     return 0
 
