@@ -102,6 +102,7 @@ bench: $(STAMP) ## ratios, printed and not judged
 	$(BIN)/python -m benchmarks.marks
 	$(BIN)/python benchmarks/scale.py
 	$(BIN)/python benchmarks/witness.py
+	$(BIN)/python -m benchmarks.naive
 
 pre-commit: $(STAMP) ## run the checks of .pre-commit-config.yaml at each commit
 	$(BIN)/python -m pip install --quiet pre-commit

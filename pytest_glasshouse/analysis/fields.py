@@ -99,6 +99,7 @@ class AttemptFields(TypedDict):
     outcome: str
     reason: NotRequired[str]
     overheadPct: NotRequired[float]
+    roundsMeanPct: NotRequired[float]
     overheadCi95Pct: NotRequired[list[float] | None]
     differencePct: NotRequired[float]
     verdict: NotRequired[str]

@@ -9,8 +9,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pytest_glasshouse.analysis.extension import extension
+from pytest_glasshouse.analysis.looks import looks_of
 from pytest_glasshouse.analysis.row_cut import cut_of
-from pytest_glasshouse.analysis.sequential import looks_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

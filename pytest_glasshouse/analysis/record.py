@@ -16,6 +16,7 @@ from pytest_glasshouse.analysis.extension import extension, extension_figures
 from pytest_glasshouse.analysis.fields import Record
 from pytest_glasshouse.analysis.figures import judged_figures, measured_legs, row_figures
 from pytest_glasshouse.analysis.lifecycle import lifecycle
+from pytest_glasshouse.analysis.looks import sequential_figures
 from pytest_glasshouse.analysis.null_row import null_figures
 from pytest_glasshouse.analysis.planned_rounds import pairs_of_round, rounds_in_all
 from pytest_glasshouse.analysis.publishable import unique, unpublishable_because
@@ -24,7 +25,6 @@ from pytest_glasshouse.analysis.sampling import is_current, sampled
 from pytest_glasshouse.analysis.scaling import scaling
 from pytest_glasshouse.analysis.sealed_row import sealed_figures
 from pytest_glasshouse.analysis.segments import design, segments, steady
-from pytest_glasshouse.analysis.sequential import sequential_figures
 from pytest_glasshouse.observation.reading import cache_state, invariant_key, journals, stand_in, strict_memory, treatment
 from pytest_glasshouse.overhead.verdict import Verdict
 from pytest_glasshouse.rows.interleaving import interleaving

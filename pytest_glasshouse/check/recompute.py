@@ -16,6 +16,7 @@ from pytest_glasshouse.analysis.covariates import covariates, disturbances
 from pytest_glasshouse.analysis.extension import extension, extension_figures
 from pytest_glasshouse.analysis.figures import judged_figures, row_figures
 from pytest_glasshouse.analysis.lifecycle import lifecycle
+from pytest_glasshouse.analysis.looks import sequential_figures
 from pytest_glasshouse.analysis.null_row import null_figures
 from pytest_glasshouse.analysis.planned_rounds import rounds_of
 from pytest_glasshouse.analysis.record import data_order_seeds, finding_json, finding_states, turns, workload_facts
@@ -23,7 +24,6 @@ from pytest_glasshouse.analysis.row_cut import cut_figures
 from pytest_glasshouse.analysis.sampling import is_current, sampled
 from pytest_glasshouse.analysis.scaling import scaling
 from pytest_glasshouse.analysis.sealed_row import sealed_figures
-from pytest_glasshouse.analysis.sequential import sequential_figures
 from pytest_glasshouse.errors import GlasshouseError, IntegrityError, ProtocolError
 from pytest_glasshouse.invariants.revisions import IMPLAUSIBLE_BEFORE_NULL
 from pytest_glasshouse.observation.document import check_observation

@@ -26,12 +26,12 @@ from pytest_glasshouse.cli import (
     history,
     init,
     package,
-    plan,
     policy,
     pool,
     reap,
     redact,
     render,
+    row_plan,
     serve,
     server_queries,
     shell_completion,
@@ -132,7 +132,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=Parser)
 
     judging = (check, export, redact, gate, compare, history, pool, render, site)
-    for module in (init, *judging, plan, watch, doctor, reap, serve, package, server_queries, policy, shell_completion):
+    for module in (init, *judging, row_plan, watch, doctor, reap, serve, package, server_queries, policy, shell_completion):
         module.declare(commands)
     return parser
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, cast
 
+from pytest_glasshouse.analysis.sampling import is_current
 from pytest_glasshouse.analysis.wording import figure_with_interval
 from pytest_glasshouse.errors import IntegrityError, ReportError
 from pytest_glasshouse.observation.reading import observed_rounds, protected_of
@@ -57,6 +58,8 @@ def _entry(row: RowRecord) -> AttemptFields:
     elif "overheadPct" in row:
         entry["overheadPct"], entry["overheadCi95Pct"] = row["overheadPct"], row["overheadCi95Pct"]
         entry["verdict"] = row["verdict"]
+        if is_current(row["observation"]):
+            entry["roundsMeanPct"] = row["roundsMeanPct"]
     return entry
 
 
@@ -175,7 +178,8 @@ def attempts_line(row: RowRecord) -> str:
 
 
 def _summarized(entry: AttemptEntry) -> str:
-    figure, interval = entry.get("overheadPct", entry.get("differencePct")), entry.get("overheadCi95Pct")
+    totals = entry.get("overheadPct", entry.get("differencePct"))
+    figure, interval = entry.get("roundsMeanPct", totals), entry.get("overheadCi95Pct")
     result = entry["outcome"]
     if figure is not None:
         result = figure_with_interval(figure, None if interval is None else (interval[0], interval[1]))

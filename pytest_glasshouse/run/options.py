@@ -136,7 +136,7 @@ class Options:
         """The looks after which a row may end, as its plan names them; None where it may not."""
         if not self.sequential or self.max_overhead_pct is None:
             return None
-        from pytest_glasshouse.analysis.sequential import plan_of_looks
+        from pytest_glasshouse.analysis.looks import plan_of_looks
 
         return plan_of_looks(self.max_overhead_pct)
 

@@ -43,7 +43,7 @@ def lines(work: Path, report: dict[str, Any]) -> list[str]:
 def test_a_row_is_told_with_findings_interval_processor_time_and_spread(work: Path, report: dict[str, Any]) -> None:
     row = report["rows"][0]
     told = lines(work, report)
-    assert "14 of 14 held; overhead +2.78 % (95 % -1.24 to +6.63)" in told[0]
+    assert "14 of 14 held; overhead +2.77 % (95 % -1.24 to +6.63)" in told[0]
     assert f"protected {row['protectedCpuSecPerUnit']:.6f}, raw {row['rawCpuSecPerUnit']:.6f} (+2.72 %)" in told[1]
     assert "spread of process starts 2.96 % (10 starts)" in told[3]
     assert any("anygpu-null" in line and "raw against raw" in line for line in told)

@@ -54,6 +54,7 @@ def _edits() -> dict[str, Edit]:
             for field in ("run", "round_nonce", "row", "sub", "package", "policy", "allocation", "plan", "manifest", "container")
         },
         "turns drawn otherwise": lambda document: document["rows"][2]["observation"]["rounds"][0]["turns"].reverse(),
+        "a plan without its sampling": lambda document: row(document)["observation"]["plan"].pop("sampling"),
         "turns nobody planned": lambda document: first(document).update(turns=["raw"]),
         **{f"measured another {name}": partial(_component, name=name) for name in ("gpu-model", "gpu-uuid")},
     }

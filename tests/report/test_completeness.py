@@ -192,6 +192,9 @@ def _cases(bundle_bytes: bytes) -> dict[str, Ask]:
         "null row": _of_null(lambda _: None),
         "null row with another difference": _of_null(lambda null: null.update(differencePct=0.0)),
         "null row that qualifies": _of_null(lambda null: null.update(qualifies=not null["qualifies"])),
+        "null row cut by nothing": _of_null(
+            lambda null: null.update(cut={"roundCostSec": 1.0, "pairSec": 1.0, "rounds": 2, "pairs": 4})
+        ),
         "null row without a finding": _of_null(lambda null: null["findings"].pop()),
         "null row with a finding unseen": _of_null(_null_unseen),
         "null row without its second leg": _of_null(lambda null: null["observation"]["rounds"][0].update(raw2=None)),

@@ -16,9 +16,9 @@ from scipy.stats import t
 
 import pytest_glasshouse
 from pytest_glasshouse.analysis.figures import judged_figures, row_figures
+from pytest_glasshouse.analysis.looks import plan_of_looks
 from pytest_glasshouse.analysis.row_limits import implausible, limit_of, log_ratios
 from pytest_glasshouse.analysis.sampling import sampled, sampling_of
-from pytest_glasshouse.analysis.sequential import plan_of_looks
 from pytest_glasshouse.check.check import Checked, Level, check_bytes
 from pytest_glasshouse.check.compare import compare
 from pytest_glasshouse.check.gate import Gated, GatePolicy, Ruling, gate
@@ -372,4 +372,4 @@ def test_no_other_module_judges_a_limit() -> None:
     }
 
     # The looks of a row that may end early see rounds that are no record yet; the last of them is judged as a record.
-    assert callers == {"analysis/row_limits.py", "analysis/sequential.py"}
+    assert callers == {"analysis/row_limits.py", "analysis/looks.py"}

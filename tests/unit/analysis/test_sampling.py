@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from pytest_glasshouse.analysis.allocation_null import allocation_nulls, judged_by_nulls
+from pytest_glasshouse.analysis.allocation_null import allocation_nulls, judged_by_null, judged_by_nulls
+from pytest_glasshouse.analysis.looks import looks_of, plan_of_looks
 from pytest_glasshouse.analysis.planned_rounds import pairs_of_round, rounds_in_all
-from pytest_glasshouse.analysis.sequential import looks_of, plan_of_looks
 from pytest_glasshouse.analysis.wording import verdict_text, worst_round_text
 from pytest_glasshouse.check.check import check_bytes
 from pytest_glasshouse.check.recompute import Derivation, record_faults
@@ -260,7 +260,8 @@ def test_report_with_a_null_row_follows_from_its_own_data_and_not_without_it() -
 def test_printed_figure_is_the_one_the_interval_is_of() -> None:
     """The ratio of totals may even lie outside it: a long round weighs more there."""
     record, _ = made([1.0, 1.2, 0.8, 1.1, 0.9, 1.0], order="interleaved", limit=None)
-    row: Any = {**record["record"], "overheadPct": 7.77}
+    changed: Any = {**record["record"], "overheadPct": 7.77}
+    row = judged_by_null(changed, None)
 
     shown = row_details(example.document(record), row, is_open=True)
     assert f"{row['roundsMeanPct']:+.2f} % (95 % interval" in row["interpretation"]
