@@ -57,17 +57,28 @@ def _site(options: argparse.Namespace) -> int:
     out: Path = options.out
     if out.exists() and not out.is_dir():
         raise ConfigurationError(f"--out {out}: expected a directory, or no such file; saw a file")
-    count, left_out = build_site(directory, out, derivation=derivation_of(options))
-    write_lines(f"left out: {name}: {why}" for name, why in left_out)
-    if not count:
+    built = build_site(directory, derivation=derivation_of(options))
+    write_lines(f"left out: {name}: {why}" for name, why in built.left_out)
+    if not built.runs:
         write_lines([f"{directory}: no report is there to make pages of"])
         return EXIT_NOTHING
-    write_lines([f"site  {out / 'index.html'}  ({counted(count, 'run')})"])
+    for name, text in built.files.items():
+        _write(out / name, text)
+    write_lines([f"site  {out / 'index.html'}  ({counted(built.runs, 'run')})"])
     return EXIT_OK
 
 
-def build_site(directory: Path, out: Path, *, derivation: Derivation | None) -> tuple[int, list[tuple[str, str]]]:
-    """Write the site; how many runs it has, and which files were left out and why."""
+@dataclass(frozen=True, kw_only=True)
+class BuiltSite:
+    """The site's files by name, how many runs it has, and which files were left out and why."""
+
+    files: dict[str, str]
+    runs: int
+    left_out: tuple[tuple[str, str], ...]
+
+
+def build_site(directory: Path, *, derivation: Derivation | None) -> BuiltSite:
+    """Check every report below a directory, and make the pages of those that are sound."""
     from pytest_glasshouse.check.found_reports import BASELINES, report_paths
     from pytest_glasshouse.render.badge import GREY_BADGE, svg
     from pytest_glasshouse.render.site import run_address, site_files
@@ -85,16 +96,11 @@ def build_site(directory: Path, out: Path, *, derivation: Derivation | None) -> 
         elif each.left_out:
             left_out.append((str(path.relative_to(directory)), each.left_out))
     whole = sorted((each for each in built.values() if each.run is not None), key=lambda each: _when(each.run))
-    if not whole:
-        return 0, left_out
     runs = [each.run for each in whole if each.run is not None]
-    badge = whole[-1].badge or svg(GREY_BADGE)
-    for name, text in site_files(runs, badge_svg=badge, left_out=left_out):
-        _write(out / name, text)
-    for each in whole:
-        if each.run is not None:
-            _write(out / run_address(each.run.run_id), each.page)
-    return len(runs), left_out
+    badge = whole[-1].badge if whole else svg(GREY_BADGE)
+    files = dict(site_files(runs, badge_svg=badge, left_out=left_out))
+    files |= {run_address(each.run.run_id): each.page for each in whole if each.run is not None}
+    return BuiltSite(files=files, runs=len(runs), left_out=tuple(left_out))
 
 
 def _when(run: SiteRun | None) -> tuple[str, str]:
