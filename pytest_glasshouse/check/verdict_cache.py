@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pytest_glasshouse.check.check import check_bytes
-from pytest_glasshouse.errors import ConfigurationError
+from pytest_glasshouse.errors import ConfigurationError, IntegrityError
+from pytest_glasshouse.wire.canonical import parse_tolerant
 from pytest_glasshouse.wire.own_file import read_own
 from pytest_glasshouse.wire.whole_file import put
 
@@ -57,8 +58,9 @@ class VerdictCache:
 
     def _read(self) -> dict[str, str]:
         try:
-            found = json.loads(read_own(self._path, what="the cache of verdicts", limit=_LIMIT, secret=False))
-        except (ConfigurationError, ValueError):
+            data = read_own(self._path, what="the cache of verdicts", limit=_LIMIT, secret=False)
+            found = parse_tolerant(data, limit=_LIMIT)
+        except (ConfigurationError, IntegrityError):
             return {}
         if not isinstance(found, dict):
             return {}

@@ -81,7 +81,7 @@ def build_site(directory: Path, *, derivation: Derivation | None) -> BuiltSite:
     """Check every report below a directory, and make the pages of those that are sound."""
     from pytest_glasshouse.check.found_reports import BASELINES, report_paths
     from pytest_glasshouse.render.badge import GREY_BADGE, svg
-    from pytest_glasshouse.render.site import run_address, site_files
+    from pytest_glasshouse.render.site_pages import run_address, site_files
     from pytest_glasshouse.report.bundle import SUFFIX
 
     paths = [path for path in report_paths(directory) if BASELINES not in path.relative_to(directory).parts]

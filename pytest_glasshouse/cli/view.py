@@ -52,10 +52,10 @@ def open_view(directory: Path, *, port: int, derivation: Derivation | None) -> T
     """The server, bound to 127.0.0.1 and nothing else."""
     pages = Pages(directory, derivation)
 
-    class Handler(_Handler):
+    class OfThisSite(SitePageHandler):
         site = pages
 
-    server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
+    server = ThreadingHTTPServer(("127.0.0.1", port), OfThisSite)
     server.daemon_threads = True
     return server
 
@@ -95,7 +95,7 @@ class Pages:
     def _live(self) -> str:
         from pytest_glasshouse.cli.watch import running_lines
         from pytest_glasshouse.render.html import escaped
-        from pytest_glasshouse.render.site import document
+        from pytest_glasshouse.render.site_pages import document
         from pytest_glasshouse.wire.output import RedLine
 
         runs = sorted((each for each in self._directory.glob("*.run") if each.is_dir()), reverse=True)
@@ -108,7 +108,9 @@ class Pages:
         return document("What runs now", "".join(shown), refresh_s=_REFRESH_S)
 
 
-class _Handler(BaseHTTPRequestHandler):
+class SitePageHandler(BaseHTTPRequestHandler):
+    """Answers with the pages of `site`, to requests for this machine by its own name."""
+
     site: Pages
     server_version, sys_version = "glasshouse", ""
 

@@ -48,7 +48,8 @@ def forest_plot(points: Sequence[HistoryPoint]) -> str:
     reach = max([1.0, *values]) * 1.1
     x = Scale(low=-reach, high=reach, left=_NAMES + 10, right=_RIGHT)
     height = _ROW * len(points) + 30
-    return svg(_forest(points, x, height), width=_WIDTH, height=height, title=f"Last overhead of {len(points)} rows, in percent")
+    title = f"Last overhead of {len(points)} rows, in percent"
+    return svg(_forest(points, x, height), width=_WIDTH, height=height, title=title, role="group")
 
 
 def _over_time(points: Sequence[HistoryPoint], x: Scale, y: Scale) -> Iterator[str]:

@@ -43,6 +43,6 @@ def test_every_signer_is_trusted_or_unknown(report: Path, tmp_path: Path, capsys
 
 
 def test_report_that_follows_no_schema_proves_nothing(report: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    report.write_bytes(report.read_bytes().replace(b'"schemaVersion"', b'"schemaVersio"', 1))
+    report.write_bytes(report.read_bytes().replace(b'"schemaVersion"', b'"schemaName"', 1))
     assert main(["check", str(report), "--explain"], derivation=example.EXAMPLE) == 1
     assert "proves" not in capsys.readouterr().out
