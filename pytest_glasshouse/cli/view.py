@@ -8,7 +8,7 @@ from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, Any
 
-from pytest_glasshouse.cli.derivation import derivation_of
+from pytest_glasshouse.cli.derivation import derivation_of, is_own
 from pytest_glasshouse.cli.reports import declare_directory, existing
 from pytest_glasshouse.errors import ConfigurationError
 from pytest_glasshouse.run.exit_codes import EXIT_OK, EXIT_USAGE
@@ -39,7 +39,9 @@ def declare(commands: Commands) -> None:
 def _view(options: argparse.Namespace) -> int:
     if not 0 <= options.port <= 0xFFFF:  # noqa: PLR2004
         raise ConfigurationError(f"--port: expected 0 to 65535, saw {options.port}")
-    with open_view(existing(options.directory), port=options.port, derivation=derivation_of(options)) as server:
+    with open_view(
+        existing(options.directory), port=options.port, derivation=derivation_of(options), keep_verdicts=is_own(options)
+    ) as server:
         write_lines([f"http://127.0.0.1:{server.server_port}/  (Ctrl-C ends it)"])
         try:
             server.serve_forever()
@@ -48,9 +50,9 @@ def _view(options: argparse.Namespace) -> int:
     return EXIT_OK
 
 
-def open_view(directory: Path, *, port: int, derivation: Derivation | None) -> ThreadingHTTPServer:
+def open_view(directory: Path, *, port: int, derivation: Derivation | None, keep_verdicts: bool = False) -> ThreadingHTTPServer:
     """The server, bound to 127.0.0.1 and nothing else."""
-    pages = Pages(directory, derivation)
+    pages = Pages(directory, derivation, keep_verdicts=keep_verdicts)
 
     class OfThisSite(SitePageHandler):
         site = pages
@@ -63,8 +65,8 @@ def open_view(directory: Path, *, port: int, derivation: Derivation | None) -> T
 class Pages:
     """The site's files, made again when a report was added, changed or removed."""
 
-    def __init__(self, directory: Path, derivation: Derivation | None) -> None:
-        self._directory, self._derivation = directory, derivation
+    def __init__(self, directory: Path, derivation: Derivation | None, *, keep_verdicts: bool) -> None:
+        self._directory, self._derivation, self._keep_verdicts = directory, derivation, keep_verdicts
         self._seen: list[tuple[str, int, int]] | None = None
         self._files: dict[str, str] = {}
         self._lock = Lock()
@@ -89,7 +91,7 @@ class Pages:
                 continue
             seen.append((str(path), status.st_size, status.st_mtime_ns))
         if seen != self._seen:
-            self._files = build_site(self._directory, derivation=self._derivation).files
+            self._files = build_site(self._directory, derivation=self._derivation, keep_verdicts=self._keep_verdicts).files
             self._seen = seen
 
     def _live(self) -> str:
