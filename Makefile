@@ -26,8 +26,9 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	touch $@
 
-demo: $(STAMP) ## install, run the smoke rows on the mock provider, show table and report path
-	$(BIN)/python -m pytest benchmarks/ -m smoke
+demo: $(STAMP) ## install, run the smoke rows on the mock provider, write their page, and say what to try next
+	$(BIN)/python -m pytest benchmarks/ -m smoke --glasshouse-html
+	@echo "the page is beside the report; next: $(BIN)/glasshouse view, or a row of your own: $(BIN)/glasshouse init DIRECTORY"
 
 gpu: ## on a machine with an NVIDIA GPU: doctor, probes, CUDA tests, rows and a summary, in eight minutes; resumes. docs/gpu.md
 	@$(PYTHON) -m benchmarks.gpu --out $(OUT)

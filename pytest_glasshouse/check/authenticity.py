@@ -13,7 +13,7 @@ from pytest_glasshouse.errors import ConfigurationError, IntegrityError
 from pytest_glasshouse.observation.reading import observed_rounds
 from pytest_glasshouse.report.fields import every_row
 from pytest_glasshouse.wire.bounded_file import KEY_FILE_LIMIT, read_named
-from pytest_glasshouse.wire.public_keys import ed25519_of_pem
+from pytest_glasshouse.wire.public_keys import OPENSSH, ed25519_of_openssh, ed25519_of_pem
 from pytest_glasshouse.wire.tokens import public_key, public_text
 
 if TYPE_CHECKING:
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from pytest_glasshouse.report.fields import Report
 
 _WITNESS = "witness"
+_EXPECTED = "expected a PEM public key, or lines `[witness] KEY`, a KEY of `ssh-keygen -t ed25519` too"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +39,7 @@ class Trust:
 
     @classmethod
     def read(cls, paths: Iterable[Path]) -> Trust:
-        """Read key files: PEM, or lines of a base64url key, each optionally after the word `witness`.
+        """Read key files: PEM, or lines of a base64url or OpenSSH key, each optionally after the word `witness`.
 
         Raises `ConfigurationError` naming the file.
         """
@@ -106,13 +107,15 @@ def _keys_in(path: Path) -> Iterator[tuple[bool, str]]:
         return
     lines = [line.split() for line in text.splitlines() if line.strip() and not line.lstrip().startswith("#")]
     if not lines:
-        raise ConfigurationError(f"--trust {path}: expected a PEM public key or lines `[witness] KEY`; saw no key")
+        raise ConfigurationError(f"--trust {path}: {_EXPECTED}; saw no key")
     for words in lines:
-        is_witness = len(words) == 2 and words[0] == _WITNESS  # noqa: PLR2004
-        if len(words) != 1 and not is_witness:
-            raise ConfigurationError(f"--trust {path}: expected a PEM public key or lines `[witness] KEY`")
+        is_witness = len(words) > 1 and words[0] == _WITNESS
+        given = words[1:] if is_witness else words
+        of_ssh = given[0] == OPENSSH and len(given) > 1
+        if len(given) != 1 and not of_ssh:
+            raise ConfigurationError(f"--trust {path}: {_EXPECTED}")
         try:
-            yield is_witness, public_text(public_key(words[-1]))
+            yield is_witness, public_text(ed25519_of_openssh(" ".join(given)) if of_ssh else public_key(given[0]))
         except IntegrityError as error:
             raise ConfigurationError(f"--trust {path}: expected an Ed25519 public key in every line ({error.detail})") from error
 

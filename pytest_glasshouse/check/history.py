@@ -61,13 +61,18 @@ class RowHistory:
     """The number of JSON files that are not reports."""
 
 
-def history(directory: Path, *, pattern: str = "*", derivation: Derivation | None = None) -> RowHistory:
-    """Read every report and bundle below `directory`, outside virtual environments. A run with both counts once."""
+def history(
+    directory: Path, *, pattern: str = "*", derivation: Derivation | None = None, keep_verdicts: bool = False
+) -> RowHistory:
+    """Read every report and bundle below `directory`, outside virtual environments. A run with both counts once.
+
+    `keep_verdicts`: see `VerdictCache`.
+    """
     entries: list[HistoryEntry] = []
     left_out: list[tuple[str, str]] = []
     seen: set[str] = set()
     others = 0
-    verdicts = VerdictCache()
+    verdicts = VerdictCache(derivation, keep=keep_verdicts)
     for path in report_paths(directory):
         name = str(path.relative_to(directory))
         try:
@@ -85,7 +90,7 @@ def history(directory: Path, *, pattern: str = "*", derivation: Derivation | Non
             continue
         if document["runId"] in seen:
             continue
-        if faults := verdicts.faults_of(data, derivation=derivation):
+        if faults := verdicts.faults_of(data):
             left_out.append((name, faults))
             continue
         seen.add(document["runId"])

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pytest_glasshouse.check.check import check_bytes
-from pytest_glasshouse.errors import ConfigurationError
+from pytest_glasshouse.errors import ConfigurationError, IntegrityError
+from pytest_glasshouse.wire.canonical import parse_tolerant
 from pytest_glasshouse.wire.own_file import read_own
 from pytest_glasshouse.wire.whole_file import put
 
@@ -28,27 +29,37 @@ _MOST = 50_000
 
 
 class VerdictCache:
-    """Verdicts by digest: an empty text is a sound report, else its faults in one line. Written back by `close`."""
+    """Verdicts by digest: an empty text is a sound report, else its faults in one line. Written back by `close`.
 
-    def __init__(self, directory: Path | None = None) -> None:
-        self._path = (directory or cache_directory()) / _NAME
-        self._code = _digest_of_code()
-        self._known = self._read()
+    `keep` only for what is derived with the project's own functions: those of a test are in no digest of the code.
+    """
+
+    def __init__(self, derivation: Derivation | None, *, keep: bool) -> None:
+        self._derivation, self._keep = derivation, keep
+        self._path = cache_directory() / _NAME
+        self._code = _digest_of_code() if keep else b""
+        self._known = self._read() if keep else {}
         self._new = False
 
-    def faults_of(self, data: bytes, *, derivation: Derivation | None = None) -> str:
+    def faults_of(self, data: bytes) -> str:
         """Why a report is not sound; empty where it is. Raises `ReportError` for a bundle that cannot be read."""
-        if derivation is not None:
-            return _checked(data, derivation)  # judged by other functions than this code's
-        key = hashlib.sha256(self._code + data).hexdigest()
+        key = self.key(data)
         if key not in self._known:
-            self._known[key] = _checked(data, None)
-            self._new = True
+            self.learn(key, _checked(data, self._derivation))
         return self._known[key]
+
+    def key(self, data: bytes) -> str:
+        """What a verdict on these bytes is kept under."""
+        return hashlib.sha256(self._code + data).hexdigest()
+
+    def learn(self, key: str, faults: str) -> None:
+        """Take a verdict over from another process, or from a check that was just made."""
+        if self._known.get(key) != faults:
+            self._known[key], self._new = faults, True
 
     def close(self) -> None:
         """Keep what was learnt; a cache that cannot be written costs time only."""
-        if not self._new:
+        if not (self._new and self._keep):
             return
         kept = dict(list(self._known.items())[-_MOST:])
         with contextlib.suppress(OSError):
@@ -57,8 +68,9 @@ class VerdictCache:
 
     def _read(self) -> dict[str, str]:
         try:
-            found = json.loads(read_own(self._path, what="the cache of verdicts", limit=_LIMIT, secret=False))
-        except (ConfigurationError, ValueError):
+            data = read_own(self._path, what="the cache of verdicts", limit=_LIMIT, secret=False)
+            found = parse_tolerant(data, limit=_LIMIT)
+        except (ConfigurationError, IntegrityError):
             return {}
         if not isinstance(found, dict):
             return {}

@@ -12,6 +12,7 @@ from pytest_glasshouse.wire.output import write_lines
 from pytest_glasshouse.wire.printable import counted
 
 if TYPE_CHECKING:
+    from pytest_glasshouse.check.authenticity import Trust
     from pytest_glasshouse.check.check import Checked, Level
     from pytest_glasshouse.cli.parser import Commands
 
@@ -26,7 +27,7 @@ levels:
   witnessed    and every receipt is by a server whose key file line starts with the word `witness`: you vouch
                that the publisher does not run it
 """
-_TRUST = "a public key file: PEM, or lines of `[witness] BASE64URL-KEY`; repeatable"
+_TRUST = "a public key file: PEM, or lines `[witness] KEY`, base64url or of `ssh-keygen -t ed25519`; repeatable"
 
 
 def declare(commands: Commands) -> None:
@@ -56,6 +57,9 @@ def declare(commands: Commands) -> None:
         help="train N legs again, drawn by what was signed at their end: each must give the adapter that it exported. Takes as "
         "long as the legs did, and needs torch and the model",
     )
+    check.add_argument(
+        "--explain", action="store_true", help="also what it proves, what it does not, and every signer as trusted or unknown"
+    )
     check.set_defaults(run=_check, report_error_code=EXIT_USAGE)
 
 
@@ -75,9 +79,19 @@ def _check(options: argparse.Namespace) -> int:
         write_lines(
             _lines(path, checked, required) if checked.legacy is None else _lines_of_published(path, checked, options.require)
         )
+        if options.explain and checked.legacy is None and checked.level is not Level.NOTHING:
+            _explain(path, checked, trust)
         if options.replay and checked.legacy is None and checked.sound:
             passed = _replay(path, options.replay) and passed
     return EXIT_OK if passed else EXIT_NO
+
+
+def _explain(path: Path, checked: Checked, trust: Trust) -> None:
+    from pytest_glasshouse.check.check import load_document
+    from pytest_glasshouse.check.explanation import explanation
+    from pytest_glasshouse.report.bundle import read_report
+
+    write_lines(explanation(load_document(read_report(path)), checked, trust))
 
 
 def _replay(path: Path, count: int) -> bool:

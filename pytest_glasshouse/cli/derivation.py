@@ -10,6 +10,11 @@ if TYPE_CHECKING:
     from pytest_glasshouse.check.recompute import Derivation
 
 
+def is_own(options: argparse.Namespace) -> bool:
+    """Whether reports are derived with the project's functions: only such verdicts are kept for the next time."""
+    return options.derivation is None
+
+
 def derivation_of(options: argparse.Namespace) -> Derivation:
     """What `main` was given, else the project's. The check alone does not know the left wing's appraisers."""
     from pytest_glasshouse.attestation.reappraisal import device_faults

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pytest_glasshouse.cli.derivation import derivation_of
+from pytest_glasshouse.cli.derivation import derivation_of, is_own
 from pytest_glasshouse.cli.reports import declare_directory, existing
 from pytest_glasshouse.run.exit_codes import EXIT_NOTHING, EXIT_OK, EXIT_USAGE
 from pytest_glasshouse.wire.output import write_lines
@@ -37,6 +37,6 @@ def _history(options: argparse.Namespace) -> int:
     from pytest_glasshouse.check.history import history, lines
 
     directory: Path = existing(options.directory)
-    found = history(directory, pattern=options.row, derivation=derivation_of(options))
+    found = history(directory, pattern=options.row, derivation=derivation_of(options), keep_verdicts=is_own(options))
     write_lines(lines(found, width=width_of(sys.stdout)))
     return EXIT_OK if found.entries else EXIT_NOTHING

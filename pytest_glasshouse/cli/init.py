@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import tomllib
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pytest_glasshouse.errors import ConfigurationError
+from pytest_glasshouse.errors import ConfigurationError, IntegrityError
 from pytest_glasshouse.run.exit_codes import EXIT_OK, EXIT_USAGE
+from pytest_glasshouse.wire.bounded_file import read_named, read_toml
 from pytest_glasshouse.wire.documentation import page
 from pytest_glasshouse.wire.output import write_lines
 
@@ -48,6 +48,8 @@ min-rounds = 5
 publishable = true
 """
 _IGNORED = "reports/"
+#: Largest file of the user's that is added to.
+_LIMIT = 1 << 20
 #: The workflows among the examples, and what they are called in the user's repository.
 _WORKFLOWS = ("pull-request", "nightly", "release", "sweeper", "site")
 
@@ -93,7 +95,7 @@ def _new(path: Path, text: str) -> str:
 
 
 def _ignored(path: Path) -> str:
-    lines = path.read_text("utf-8").splitlines() if path.exists() else []
+    lines = _text(path).splitlines()
     if any(line.strip() in {_IGNORED, "reports", "/reports", "/reports/", "reports/*"} for line in lines):
         return f"kept     {path} (it has {_IGNORED})"
     return _added(path, f"{_IGNORED}\n")
@@ -102,11 +104,11 @@ def _ignored(path: Path) -> str:
 def _gate(path: Path) -> str:
     if path.exists():
         try:
-            tables = tomllib.loads(path.read_text("utf-8"))
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            tables = read_toml(path)
+        except (IntegrityError, OSError) as error:
             raise ConfigurationError(f"{path}: expected TOML to add [tool.glasshouse.gate] to, saw an error: {error}") from None
         tool = tables.get("tool", {})
-        if "glasshouse" in tool:
+        if isinstance(tool, dict) and "glasshouse" in tool:
             return f"kept     {path} (it has a table of glasshouse)"
     return _added(path, _GATE)
 
@@ -114,11 +116,18 @@ def _gate(path: Path) -> str:
 def _added(path: Path, text: str) -> str:
     """Add text at the end of a file that may not be there."""
     was_there = path.exists()
-    before = path.read_text("utf-8") if was_there else ""
+    before = _text(path)
     separator = "\n" if before and not before.endswith("\n") else ""
     with path.open("a", encoding="utf-8") as file:
         file.write(separator + (text if was_there else text.lstrip("\n")))
     return f"{'added to' if was_there else 'written '} {path}"
+
+
+def _text(path: Path) -> str:
+    """The text of a file of the user's; empty where there is none."""
+    if not path.exists():
+        return ""
+    return read_named(path, what=str(path), limit=_LIMIT).decode("utf-8", "replace")
 
 
 def _workflow(name: str) -> str:

@@ -36,6 +36,7 @@ from pytest_glasshouse.cli import (
     server_queries,
     shell_completion,
     site,
+    view,
     watch,
 )
 from pytest_glasshouse.cli.parser import Parser
@@ -57,6 +58,7 @@ examples:
   glasshouse compare                                    the newest report against the one before it
   glasshouse compare last-green RUN.json --fail-above 1 fails where the overhead rose by more than a point
   glasshouse site reports/ --out public/                pages of all reports, with every row over time
+  glasshouse view                                       the same on http://127.0.0.1:8471, with what runs now
   glasshouse render                                     the newest report as a page, beside it
   glasshouse export RUN.glasshouse.zip --row ROW        a row for in-toto: a Statement in a DSSE envelope
   glasshouse plan 'h100-*' --half-width 0.5            what rows would take, before anything is rented
@@ -131,7 +133,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"glasshouse {_version()}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=Parser)
 
-    judging = (check, export, redact, gate, compare, history, pool, render, site)
+    judging = (check, export, redact, gate, compare, history, pool, render, site, view)
     for module in (init, *judging, row_plan, watch, doctor, reap, serve, package, server_queries, policy, shell_completion):
         module.declare(commands)
     return parser

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pytest_glasshouse.cli.derivation import derivation_of
+from pytest_glasshouse.cli.derivation import derivation_of, is_own
 from pytest_glasshouse.cli.reports import declare_directory, existing
 from pytest_glasshouse.errors import ConfigurationError, ReportError
 from pytest_glasshouse.run.exit_codes import EXIT_NOTHING, EXIT_OK, EXIT_USAGE
@@ -20,6 +20,7 @@ from pytest_glasshouse.wire.printable import counted
 
 if TYPE_CHECKING:
     from pytest_glasshouse.check.recompute import Derivation
+    from pytest_glasshouse.check.verdict_cache import VerdictCache
     from pytest_glasshouse.cli.parser import Commands
     from pytest_glasshouse.render.site_data import SiteRun
 
@@ -30,8 +31,16 @@ named on the index.
 """
 #: Below this many reports another process takes longer to start than it saves.
 _ALONE = 40
-#: What the processes that check reports inherit: functions cannot be sent to them.
-_INHERITED: list[Derivation | None] = [None]
+
+
+@dataclass(kw_only=True)
+class Inherited:
+    """What the processes that check reports inherit: functions cannot be sent to them."""
+
+    verdicts: VerdictCache | None = None
+
+
+_INHERITED = Inherited()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +51,8 @@ class BuiltRun:
     page: str = ""
     badge: str = ""
     left_out: str = ""
+    verdict: tuple[str, str] | None = None
+    """What the cache of verdicts learns: a key, and the faults."""
 
 
 def declare(commands: Commands) -> None:
@@ -57,20 +68,31 @@ def _site(options: argparse.Namespace) -> int:
     out: Path = options.out
     if out.exists() and not out.is_dir():
         raise ConfigurationError(f"--out {out}: expected a directory, or no such file; saw a file")
-    count, left_out = build_site(directory, out, derivation=derivation_of(options))
-    write_lines(f"left out: {name}: {why}" for name, why in left_out)
-    if not count:
+    built = build_site(directory, derivation=derivation_of(options), keep_verdicts=is_own(options))
+    write_lines(f"left out: {name}: {why}" for name, why in built.left_out)
+    if not built.runs:
         write_lines([f"{directory}: no report is there to make pages of"])
         return EXIT_NOTHING
-    write_lines([f"site  {out / 'index.html'}  ({counted(count, 'run')})"])
+    for name, text in built.files.items():
+        _write(out / name, text)
+    write_lines([f"site  {out / 'index.html'}  ({counted(built.runs, 'run')})"])
     return EXIT_OK
 
 
-def build_site(directory: Path, out: Path, *, derivation: Derivation | None) -> tuple[int, list[tuple[str, str]]]:
-    """Write the site; how many runs it has, and which files were left out and why."""
+@dataclass(frozen=True, kw_only=True)
+class BuiltSite:
+    """The site's files by name, how many runs it has, and which files were left out and why."""
+
+    files: dict[str, str]
+    runs: int
+    left_out: tuple[tuple[str, str], ...]
+
+
+def build_site(directory: Path, *, derivation: Derivation | None, keep_verdicts: bool = False) -> BuiltSite:
+    """Check every report below a directory, and make the pages of those that are sound."""
     from pytest_glasshouse.check.found_reports import BASELINES, report_paths
     from pytest_glasshouse.render.badge import GREY_BADGE, svg
-    from pytest_glasshouse.render.site import run_address, site_files
+    from pytest_glasshouse.render.site_pages import run_address, site_files
     from pytest_glasshouse.report.bundle import SUFFIX
 
     paths = [path for path in report_paths(directory) if BASELINES not in path.relative_to(directory).parts]
@@ -79,22 +101,17 @@ def build_site(directory: Path, out: Path, *, derivation: Derivation | None) -> 
     paths = [path for path in paths if path.suffix == ".json" or path.name.removesuffix(SUFFIX) not in reports]
     built: dict[str, BuiltRun] = {}
     left_out: list[tuple[str, str]] = []
-    for path, each in zip(paths, _built(paths, derivation), strict=True):
+    for path, each in zip(paths, _built(paths, derivation, keep=keep_verdicts), strict=True):
         if each.run is not None:
             built.setdefault(each.run.run_id, each)
         elif each.left_out:
             left_out.append((str(path.relative_to(directory)), each.left_out))
     whole = sorted((each for each in built.values() if each.run is not None), key=lambda each: _when(each.run))
-    if not whole:
-        return 0, left_out
     runs = [each.run for each in whole if each.run is not None]
-    badge = whole[-1].badge or svg(GREY_BADGE)
-    for name, text in site_files(runs, badge_svg=badge, left_out=left_out):
-        _write(out / name, text)
-    for each in whole:
-        if each.run is not None:
-            _write(out / run_address(each.run.run_id), each.page)
-    return len(runs), left_out
+    badge = whole[-1].badge if whole else svg(GREY_BADGE)
+    files = dict(site_files(runs, badge_svg=badge, left_out=left_out))
+    files |= {run_address(each.run.run_id): each.page for each in whole if each.run is not None}
+    return BuiltSite(files=files, runs=len(runs), left_out=tuple(left_out))
 
 
 def _when(run: SiteRun | None) -> tuple[str, str]:
@@ -106,8 +123,19 @@ def _write(path: Path, text: str) -> None:
     path.write_text(text, encoding="utf-8")
 
 
-def _built(paths: list[Path], derivation: Derivation | None) -> list[BuiltRun]:
-    _INHERITED[0] = derivation
+def _built(paths: list[Path], derivation: Derivation | None, *, keep: bool) -> list[BuiltRun]:
+    from pytest_glasshouse.check.verdict_cache import VerdictCache
+
+    _INHERITED.verdicts = VerdictCache(derivation, keep=keep)
+    found = _built_by_all(paths)
+    for each in found:
+        if each.verdict is not None:
+            _INHERITED.verdicts.learn(*each.verdict)
+    _INHERITED.verdicts.close()
+    return found
+
+
+def _built_by_all(paths: list[Path]) -> list[BuiltRun]:
     workers = min(os.cpu_count() or 1, 8)
     if len(paths) < _ALONE or workers == 1 or sys.platform != "linux":
         return [_build(path) for path in paths]
@@ -116,8 +144,9 @@ def _built(paths: list[Path], derivation: Derivation | None) -> list[BuiltRun]:
 
 
 def _build(path: Path) -> BuiltRun:
-    from pytest_glasshouse.check.check import check_bytes, load_document
+    from pytest_glasshouse.check.check import Checked, Level, load_document
     from pytest_glasshouse.check.legacy_results import may_be_report
+    from pytest_glasshouse.check.verdict_cache import VerdictCache
     from pytest_glasshouse.errors import IntegrityError
     from pytest_glasshouse.render.badge import badge, svg
     from pytest_glasshouse.render.page import page
@@ -136,7 +165,13 @@ def _build(path: Path) -> BuiltRun:
         except IntegrityError:
             other = False
         return BuiltRun(left_out="" if other else str(error)[:200])
-    checked = check_bytes(data, derivation=_INHERITED[0])
-    if checked.faults:
-        return BuiltRun(left_out=f"{counted(len(checked.faults), 'fault')}; first: {checked.faults[0]}")
-    return BuiltRun(run=site_run(document), page=page(document, checked), badge=svg(badge(document, sound=True)))
+    verdicts = _INHERITED.verdicts or VerdictCache(None, keep=False)
+    faults = verdicts.faults_of(data)
+    verdict = (verdicts.key(data), faults)
+    if faults:
+        return BuiltRun(left_out=faults, verdict=verdict)
+    # What `check` says of a sound report where no key is trusted.
+    rows, excluded = len(document["rows"]) + len(document.get("sealedRows", ())), len(document["excludedResults"])
+    checked = Checked(faults=(), level=Level.CONSISTENT, missing=(), rows=rows, excluded=excluded)
+    shown = svg(badge(document, sound=True))
+    return BuiltRun(run=site_run(document), page=page(document, checked), badge=shown, verdict=verdict)

@@ -68,7 +68,7 @@ def follow(directory: Path, out: TextIO, *, terminal: bool, once: bool, sleep: C
     """Write what is new once a second until the run directory is gone."""
     last: list[str] = []
     while directory.is_dir():
-        lines = _lines(directory)
+        lines = running_lines(directory)
         if terminal and (lines != last or once):
             # As many as fit: a line that wraps, or a block that scrolls, could not be drawn over.
             width, height = width_of(out), shutil.get_terminal_size().lines
@@ -89,7 +89,7 @@ def _news(lines: list[str], last: list[str]) -> list[str]:
     return [line for line in lines if line not in last]
 
 
-def _lines(directory: Path) -> list[str]:
+def running_lines(directory: Path) -> list[str]:
     """What failed so far, how many rows ended, and what each worker does."""
     from pytest_glasshouse.run.progress_file import read_progress
 

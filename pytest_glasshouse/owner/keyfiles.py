@@ -23,7 +23,7 @@ from pytest_glasshouse.errors import ConfigurationError, IntegrityError
 from pytest_glasshouse.owner.owner import Owner
 from pytest_glasshouse.wire.bounded_file import KEY_FILE_LIMIT
 from pytest_glasshouse.wire.own_file import check_own, read_own
-from pytest_glasshouse.wire.public_keys import ed25519_of_pem
+from pytest_glasshouse.wire.public_keys import OPENSSH, ed25519_of_openssh, ed25519_of_pem
 from pytest_glasshouse.wire.secret import Secret
 from pytest_glasshouse.wire.tokens import public_key, public_text
 
@@ -77,12 +77,14 @@ def read_public(given: str, *, what: str) -> Ed25519PublicKey:
             text = read_own(path, what=what, limit=KEY_FILE_LIMIT, secret=False).decode("ascii")
     except (OSError, ValueError, RuntimeError):  # RuntimeError: ~ cannot be expanded
         text = given
-    expected = "expected an Ed25519 public key: a PEM file, a file of one base64url line, or that line"
+    expected = "expected an Ed25519 public key: a PEM file, a file of one base64url or OpenSSH line, or that line"
     if "PRIVATE KEY" in text or '"signing"' in text:
         raise ConfigurationError(f"{what}: that is a private key; give the public one (a `.pub` file)")
     try:
         if "-----BEGIN" in text:
             return ed25519_of_pem(text)
+        if text.startswith(f"{OPENSSH} "):
+            return ed25519_of_openssh(text)
         return public_key("".join(line for line in text.split() if line))
     except IntegrityError as error:
         seen = error.detail if "saw" in error.detail else "saw none"

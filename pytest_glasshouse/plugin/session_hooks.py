@@ -35,6 +35,7 @@ class RunHooks:
 
     def __init__(self, run: Run, config: pytest.Config) -> None:
         self.run, self._config = run, config
+        self._interrupted = False
 
     def pytest_runtest_logstart(self, nodeid: str) -> None:
         self.run.store.begin(nodeid)
@@ -61,6 +62,7 @@ class RunHooks:
         try:
             yield
         finally:
+            self._interrupted = int(session.exitstatus) == pytest.ExitCode.INTERRUPTED
             session.exitstatus = self.run.finish(int(session.exitstatus))
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
@@ -139,6 +141,9 @@ class RunHooks:
             self._without_terminal()
         if reporter is None or not (run.store.begun or run.store.judged_before):
             return
+        hint = self._resume_hint()
+        if hint and not self._interrupted:
+            write_line(reporter, hint, yellow=True)
         if run.options.provider == "mock" or run.simulated:
             write_line(reporter, not_a_gate(len(run.selected.rows)), yellow=True)
         elif run.options.provider == "local" and (said := dry_runs([*run.store.records.values()])):
@@ -147,7 +152,7 @@ class RunHooks:
             write_line(reporter, f"glasshouse: cleanup is not proven: {run.cleanup.leftovers} may still exist", red=True)
             for line in run.cleanup.by_hand:
                 write_line(reporter, f"glasshouse: {line}", red=True)
-        if hint := self._resume_hint():
+        if hint and self._interrupted:
             write_line(reporter, hint, yellow=True)
 
     def _without_terminal(self) -> None:

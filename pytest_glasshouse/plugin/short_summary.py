@@ -29,6 +29,6 @@ def begin_with_row(item: pytest.Item, shown: Any) -> None:
     if failure is not None:
         crash.message = printable(failure.line, limit=_SHORT)
         return
-    text = _CLASS_PATH.sub("", str(crash.message).partition("\n")[0])
+    text = _CLASS_PATH.sub("", str(crash.message).partition("\n")[0]).removeprefix("Failed: ")
     name = item.stash[ROW].row.name
     crash.message = printable(text if text.startswith(name) else f"{name}: {text}", limit=_SHORT)

@@ -46,6 +46,7 @@ _NULL = (
 def summary(records: Sequence[Record], tamper: Sequence[TamperRecord], *, width: int | None = None) -> Iterator[str]:
     """The lines of a run's summary; no line of a table is longer than `width`."""
     from pytest_glasshouse.report.attempts import attempts_line, row_title
+    from pytest_glasshouse.report.failures import failure_of
 
     measured = [each["record"] for each in records if each["list"] == "rows"]
     sealed = [each["record"] for each in records if each["list"] == "sealedRows"]
@@ -66,7 +67,7 @@ def summary(records: Sequence[Record], tamper: Sequence[TamperRecord], *, width:
         yield ""
         yield from text_table(_NULL, [(row_title(row), *_null(row)) for row in nulls], width=width)
     yield from shared_gpus([*measured, *sealed, *nulls])
-    if several := [row for row in every if attempts_line(row)]:
+    if several := sorted((row for row in every if attempts_line(row)), key=lambda row: failure_of(row) is None):
         yield ""
         yield "several attempts, not publishable:"
         yield from (f"  {printable(row_title(row))}: {printable(attempts_line(row), limit=_REASON)}" for row in several)

@@ -1,1 +1,1 @@
-"""A report as page, plots, Markdown, badge and annotations."""
+"""A report as page, site, plots, Markdown, badge, CSV and annotations."""

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
 _WIDTH, _HEIGHT, _LEFT, _RIGHT, _TOP, _BOTTOM = 640, 170, 50, 632, 10, 140
 _ROW, _NAMES = 22, 250
+#: Longest name that fits before a forest's figures, also where a phone draws text larger.
+_NAME = 24
 #: A figure further from 0 is drawn at the edge: one wild row must not flatten the others.
 _MOST_PCT = 100.0
 
@@ -46,7 +48,8 @@ def forest_plot(points: Sequence[HistoryPoint]) -> str:
     reach = max([1.0, *values]) * 1.1
     x = Scale(low=-reach, high=reach, left=_NAMES + 10, right=_RIGHT)
     height = _ROW * len(points) + 30
-    return svg(_forest(points, x, height), width=_WIDTH, height=height, title=f"Last overhead of {len(points)} rows, in percent")
+    title = f"Last overhead of {len(points)} rows, in percent"
+    return svg(_forest(points, x, height), width=_WIDTH, height=height, title=title, role="group")
 
 
 def _over_time(points: Sequence[HistoryPoint], x: Scale, y: Scale) -> Iterator[str]:
@@ -80,7 +83,7 @@ def _forest(points: Sequence[HistoryPoint], x: Scale, height: int) -> Iterator[s
     yield line(x.at(0), 2, x.at(0), height - 24, "zero")
     for place, point in enumerate(points):
         middle = _ROW * place + 12
-        name = point.label if len(point.label) <= 40 else point.label[:39] + "\N{HORIZONTAL ELLIPSIS}"  # noqa: PLR2004
+        name = point.label if len(point.label) <= _NAME else point.label[: _NAME - 1] + "\N{HORIZONTAL ELLIPSIS}"
         yield f'<a href="{escaped(point.address)}">{text(_NAMES, middle + 4, name, anchor="end")}</a>'
         if point.low is not None and point.high is not None:
             yield line(x.at(_cut(point.low)), middle, x.at(_cut(point.high)), middle, "interval")

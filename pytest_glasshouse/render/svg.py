@@ -66,12 +66,11 @@ def rectangle(x: float, y: float, width: float, height: float, css: str, title: 
     return f'<rect x="{x:g}" y="{y:g}" width="{max(width, 0.6):g}" height="{height:g}" class="{css}">{inside}</rect>'
 
 
-def svg(parts: Sequence[str] | Iterator[str], *, width: int, height: int, title: str) -> str:
-    """The whole plot, an image with an accessible name."""
+def svg(parts: Sequence[str] | Iterator[str], *, width: int, height: int, title: str, role: str = "img") -> str:
+    """The whole plot, an image with an accessible name; one with links in it is a `group`."""
     inside = "".join(parts)
     label = escaped(title)
     size = " big" if width > _SMALL else ""
     style = f"max-width:{width * 5 // 4}px"
-    return (
-        f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{label}" class="plot{size}" style="{style}">{inside}</svg>'
-    )
+    about = f'role="{role}" aria-label="{label}" class="plot{size}" style="{style}"'
+    return f'<svg viewBox="0 0 {width} {height}" {about}>{inside}</svg>'

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, TypeVar, cast
 
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from cryptography.hazmat.primitives.serialization import load_pem_private_key
+from cryptography.hazmat.primitives.serialization import load_pem_private_key, load_ssh_private_key
 
 from pytest_glasshouse.errors import ConfigurationError, IntegrityError
 from pytest_glasshouse.wire.bounded_file import KEY_FILE_LIMIT
@@ -30,8 +30,11 @@ SEAL_TYP = "glasshouse-seal+jws"
 KEY_VARIABLE = "GLASSHOUSE_SIGNING_KEY"
 
 
+_OPENSSH = b"BEGIN OPENSSH PRIVATE KEY"
+
+
 def report_key(environ: Mapping[str, str]) -> Ed25519PrivateKey:
-    """The key named by `GLASSHOUSE_SIGNING_KEY` (the path of an unencrypted PEM file), else one made for this run.
+    """The key named by `GLASSHOUSE_SIGNING_KEY` (the path of an unencrypted PEM or OpenSSH file), else one made for this run.
 
     Raises `ConfigurationError` without showing the path's content, also for a key that others may read or change.
     """
@@ -40,9 +43,9 @@ def report_key(environ: Mapping[str, str]) -> Ed25519PrivateKey:
         return Ed25519PrivateKey.generate()
     pem = read_own(Path(path), what=KEY_VARIABLE, limit=KEY_FILE_LIMIT)
     try:
-        key = load_pem_private_key(pem, password=None)
+        key: object = (load_ssh_private_key if _OPENSSH in pem else load_pem_private_key)(pem, password=None)
     except (ValueError, TypeError, UnsupportedAlgorithm) as error:
-        expected = "expected an unencrypted PEM private key (openssl genpkey -algorithm ed25519)"
+        expected = "expected an unencrypted private key (openssl genpkey -algorithm ed25519, or ssh-keygen -t ed25519)"
         raise ConfigurationError(f"{KEY_VARIABLE}: {expected}") from error
     if not isinstance(key, Ed25519PrivateKey):
         raise ConfigurationError(f"{KEY_VARIABLE}: expected an Ed25519 key, saw {type(key).__name__.lstrip('_')}")

@@ -9,7 +9,7 @@ from __future__ import annotations
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PublicKey
-from cryptography.hazmat.primitives.serialization import load_pem_public_key
+from cryptography.hazmat.primitives.serialization import load_pem_public_key, load_ssh_public_key
 
 from pytest_glasshouse.errors import IntegrityError
 
@@ -45,6 +45,21 @@ def x25519(raw: bytes) -> X25519PublicKey:
     if _coordinate(raw, "an X25519") % _P in X25519_SMALL:
         raise IntegrityError("malformed", "saw a key of small order")
     return X25519PublicKey.from_public_bytes(raw)
+
+
+#: How a line of an OpenSSH public key begins.
+OPENSSH = "ssh-ed25519"
+
+
+def ed25519_of_openssh(line: str) -> Ed25519PublicKey:
+    """The key of a line as `ssh-keygen -t ed25519` writes it (RFC 8709). Raises `IntegrityError("malformed")`."""
+    try:
+        key = load_ssh_public_key(" ".join(line.split()[:2]).encode())
+    except (ValueError, UnsupportedAlgorithm):
+        raise IntegrityError("malformed", "expected an OpenSSH public key") from None
+    if not isinstance(key, Ed25519PublicKey):
+        raise IntegrityError("malformed", "expected an Ed25519 public key, saw another kind of key")
+    return ed25519(key.public_bytes_raw())
 
 
 def ed25519_of_pem(text: str) -> Ed25519PublicKey:

@@ -75,9 +75,9 @@ def test_every_attempt_is_recorded_and_the_first_judged_one_stands(project: Proj
     result.stdout.fnmatch_lines(
         [
             "*attempt 1 at this row stands, whatever later attempts gave: in-broken-good was not measured: failed*",
+            "  in-broken-good: attempt 1 of 3 stands; later: 2: +1.05 % (single sample); 3: +1.05 % (single sample)",
             "  in-slow-fast: attempt 1 of 2 stands; later: 2: -27.62 % (single sample)",
             "  in-guestgone-good: attempt 2 of 2 stands; earlier: 1: infrastructure",
-            "  in-broken-good: attempt 1 of 3 stands; later: 2: +1.05 % (single sample); 3: +1.05 % (single sample)",
         ]
     )
     assert check_bytes(project.reports()[0].read_bytes(), derivation=example.EXAMPLE).faults == ()

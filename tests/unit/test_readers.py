@@ -32,6 +32,7 @@ ALLOWED = {
     ("channel/host_service.py", "json.loads"): "on the host, the order of its user, and answers of this user's keepers",
     ("channel/host_service.py", "open"): "on the host, /proc, and the end of the logs of this user's own allocations",
     ("channel/wheels.py", "read_bytes"): "the wheel that this process has just built",
+    ("cli/init.py", "read_text"): "this package's own examples",
     ("cli/replay.py", "json.loads"): "the answer of this run's own process, checked against a type",
     ("cli/replay_leg.py", "json.load"): "the task of the process that started it",
     ("cli/export.py", "json.loads"): "an envelope whose signature was verified, and which is read strictly for that",

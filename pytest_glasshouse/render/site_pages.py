@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 _POINTS = 60
 #: Most rows that are drawn in the index, and most failures that have a card there.
 _PLOTS, _CARDS = 40, 12
+_NONE = "'none'"
 _FILTERS = ("GPU", "workload", "provider", "verdict")
 
 
@@ -38,7 +39,7 @@ def site_files(runs: Sequence[SiteRun], *, badge_svg: str, left_out: Sequence[tu
     for run in runs:
         for row in run.rows:
             by_key.setdefault(row.key, []).append((run, row))
-    yield "index.html", _index(runs, by_key, left_out)
+    yield "index.html", _index(runs, by_key, left_out, badge_svg)
     yield "compare.html", _compare_page(runs)
     yield "badge.svg", badge_svg
     for key, seen in by_key.items():
@@ -56,12 +57,12 @@ def run_address(run_id: str) -> str:
     return f"runs/{file_name(run_id)}.html"
 
 
-def document(title: str, body: str, *scripts: str, data: str = "") -> str:
-    """A whole page whose policy allows these scripts and no other, and no request."""
+def document(title: str, body: str, *scripts: str, data: str = "", refresh_s: int | None = None) -> str:
+    """A whole page whose policy allows these scripts and no other, and no request; with `refresh_s` it is loaded again."""
     digests = (base64.b64encode(hashlib.sha256(each.encode()).digest()).decode() for each in scripts)
     allowed = " ".join(f"'sha256-{each}'" for each in digests)
     policy = (
-        f"default-src 'none'; style-src 'unsafe-inline'; script-src {allowed}; img-src 'self' data:; base-uri 'none'; "
+        f"default-src 'none'; style-src 'unsafe-inline'; script-src {allowed or _NONE}; img-src data:; base-uri 'none'; "
         "form-action 'none'"
     )
     held = f'<script type="application/json" id="data">{data}</script>' if data else ""
@@ -69,15 +70,19 @@ def document(title: str, body: str, *scripts: str, data: str = "") -> str:
         '<!DOCTYPE html><html lang="en"><head><meta charset="utf-8">'
         f'<meta http-equiv="Content-Security-Policy" content="{escaped(policy)}">'
         '<meta name="viewport" content="width=device-width,initial-scale=1"><meta name="referrer" content="no-referrer">'
+        f"{'' if refresh_s is None else f'<meta http-equiv=refresh content={refresh_s}>'}"
         f"<title>{escaped(title)}</title><style>{style_sheet()}</style></head><body><main><h1>{escaped(title)}</h1>{body}</main>"
         f"{held}{''.join(f'<script>{each}</script>' for each in scripts)}</body></html>\n"
     )
 
 
 def _index(
-    runs: Sequence[SiteRun], by_key: Mapping[str, list[tuple[SiteRun, SiteRow]]], left_out: Sequence[tuple[str, str]]
+    runs: Sequence[SiteRun],
+    by_key: Mapping[str, list[tuple[SiteRun, SiteRow]]],
+    left_out: Sequence[tuple[str, str]],
+    badge_svg: str,
 ) -> str:
-    parts = [_summary(runs), _failed(runs)]
+    parts = [_summary(runs, badge_svg), _failed(runs)]
     if left_out:
         head = paragraph(f"{counted(len(left_out), 'file')} left out", "head")
         listed = details("Which, and why", bullets(f"{name}: {why}" for name, why in left_out[:_POINTS]))
@@ -97,7 +102,7 @@ def _index(
     return document("Glasshouse reports", "".join(parts), SCRIPT, FILTERS)
 
 
-def _summary(runs: Sequence[SiteRun]) -> str:
+def _summary(runs: Sequence[SiteRun], badge_svg: str) -> str:
     held, attempted = sum(each.held for each in runs), sum(each.attempted for each in runs)
     costs = [each.usd for each in runs if each.usd is not None]
     failed = sum(len(each.failed) for each in runs)
@@ -107,8 +112,7 @@ def _summary(runs: Sequence[SiteRun]) -> str:
         f"every invariant held in {held} of {attempted} lifecycles begun",
         f"{sum(costs):,.2f} USD while legs were there" if costs else "nothing was rented",
     ]
-    badge = '<p><img src="badge.svg" alt="protection overhead of the last run"></p>'
-    return badge + bullets(words)
+    return f"<p>{badge_svg}</p>{bullets(words)}"
 
 
 def _failed(runs: Sequence[SiteRun]) -> str:
