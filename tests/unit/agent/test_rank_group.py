@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_glasshouse.agent.rank_group import STOPPED, RankGroup
+from pytest_glasshouse.agent.rank_group import STOPPED, RankGroup, RankNetwork
 from pytest_glasshouse.errors import ProtocolError, RankLostError
 from tests.limits import HANG_S, until
 
@@ -127,3 +127,18 @@ def test_a_network_of_their_own_is_not_this_process_s() -> None:
                 stranger.connect(("127.0.0.1", group.network.port))
     finally:
         group.close()
+
+
+def test_where_the_system_gives_no_network_the_ranks_use_this_machine_s_loopback() -> None:
+    """A container's root may not have a namespace; the rows run all the same."""
+
+    def refused() -> tuple[int, socket.socket]:
+        raise PermissionError(1, "unshare")
+
+    network = RankNetwork(refused)
+    try:
+        assert network.namespace is None
+        with socket.create_connection(("127.0.0.1", network.port), timeout=HANG_S):
+            pass
+    finally:
+        network.close()
