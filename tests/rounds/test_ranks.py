@@ -193,3 +193,8 @@ def _trained_raw(row: Any, order_seed: int, directory: Path) -> set[str]:
         rank.stdin.close()
         rank.stdin = None
     return {rank.communicate(timeout=HANG_S)[0].strip() for rank in ranks}
+
+
+def test_null_row_of_two_ranks_holds(tmp_path: Path) -> None:
+    ran = carry_out(short_row(order="interleaved", null=True, gpus=2, target_s=0.5), tmp_path)
+    assert (ran.outcome.ended, _not_held(ran)) == (None, {})
