@@ -47,12 +47,13 @@ class RankNetwork:
     The second where the system gives no namespace: its ports can be reached by every process of the machine.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, own: Callable[[], tuple[int, socket.socket]] | None = None) -> None:
+        """`own` makes a namespace and listens in it, or raises `OSError`."""
         self.namespace: int | None = None
         # A namespace is a thread's: what is made in one that ends leaves this process's threads where they were.
         with ThreadPoolExecutor(1, "rank-network") as once:
             try:
-                self.namespace, self.listener = once.submit(_own_network).result()
+                self.namespace, self.listener = once.submit(own or _own_network).result()
             except OSError:
                 self.listener = _listening(0)
         self.port = int(self.listener.getsockname()[1])

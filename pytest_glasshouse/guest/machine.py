@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from pytest_glasshouse.errors import ProtocolError
 from pytest_glasshouse.guest.nvml import NO_DRIVER, Gpu, Nvml
 from pytest_glasshouse.guest.torch_probe import ProbeFailedError, TorchAnswer
+from pytest_glasshouse.wire.evidence import MOST_RANKS
 from pytest_glasshouse.wire.guest_messages import DETAIL
 from pytest_glasshouse.wire.printable import printable
 
@@ -47,6 +48,11 @@ class Device:
     nvml_index: int | None = None
     why_cpu: str = ""
     no_gpu: str = ""
+
+    @property
+    def ranks(self) -> int:
+        """How many ranks a leg can have here: one for each GPU; on the CPU, as many as a leg may have."""
+        return self.gpu_count if self.name == "cuda" else MOST_RANKS
 
 
 def find_device(nvml: Nvml, ask: Callable[[], TorchAnswer], environ: Mapping[str, str]) -> Device:

@@ -12,6 +12,7 @@ MARKERS = {
     "mlp": "rows that train the MLP",
     "qwen": "rows that train a LoRA adapter on a causal LM",
     "sealed": "rows whose base model is in the sealed package: one leg, no overhead",
+    "multigpu": "rows whose legs train on several GPUs, whatever else they are",
     "smoke": "the rows that show in about a minute whether everything works",
     "sustained": "rows whose legs train 15 minutes or longer",
     "null": "rows of raw against raw",

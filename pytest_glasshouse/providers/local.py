@@ -36,7 +36,7 @@ class LocalProvider:
                 f"provider local: expected an NVIDIA GPU that torch can train on; {device.no_gpu}. "
                 "glasshouse doctor --provider local tells more; --glasshouse-provider mock is a dry run on the CPU"
             )
-        self._gpu_model, self._gpu_count = device.model, device.gpu_count
+        self._gpu_model, self._gpu_count = device.model, device.ranks
         self._guests = process.GuestProcesses(folders)
         self.archive_sha256 = sha256_hex(self._archive)
         process.check_room(self._archive)

@@ -61,8 +61,7 @@ class MockProvider:
         if "no-capacity" in self._faults:
             raise NoCapacityError(f"mock: no capacity for {row.gpu} (fault no-capacity). Nothing was created; try again later")
         device = device_here(self._archive, self._folders)
-        if device.name == "cuda":
-            process.check_gpus(row, has=device.gpu_count)
+        process.check_gpus(row, has=device.ranks)
         promised = GPU_MODELS["h100"] if "wrong-gpu" in self._faults else device.model
         return (Offer(provider=self.name, gpu_model=promised, gpus=row.gpus),)
 

@@ -87,7 +87,7 @@ def _rows(rows: Sequence[MeasuredRow], nulls: Sequence[NullRow]) -> Iterator[str
         body.append(
             [
                 f"{row_title(row)} ({_target(row)})",
-                row["gpuModel"],
+                tables.ran_on(row),
                 row["order"],
                 f"{row['protectedPerSec']:,.3f}",
                 f"{row['rawPerSec']:,.3f}",
@@ -144,7 +144,7 @@ def _nulls(nulls: Sequence[NullRow]) -> Iterator[str]:
     for row in nulls:
         interval = tables.bounds(row["differenceCi90Pct"], unit=" %")
         inside = f"{'inside' if row['qualifies'] else 'not inside'} ±{row['marginPct']:g} %"
-        body.append([row_title(row), row["gpuModel"], str(row["rounds"]), f"{row['differencePct']:+.2f} %", interval, inside])
+        body.append([row_title(row), tables.ran_on(row), str(row["rounds"]), f"{row['differencePct']:+.2f} %", interval, inside])
     yield from _section("Raw against raw")
     yield from markdown_table(["Row", "Ran on", "Rounds", "Difference", "90 % interval", "Margin"], body)
 

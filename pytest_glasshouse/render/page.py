@@ -123,8 +123,8 @@ def _nulls(document: Report) -> Iterator[str]:
     rows = document["nullRows"]
     if rows:
         body = [
-            (each["name"], each["gpuModel"], each["rounds"], tables.bounds(each["differenceCi90Pct"]), f"{each['marginPct']:g}",
-             "yes" if each["qualifies"] else "no")
+            (each["name"], tables.ran_on(each), each["rounds"], tables.bounds(each["differenceCi90Pct"]),
+             f"{each['marginPct']:g}", "yes" if each["qualifies"] else "no")
             for each in rows
         ]  # fmt: skip
         yield '<h2 id="nulls">Raw against raw</h2>'

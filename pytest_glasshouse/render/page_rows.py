@@ -35,7 +35,7 @@ def row_card(document: Report, row: MeasuredRow, scale: Scale) -> str:
     return (
         f'<div class="card"><h3><a href="#{escaped(row["rowId"])}">{escaped(row_title(row))}</a></h3>'
         f'<p class="figure">{escaped(tables.overhead_text(row))}</p>{interval_plot(row, scale, null_band(document, row))}'
-        f"{paragraph(', '.join(words) + '; ' + row['gpuModel'], 'soft')}</div>"
+        f"{paragraph(', '.join(words) + '; ' + tables.ran_on(row), 'soft')}</div>"
     )
 
 
@@ -89,7 +89,7 @@ def findings(row: MeasuredRow | SealedRow | ExcludedRow) -> str:
 def _conditions(row: MeasuredRow | ExcludedRow) -> list[tuple[str, Any]]:
     named = row["namedGpuModel"]
     return [
-        ("ran on", row["gpuModel"]),
+        ("ran on", tables.ran_on(row)),
         ("names", named if named != row["gpuModel"] else None),
         ("provider", row["provider"]),
         ("order", f"{row['order']}{', fixed' if row['fixedOrder'] else ''}"),
@@ -109,6 +109,7 @@ def _facts(row: MeasuredRow, nulls: Sequence[NullRow]) -> str:
                 f"{row['protectedPerSec']:,.3f} {unit}/s: {row['protectedUnits']:,} in {row['protectedElapsedSec']:,.3f} s",
             ),
             ("raw", f"{row['rawPerSec']:,.3f} {unit}/s: {row['rawUnits']:,} in {row['rawElapsedSec']:,.3f} s"),
+            ("scaling", tables.scaling_text(row)),
             ("limit", None if limit is None else f"{limit.verdict.value} of {limit.limit_pct:g} %: {limit.reason}"),
             ("method", row["method"]),
             ("ratio of totals", f"{signed(row['overheadPct'])} % (one figure, without an interval)"),

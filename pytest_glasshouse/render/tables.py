@@ -13,7 +13,7 @@ from pytest_glasshouse.report.attempts import row_title
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from pytest_glasshouse.analysis.fields import ExcludedRow, FindingRecord, MeasuredRow, SealedRow
+    from pytest_glasshouse.analysis.fields import ExcludedRow, FindingRecord, MeasuredRow, NullRow, SealedRow
     from pytest_glasshouse.analysis.figure_fields import EstimateFigures, FixedCost, JobCostRecord
     from pytest_glasshouse.report.fields import Claims, Summary
     from pytest_glasshouse.tamper.result import TamperRecord
@@ -77,6 +77,27 @@ def lifecycle_sentence(summary: Summary) -> str:
     return (
         f"Held in {lifecycle['held']} of {lifecycle['attempted']} lifecycles begun: with 95 % confidence at least "
         f"{lower95 * 100:.1f} % of them."
+    )
+
+
+def ran_on(row: MeasuredRow | ExcludedRow | NullRow) -> str:
+    """The GPU that a row's legs trained on, and how many of them where there were several."""
+    model = row["gpuModel"] or _NOT_SEEN
+    return f"{row['gpus']} x {model}" if "gpus" in row else model
+
+
+def scaling_text(row: MeasuredRow) -> str | None:
+    """How a row on several GPUs scales, both legs; None for one GPU."""
+    if "scaling" not in row:
+        return None
+    found, unit = row["scaling"], row["unit"]
+    spent = [
+        "not observed" if None in times else f"{' and '.join(f'{seconds:,.3f}' for seconds in times if seconds is not None)} s"
+        for times in (found["protectedCollectiveSec"], found["rawCollectiveSec"])
+    ]
+    return (
+        f"protected {found['protectedPerSecPerGpu']:,.3f} {unit}/s and GPU, collectives {spent[0]}; "
+        f"raw {found['rawPerSecPerGpu']:,.3f} {unit}/s and GPU, collectives {spent[1]}"
     )
 
 

@@ -71,11 +71,11 @@ def _lora(
     )
 
 
-def _interleaved(gpu: Gpu, size: str | None = None, *, null: bool = False, resident: bool = True) -> RowSpec:
+def _interleaved(gpu: Gpu, size: str | None = None, *, null: bool = False, resident: bool = True, gpus: int = 1) -> RowSpec:
     """An interleaved or a null row: lora on the model of this size, or mlp."""
     kind = "null" if null else "interleaved"
     row = RowSpec(
-        name="-".join(filter(None, (gpu, size and f"qwen{size}", kind))),
+        name="-".join(filter(None, (gpu if gpus == 1 else f"{gpu}x{gpus}", size and f"qwen{size}", kind))),
         workload="lora" if size else "mlp",
         gpu=gpu,
         order="interleaved",
@@ -85,6 +85,7 @@ def _interleaved(gpu: Gpu, size: str | None = None, *, null: bool = False, resid
         model=_QWEN[size] if size else None,
         null=null,
         resident=resident,
+        gpus=gpus,
     )
     return with_preset_rounds(row)
 
@@ -176,6 +177,7 @@ INTERLEAVED_ROWS: tuple[RowSpec, ...] = (
     _interleaved("rtx4090", "0.5b"),
     _interleaved("rtx3090", "0.5b"),
     _interleaved("anygpu", "0.5b"),
+    *(_interleaved("h100", size, gpus=gpus) for gpus in (2, 8) for size in (None, "7b")),
 )
 
 NULL_ROWS: tuple[RowSpec, ...] = (
@@ -186,6 +188,7 @@ NULL_ROWS: tuple[RowSpec, ...] = (
     _interleaved("rtx4090", "0.5b", null=True),
     _interleaved("rtx3090", "0.5b", null=True),
     _interleaved("anygpu", "0.5b", null=True),
+    *(_interleaved("h100", size, null=True, gpus=gpus) for gpus in (2, 8) for size in (None, "7b")),
 )
 
 #: What ships and needs nothing of the user: every row but those whose model has to be on the machine that starts them.

@@ -344,6 +344,9 @@ class RowSpec(metaclass=_KeywordOnly):
     @property
     def marks(self) -> tuple[str, ...]:
         """The markers this row carries, from its fields."""
+        if self.gpus > 1:
+            # Nobody who says `h100 and mlp` means to pay for eight of them.
+            return ("multigpu",)
         # A sealed row is chosen by its own marker only: it has no overhead, and needs its model on the machine that starts it.
         workload = "sealed" if self.sealed else {"mlp": "mlp", "lora": "qwen"}[self.workload]
         kinds = (["smoke"] if self.smoke else []) + (["sustained"] if (self.target_s or 0) >= SUSTAINED_S else [])

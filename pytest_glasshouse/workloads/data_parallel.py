@@ -21,18 +21,20 @@ if TYPE_CHECKING:
 #: How long a rank waits for the others within a step. It is longer than any step: a rank that waits so long waits for one that
 #: stands still.
 COLLECTIVE_S = 600
+_BACKENDS: dict[str, str] = {"cpu": "gloo", "cuda": "nccl"}
 
 
 class DataParallel:
     """This process as one rank of its leg. `join` waits until all are there, and `close` must be called."""
 
-    def __init__(self, rank: int, size: int) -> None:
+    def __init__(self, rank: int, size: int, *, waits: bool) -> None:
+        """`waits`: whether a collective has ended when its call returns."""
         self.rank, self.size = rank, size
         self._flat: Any = None
         #: Wall time spent in collectives so far, which on the CPU includes waiting for the slowest rank; on a GPU they are only
         #: queued, and nothing is counted.
         self.collective_ns = 0
-        self._counted = False
+        self._waits = waits
 
     @classmethod
     def join(cls, rank: int, size: int, *, listener: int | None, device: DeviceName) -> DataParallel:
@@ -44,10 +46,8 @@ class DataParallel:
             os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), size, is_master=rank == 0, timeout=limit,
             master_listen_fd=listener,
         )  # fmt: skip
-        backend = "nccl" if device == "cuda" else "gloo"
-        dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=limit)
-        joined = cls(rank, size)
-        joined._counted = device == "cpu"
+        dist.init_process_group(_BACKENDS[device], store=store, rank=rank, world_size=size, timeout=limit)
+        joined = cls(rank, size, waits=_BACKENDS[device] == "gloo")
         import torch
 
         # The first collective makes the connections, and on a GPU loads the kernels.
@@ -72,7 +72,7 @@ class DataParallel:
                 dist.all_reduce(self._flat)
             except RuntimeError as error:
                 raise RankLostError(f"a collective did not end: {error}") from None
-            if self._counted:
+            if self._waits:
                 self.collective_ns += time.perf_counter_ns() - began
             self._flat /= self.size
             for piece, gradient in zip(pieces, gradients, strict=True):

@@ -79,6 +79,7 @@ class StandInHost:
 def _row(
     provider: str, *, gpus: Sequence[str], environ: Mapping[str, str] | None = None, order: str = "raw-first", gpu: str = "anygpu",
     target_s: float = 0.1, uuids: Sequence[str] = (), trained_on: Sequence[str] = (), built_for: str | None = "13.0", error: str = "",
+    ranks: int = 1,
 ) -> dict[str, Any]:  # fmt: skip
     """One row. `gpus` are the names of those that torch has; with `trained_on` the legs say that they used these."""
     from pytest_glasshouse.broker.broker import Broker, BrokerOptions
@@ -105,7 +106,7 @@ def _row(
     except ConfigurationError as error_:
         return {**nothing, "refused": str(error_)}
     use_kept(opened, "numpy")
-    row = short_row(order=order, gpu=gpu, target_s=target_s)
+    row = short_row(order=order, gpu=gpu, target_s=target_s, gpus=ranks)
     with tempfile.TemporaryDirectory() as folder:
         options = BrokerOptions(provider=provider, run_id=run_id(), run_dir=Path(folder), timing=PATIENT, boot_timeout_s=HANG_S)
         broker, host_attestation = Broker(options, providers={provider: opened}), HostAttestation()

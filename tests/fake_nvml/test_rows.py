@@ -104,6 +104,22 @@ def test_row_of_another_gpu_is_a_dry_run_on_this_machines(host: StandInHost) -> 
     assert (answer.refused, answer.not_held, answer.gpu_model, answer.dry_run) == ("", {}, H100, True)
 
 
+def test_ranks_of_a_leg_train_on_a_gpu_each(host: StandInHost) -> None:
+    """Each sees its own only: the memory that this driver shows on the first one's is none of the other's."""
+    settings = {"count": 2, "name0": H100, "name1": H100, "legs_on": 0}
+    answer = host.run("local", settings=settings, gpus=[H100, H100], ranks=2)
+    assert (answer.refused, answer.ended) == ("", "")
+    assert answer.not_held == {
+        "runtime zeroized": "unseen: rank 1: the GPU's memory was not observed: none was in use while the leg trained"
+    }
+
+
+def test_row_of_more_gpus_than_the_machine_has_is_refused(host: StandInHost) -> None:
+    for provider in ("local", "mock"):
+        refused = host.run(provider, settings={}, gpus=[H100], ranks=2).refused
+        assert "field gpus: expected at most the 1 of this machine; saw 2. Nothing was started" in refused
+
+
 #: What keeps torch from the GPU that the driver shows, and what is said of it.
 AT_FAULT: Mapping[str, tuple[dict[str, Any], str]] = {
     "torch build": ({"built_for": None}, "torch 0+cu130 is built without CUDA; install a build for CUDA"),

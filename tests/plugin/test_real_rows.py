@@ -14,6 +14,7 @@ import pytest
 
 from pytest_glasshouse.check.check import check_bytes
 from pytest_glasshouse.cli.main import main
+from pytest_glasshouse.render.tables import ran_on, scaling_text
 from tests.limits import HANG_S
 from tests.numpy_guest import engine
 from tests.numpy_guest.bytecode import keep_in_cache
@@ -177,6 +178,8 @@ def test_row_of_two_gpus_is_measured_and_its_scaling_recomputes(with_numpy: Proj
     assert (row["gpus"], scaling["gpus"], row["observation"]["plan"]["gpus"]) == (2, 2, 2)
     assert scaling["rawPerSecPerGpu"] == pytest.approx(row["rawPerSec"] / 2)
     assert all(0 < spent < row["rawElapsedSec"] for spent in scaling["rawCollectiveSec"])
+    assert ran_on(row).startswith("2 x ")
+    assert str(scaling_text(row)).count("/s and GPU, collectives ") == 2
     assert check_bytes(json.dumps(report).encode()).faults == ()
     for path, value in (("gpus", 4), ("gpus", None), ("scaling", None), ("scaling", {**scaling, "rawPerSecPerGpu": 1.0})):
         changed = json.loads(json.dumps(report))

@@ -136,8 +136,22 @@ def test_rank_that_ends_or_stands_still_ends_the_leg_with_its_name(fault: str, t
     assert ran.cleanup.status == "proven"
 
 
+#: With torch each of these takes a minute or more: all of them in soak.
+SOAK = bool(os.environ.get("SOAK"))
+
+
 @pytest.mark.torch
+@pytest.mark.skipif(not SOAK, reason="rows of several ranks with torch take minutes")
+@pytest.mark.parametrize("order", ["raw-first", "protected-first", "interleaved"])
 @pytest.mark.parametrize("workload", ["mlp", "lora"])
+def test_every_finding_holds_of_two_ranks_with_torch(workload: str, order: str, tmp_path: Path) -> None:
+    target_s = 8.0 if order == "interleaved" else 2.0
+    ran = carry_out(short_row(workload, order, gpus=2, target_s=target_s), tmp_path, torch=True)
+    assert (ran.outcome.ended, _not_held(ran)) == (None, {})
+
+
+@pytest.mark.torch
+@pytest.mark.parametrize("workload", ["mlp", *(["lora"] if SOAK else [])])
 def test_adapter_equals_that_of_the_same_ranks_trained_raw(workload: str, tmp_path: Path) -> None:
     """Bit for bit, and in both legs: protection changes nothing of what is trained."""
     row = short_row(workload, "raw-first", gpus=2, target_s=None, steps=2, warmup_s=0.0)
@@ -179,3 +193,8 @@ def _trained_raw(row: Any, order_seed: int, directory: Path) -> set[str]:
         rank.stdin.close()
         rank.stdin = None
     return {rank.communicate(timeout=HANG_S)[0].strip() for rank in ranks}
+
+
+def test_null_row_of_two_ranks_holds(tmp_path: Path) -> None:
+    ran = carry_out(short_row(order="interleaved", null=True, gpus=2, target_s=0.5), tmp_path)
+    assert (ran.outcome.ended, _not_held(ran)) == (None, {})

@@ -146,11 +146,11 @@ def _on_a_gpu(observation: Json) -> Json:
 
 
 def test_on_a_gpu_the_losses_of_checkpoints_decide_within_a_stated_tolerance(
-    observation: Json, monkeypatch: pytest.MonkeyPatch
+    observation: Json, monkeypatch: pytest.MonkeyPatch, trained: Callable[..., Any]
 ) -> None:
     """Kernels may sum in another order, so neither weights nor adapter are the same bit for bit."""
     changed = _on_a_gpu(observation)
-    again = _once({**module._task(*_leg_of(changed)), "device": "cpu"})
+    again = trained({**module._task(*_leg_of(changed)), "device": "cpu"})
     again["adapterSha256"] = "0" * 64
     again["checkpoints"] = [[steps, repr(1.03 * float(loss)), "0" * 64] for steps, loss, _ in again["checkpoints"]]
     monkeypatch.setattr(module, "_trained", lambda *_task, **_within: again)
@@ -169,10 +169,12 @@ def _leg_of(observation: Json) -> Any:
     return leg, checkpoints_of(leg.end)
 
 
-def test_without_checkpoints_a_leg_of_a_gpu_is_no_success(observation: Json, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_checkpoints_a_leg_of_a_gpu_is_no_success(
+    observation: Json, monkeypatch: pytest.MonkeyPatch, trained: Callable[..., Any]
+) -> None:
     changed = _on_a_gpu(observation)
     del changed["rounds"][0]["raw"]["callback"]["checkpoints"]
-    again = _once({**module._task(*_leg_of(changed)), "device": "cpu"})
+    again = trained({**module._task(*_leg_of(changed)), "device": "cpu"})
     monkeypatch.setattr(module, "_trained", lambda *_task, **_within: again)
     (found,) = _replayed(changed)
     assert not found.equal

@@ -16,10 +16,13 @@ TESTS = Path(__file__).parent.parent
 CALLERS = {"workloads/cuda.py", "guest/torch_probe.py"}
 #: Every function that does something else where there is a GPU, and where that is tried.
 TRIED = {
+    "agent/agent.py Agent._gpu_of": "fake_nvml/test_rows.py",
+    "broker/creator.py Creator.boot": "fake_nvml/test_rows.py",
     "cli/doctor.py _gpu": "fake_nvml/test_rows.py",
     "guest/device_memory.py TorchMemory.pin": "unit/guest/test_ring_cuda.py",
     "guest/device_memory.py TorchMemory.copy": "unit/guest/test_ring_cuda.py",
     "guest/device_memory.py TorchMemory.require_room": "unit/workloads/test_cuda.py",
+    "guest/machine.py Device.ranks": "fake_nvml/test_rows.py",
     "guest/protected.py Protected._allocate": "rounds/test_ring.py",
     "guest/raw.py Raw.run": "rounds/test_ring.py",
     "guest/training.py import_training": "unit/guest/test_training_cuda.py",

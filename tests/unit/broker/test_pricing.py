@@ -66,3 +66,13 @@ def test_table_names_every_allocation_and_what_has_no_offer() -> None:
         "each machine has at least: 40 GB of disk",
         f"estimate {quote.cost_usd:.2f} USD; budget 5.00 USD, enforced while it runs",
     ]
+
+
+def test_an_allocation_of_several_gpus_is_a_line_of_its_own_that_says_how_many() -> None:
+    """Its price is of all of them together."""
+    two = RowSpec(name="two", workload="mlp", gpu="h100", gpus=2, order="raw-first", target_s=60.0)
+    both = Offer(provider="runpod", gpu_model="GPU", price_usd_per_hour=4.0, gpus=2)
+    quoted = pricing.quote([(ROWS[0], OFFER), (two, both)], shared=True)
+    assert [(line.gpus, line.price_usd_per_hour) for line in quoted.lines] == [(1, 2.0), (2, 4.0)]
+    shown = "\n".join(pricing.table(quoted, budget_usd=None))
+    assert "2 x GPU" in shown

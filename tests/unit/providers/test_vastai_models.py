@@ -85,6 +85,15 @@ def test_the_search_names_every_gpu_by_vasts_name() -> None:
     assert query["gpu_name"] == {"in": ["H100 SXM", "RTX PRO 6000 S"]}
 
 
+def test_a_search_for_two_gpus_takes_offers_of_two() -> None:
+    assert search_for(["NVIDIA RTX A4000"], gpus=2)["num_gpus"] == {"eq": 2}
+    two: dict[str, Any] = {"id": 1, "gpu_name": "RTX A4000", "num_gpus": 2, "dph_total": 0.2}
+    offer = offer_from(two, gpus=2)
+    assert offer is not None
+    assert (offer.gpus, offer.price_usd_per_hour) == (2, 0.2)
+    assert offer_from({**two, "num_gpus": 1}, gpus=2) is None
+
+
 def test_a_search_asks_for_what_is_required_in_the_units_of_the_api() -> None:
     """Memory in MB, a version as a number; offers used to be priced with 40 GB of storage, whatever was ordered."""
     asked = Requirements(cuda=CudaVersion(13, 0), gpu_memory_gb=80, memory_gb=64, disk_gb=300)

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pytest_glasshouse.overhead.sequential import LOOKS
+from pytest_glasshouse.plugin.markers import MARKERS
 from pytest_glasshouse.rows import INTERLEAVED_ROWS, NULL_ROWS, RowSpec
 from pytest_glasshouse.rows.interleaving import cut, interleaving
 from pytest_glasshouse.rows.overrides import Overrides
@@ -124,5 +125,16 @@ def test_every_gpu_that_was_published_on_has_an_interleaved_and_a_null_row() -> 
     assert {row.gpu for row in INTERLEAVED_ROWS} == wanted
     assert {row.gpu for row in NULL_ROWS} == wanted
     assert all(row.rounds >= 5 and row.order == "interleaved" for row in (*INTERLEAVED_ROWS, *NULL_ROWS))
-    assert all(("null" in row.marks) == row.null and "smoke" not in row.marks for row in (*INTERLEAVED_ROWS, *NULL_ROWS))
+    of_one = [row for row in (*INTERLEAVED_ROWS, *NULL_ROWS) if row.gpus == 1]
+    assert all(("null" in row.marks) == row.null and "smoke" not in row.marks for row in of_one)
     assert len({row.row_id for row in (*INTERLEAVED_ROWS, *NULL_ROWS)}) == len(INTERLEAVED_ROWS) + len(NULL_ROWS)
+
+
+def test_rows_of_2_and_8_gpus_are_chosen_by_their_own_marker() -> None:
+    """Nobody who says `h100 and mlp`, or `null`, means to pay for eight of them."""
+    several = [row for row in (*INTERLEAVED_ROWS, *NULL_ROWS) if row.gpus > 1]
+    assert sorted((row.gpus, row.workload, row.null) for row in several) == sorted(
+        (gpus, workload, null) for gpus in (2, 8) for workload in ("mlp", "lora") for null in (False, True)
+    )
+    assert {(row.gpu, row.marks) for row in several} == {("h100", ("multigpu",))}
+    assert "multigpu" in MARKERS
