@@ -106,7 +106,7 @@ def one_after_the_other(leg_s: float = 120.0, **clocks: Any) -> dict[str, Any]:
         row: list[Any] = [drained, drained + 1, made.by_guest(made.now) - 1, made.by_guest(made.now), 100, 0]
         marks.append(made.mark())
         accounts[leg] = made.account(marks)
-        claims = evidence.stretches_claims(nonce=NONCE, stretches=[row], conditions=[], cpu_ns=[], handovers=[])
+        claims = evidence.stretches_claims(nonce=NONCE, stretches=[row], conditions=[], cpu_ns=[], waits=[])
         legs[leg] = {"host": made.host_times(began), "stretches": made.signed(claims, evidence.TYP_STRETCHES)}
     return made.notes(["raw", "protected"], marks={"times": made.times, "agent": accounts}, **legs)
 
