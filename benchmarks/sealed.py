@@ -2,12 +2,12 @@
 
     python benchmarks/sealed.py [MIB]
 
-Prints and judges nothing; needs root, which alone may read what a hardened process holds. The model is made in a temporary
-directory, sealed shard by shard, opened and trained on for a few steps on the mock provider. Memory is read every 50 ms while the
-row runs: the anonymous memory of every process of the guest, and its memory files, such as the sealed package. That is what the
-system cannot take back; pages of files on disk (libraries, the page cache) it can, and they are not counted. A page that several
-processes share counts once (the kernel's Pss): the sum of their resident sizes has it several times. The guest's directory is
-searched for pieces of every tensor all the while.
+Prints and judges nothing. The model is made in a temporary directory, sealed shard by shard, opened and trained on for a few
+steps on the mock provider. Memory is read every 50 ms while the row runs: the anonymous memory of every process of the guest,
+and its memory files, such as the sealed package. That is what the system cannot take back; pages of files on disk (libraries,
+the page cache) it can, and they are not counted. A page that several processes share counts once (the kernel's Pss, which of a
+hardened process only root may read: for others it counts in each). The guest's directory is searched for pieces of every tensor
+all the while.
 """
 
 from __future__ import annotations
@@ -115,10 +115,11 @@ def _name(pid: str) -> str:
 
 def _anonymous_bytes(pid: str) -> int:
     """What a process has of anonymous memory; of pages that it shares with the process it was forked from, its part of each."""
-    with contextlib.suppress(OSError):
-        for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
-            if line.startswith("Pss_Anon:"):
-                return int(line.split()[1]) * 1024
+    for name, field in (("smaps_rollup", "Pss_Anon:"), ("status", "RssAnon:")):
+        with contextlib.suppress(OSError):
+            for line in Path(f"/proc/{pid}/{name}").read_text().splitlines():
+                if line.startswith(field):
+                    return int(line.split()[1]) * 1024
     return 0
 
 

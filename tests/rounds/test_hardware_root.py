@@ -112,6 +112,10 @@ def test_a_round_without_a_result_has_none(notes: Any) -> None:
     assert not bound_to_hardware(changed, gpu=False)
     changed["protected"]["result"] = "no token"
     assert not bound_to_hardware(changed, gpu=False)
+    ((_, text),) = device_faults(report({"rounds": [changed]}))
+    assert "cannot be appraised" in text
+    del changed["protected"]["devices"]
+    assert list(device_faults(report({"rounds": [changed]}))) == []
 
 
 def _other_evidence(protected: Any) -> None:

@@ -5,11 +5,14 @@ from __future__ import annotations
 import dataclasses
 
 import pytest
+from cryptography import x509
 
 from pytest_glasshouse.attestation import nvidia_spdm as spdm
 from pytest_glasshouse.attestation.certificates import public_bytes, read_chain
 from pytest_glasshouse.errors import RefusedError
-from pytest_glasshouse.tamper.fake_gpu import BLOCKS, DRIVER, FWID, VBIOS, SpdmReport, genuine, make_device
+from pytest_glasshouse.tamper.fake_certificates import value
+from pytest_glasshouse.tamper.fake_gpu import BLOCKS, DRIVER, FWID, VBIOS, SpdmReport, composite, genuine, make_device
+from pytest_glasshouse.wire import der
 from pytest_glasshouse.wire.canonical import sha256_hex
 
 NOW = 1_800_000_000
@@ -86,3 +89,19 @@ def test_no_pinned_root_is_no_root() -> None:
 def test_a_path_length_that_suffices_is_enough() -> None:
     device = make_device(NOW, "root", path=2)
     assert chain(device.pem(), sha256_hex(device.chain[-1]), NOW) == device.chain
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        [x509.DNSName("gpu.example")],
+        [x509.OtherName(x509.ObjectIdentifier("1.2.3"), value(b"NVIDIA:GH100:1", tag=der.UTF8_STRING))],
+    ],
+    ids=["a-host-s", "of-another-kind"],
+)
+def test_alternative_names_of_other_kinds_name_no_device(names: list[x509.GeneralName]) -> None:
+    """The chip is unknown then, and the device is told from others by the number of its certificate."""
+    extension = (x509.SubjectAlternativeName.oid, x509.SubjectAlternativeName(names).public_bytes())
+    device = make_device(NOW, "leaf", extensions=(composite(), extension))
+    leaf, *_ = read_chain(device.pem(), roots=(sha256_hex(device.chain[-1]),), now=NOW, known_critical=spdm.FWID_EXTENSIONS)
+    assert spdm.device_info(leaf) == ("", f"{leaf.serial_number:X}")

@@ -39,8 +39,11 @@ class _Program(ctypes.Structure):
 def forbid_sockets() -> None:
     """Have the kernel kill this process when it makes a socket (seccomp, with a filter of four steps)."""
     steps = (_Step * 4)(
-        (_LOAD_NUMBER, 0, 0, 0), (_IF_EQUAL, 0, 1, _SOCKET[platform.machine()]), (_RETURN, 0, 0, _KILL), (_RETURN, 0, 0, _ALLOW)
-    )  # fmt: skip
+        _Step(_LOAD_NUMBER, 0, 0, 0),
+        _Step(_IF_EQUAL, 0, 1, _SOCKET[platform.machine()]),
+        _Step(_RETURN, 0, 0, _KILL),
+        _Step(_RETURN, 0, 0, _ALLOW),
+    )
     libc = ctypes.CDLL(None, use_errno=True)
     program = _Program(4, steps)
     if libc.prctl(_NO_NEW_PRIVILEGES, 1, 0, 0, 0) or libc.prctl(_SECCOMP, _FILTER, ctypes.byref(program), 0, 0):
