@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import gzip
+import math
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
@@ -16,11 +17,12 @@ from pytest_glasshouse.render import tables
 from pytest_glasshouse.render.html import Code, MarkedText, bullets, definitions, details, escaped, paragraph, table
 from pytest_glasshouse.render.page_rows import excluded_details, findings, row_card, row_details
 from pytest_glasshouse.render.page_style import style_sheet
-from pytest_glasshouse.render.page_table import SCRIPT, rows_table, script_source
+from pytest_glasshouse.render.page_table import SCRIPT, rows_table, script_source, spent_usd
 from pytest_glasshouse.render.page_verdict import failure_cards, verdict_tile
 from pytest_glasshouse.render.plot_interval import common_scale
 from pytest_glasshouse.report.attempts import attempts_line, row_title
 from pytest_glasshouse.report.bundle import report_bytes
+from pytest_glasshouse.report.failures import rows_of
 from pytest_glasshouse.wire.printable import counted
 
 if TYPE_CHECKING:
@@ -67,6 +69,7 @@ def _top(document: Report, checked: Checked) -> Iterator[str]:
     summary, maker, subject = document["summary"], document["generatedBy"], document["subject"]
     commit = subject["gitCommit"]
     dirty = " with uncommitted changes" if subject["dirty"] else ""
+    costs = [cost for row in rows_of(document) if (cost := spent_usd(row)) is not None]
     yield verdict_tile(document, checked)
     yield failure_cards(document)
     yield paragraph(tables.measured_sentence(summary))
@@ -78,6 +81,7 @@ def _top(document: Report, checked: Checked) -> Iterator[str]:
             ("made", f"{document['createdAt']} by {maker['name']} {maker['version']}"),
             ("subject", f"{subject['name']} {subject['version'] or ''}" + (f" at {commit[:12]}{dirty}" if commit else "")),
             ("root of trust", document["attestationRoot"]),
+            ("spent while legs were there", f"{math.fsum(costs):,.2f} USD" if costs else None),
         ]
     )
 
