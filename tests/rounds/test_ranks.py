@@ -166,8 +166,9 @@ def test_adapter_equals_that_of_the_same_ranks_trained_raw(workload: str, tmp_pa
     row = short_row(workload, "raw-first", gpus=2, target_s=None, steps=2, warmup_s=0.0)
     ran = carry_out(row, tmp_path / "run", torch=True)
     assert (ran.outcome.ended, _not_held(ran)) == (None, {})
+    observed: Any = ran.outcome.observation["rounds"][0]
     for leg in ("protected", *(["raw"] if SOAK else [])):
-        notes: Any = ran.outcome.observation["rounds"][0][leg]
+        notes = observed[leg]
         assert _trained_raw(row, notes["trainingPlan"]["order_seed"], tmp_path / leg) == {notes["adapterSha256"]}
 
 
