@@ -11,7 +11,6 @@ import contextlib
 import os
 import queue
 import resource
-import secrets
 import select
 import shutil
 import signal
@@ -24,9 +23,9 @@ from typing import TYPE_CHECKING
 
 from pytest_glasshouse.agent.base_models import descriptors_of
 from pytest_glasshouse.agent.border_marks import BorderMarks
-from pytest_glasshouse.agent.hardware_evidence import collect
 from pytest_glasshouse.agent.leg_code import LegCode
 from pytest_glasshouse.agent.leg_environment import leg_command, leg_environment
+from pytest_glasshouse.agent.leg_evidence import sign_evidence
 from pytest_glasshouse.agent.leg_scan import LegScan
 from pytest_glasshouse.agent.page_cache import warm_page_cache
 from pytest_glasshouse.agent.peer_credentials import PeerCredentialSocket, is_child, no_process_left
@@ -350,16 +349,10 @@ class LegProcess(threading.Thread):
         if ready is None or challenge is None:
             raise ProtocolError("expected the leg to attest after its challenge")
         elapsed_s = (time.monotonic_ns() - self._challenged_ns) // 1_000_000_000
-        cnf = evidence.read_cnf({**ready["cnf"]})
-        claims = evidence.evidence_claims(
-            ak=self._key.public_key(), sub=challenge["sub"], aud=challenge["aud"], iat=challenge["issued_at"] + elapsed_s,
-            jti=secrets.token_hex(16), nonce=challenge["nonce"], policy=challenge["policy"], plan=challenge["plan"],
-            hpke=cnf.hpke, sig=cnf.sig, components=self._components, manifest=challenge["manifest"],
-            manifest_version=challenge["manifest_version"], container=self._container, observed=ready["antidebug"],
-            memory=ready["memory"], state_head=attest["head"],
+        token, beside = sign_evidence(
+            challenge, ready, key=self._key, components=self._components, container=self._container, head=attest["head"],
+            iat=challenge["issued_at"] + elapsed_s, more=self._rank_claims(),
         )  # fmt: skip
-        submods, beside = collect([*challenge.get("hardware", ())], nonce=challenge["nonce"], cnf=cnf)
-        token = tokens.sign({**claims, **submods, **self._rank_claims()}, key=self._key, typ=evidence.TYP_EVIDENCE)
         self._spool.append(self._leg_id, "evidence", {"evidence": token, "log": [*attest["log"]], **beside})
         kind, answer = self._answer()
         if kind not in ("release", "refusal"):

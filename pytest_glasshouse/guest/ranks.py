@@ -7,9 +7,10 @@ the opened package goes over that, and never through the agent.
 
 from __future__ import annotations
 
+import ctypes
 import os
 import socket
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pytest_glasshouse.errors import ProtocolError, RankLostError
@@ -36,7 +37,6 @@ class Ranks:
     links: list[Control]
     """Of the first rank, one to each other; of another, the one to the first."""
     group: DataParallel
-    _segments: list[int] = field(default_factory=list)
 
     @classmethod
     def join(cls, place: RankPlace, control: Control, device: DeviceName) -> Ranks:
@@ -108,8 +108,6 @@ class Ranks:
 
 
 def _place(part: memoryview, arena: SharedArena) -> list[int]:
-    import ctypes
-
     start = ctypes.addressof(ctypes.c_char.from_buffer(part)) - arena.address if len(part) else 0
     return [start, start + len(part)]
 
