@@ -14,9 +14,10 @@ from typing import Any
 import pytest
 
 from pytest_glasshouse.cli import replay as module
-from pytest_glasshouse.cli.replay import GUEST_ENVIRONMENT, Replayed, replay
+from pytest_glasshouse.cli.replay import Replayed, replay
 from pytest_glasshouse.observation.training_trace import checkpoints_of
 from pytest_glasshouse.wire.canonical import canonical
+from pytest_glasshouse.workloads.base import GUEST_ENVIRONMENT
 from tests.limits import HANG_S
 from tests.rounds.conftest import carry_out, short_row
 
@@ -53,20 +54,21 @@ def a_process_that_trains(observation: Json) -> Iterator[Callable[..., Any]]:
         [sys.executable, "-c", _TRAIN_EACH],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env={**os.environ, **GUEST_ENVIRONMENT},
     )  # fmt: skip
-    assert process.stdin is not None
-    assert process.stdout is not None
+    said, answered = process.stdin, process.stdout
+    assert said is not None
+    assert answered is not None
     done: dict[str, Any] = {}
 
     def trained(task: Any, **_within: float) -> Any:
         key = canonical(task).decode()
         if key not in done:
-            print(json.dumps(task), file=process.stdin, flush=True)
-            done[key] = json.loads(process.stdout.readline())
+            print(json.dumps(task), file=said, flush=True)
+            done[key] = json.loads(answered.readline())
         return copy.deepcopy(done[key])
 
     with process:
         yield trained
-        process.stdin.close()
+        said.close()
 
 
 @pytest.fixture(autouse=True)
