@@ -11,7 +11,10 @@ from typing import TYPE_CHECKING
 from pytest_glasshouse.attestation.ledger import BegunRound, Mark
 from pytest_glasshouse.attestation.messages import require, require_shape, text_field
 from pytest_glasshouse.errors import RefusedError
-from pytest_glasshouse.owner.run_plan import (
+from pytest_glasshouse.wire.canonical import Json, canonical, is_sha256, parse_strict, sha256_hex
+from pytest_glasshouse.wire.evidence import TYP_MARK, TYP_MARK_REQUEST, TYP_RUN_PLAN, TYP_TALLY, TYP_TALLY_QUERY
+from pytest_glasshouse.wire.marks import chained, is_nonce
+from pytest_glasshouse.wire.run_plan import (
     MARK_REQUEST_SHAPE,
     MOST_NAME,
     MOST_ROWS,
@@ -20,9 +23,6 @@ from pytest_glasshouse.owner.run_plan import (
     counted_sha256,
     run_plan_sha256,
 )
-from pytest_glasshouse.wire.canonical import Json, canonical, is_sha256, parse_strict, sha256_hex
-from pytest_glasshouse.wire.evidence import TYP_MARK, TYP_MARK_REQUEST, TYP_RUN_PLAN, TYP_TALLY, TYP_TALLY_QUERY
-from pytest_glasshouse.wire.marks import chained, is_nonce
 from pytest_glasshouse.wire.tokens import sign, thumbprint, verify
 
 if TYPE_CHECKING:

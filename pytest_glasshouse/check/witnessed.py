@@ -13,11 +13,11 @@ from pytest_glasshouse.check.marked_time import time_gaps
 from pytest_glasshouse.check.signatures import enrolled_keys
 from pytest_glasshouse.errors import IntegrityError, ProtocolError
 from pytest_glasshouse.observation.reading import observed_rounds, protected_of
-from pytest_glasshouse.owner.run_plan import read_tally
 from pytest_glasshouse.report.attempts import server_attempt
 from pytest_glasshouse.report.fields import every_row
 from pytest_glasshouse.wire.canonical import canonical, sha256_hex
 from pytest_glasshouse.wire.marks import chain_of
+from pytest_glasshouse.wire.run_plan import read_tally
 from pytest_glasshouse.wire.tokens import peek
 
 if TYPE_CHECKING:
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from pytest_glasshouse.analysis.fields import RowRecord
     from pytest_glasshouse.check.authenticity import Trust
     from pytest_glasshouse.observation.document import Observation, RoundNotes
-    from pytest_glasshouse.owner.run_plan import BegunRoundRecord, Tally
     from pytest_glasshouse.report.fields import Report
+    from pytest_glasshouse.wire.run_plan import BegunRoundRecord, Tally
 
 
 def unwitnessed(document: Report, trust: Trust) -> Iterator[str]:

@@ -19,10 +19,10 @@ from pytest_glasshouse.errors import ConfigurationError, InfrastructureError, In
 from pytest_glasshouse.owner.client import AttestationClient
 from pytest_glasshouse.owner.keyfiles import read_owner, read_public
 from pytest_glasshouse.owner.owner import Owner
-from pytest_glasshouse.owner.run_plan import planned_rows
 from pytest_glasshouse.wire.canonical import canonical, sha256_hex
 from pytest_glasshouse.wire.evidence import TYP_MARK_REQUEST, TYP_RUN_PLAN, TYP_TALLY_QUERY
 from pytest_glasshouse.wire.own_file import check_own
+from pytest_glasshouse.wire.run_plan import planned_rows
 from pytest_glasshouse.wire.tokens import thumbprint
 
 if TYPE_CHECKING:
@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
-    from pytest_glasshouse.owner.run_plan import PlannedRow, TallyRecord
     from pytest_glasshouse.wire.canonical import Json
+    from pytest_glasshouse.wire.run_plan import PlannedRow, TallyRecord
 
 #: A server that restarts is back within this long.
 PATIENCE_S = 60.0

@@ -39,11 +39,11 @@ if TYPE_CHECKING:
     from pytest_glasshouse.legs.leg_watch import LegWatch
     from pytest_glasshouse.observation.document import ProtectedNotes
     from pytest_glasshouse.owner.policy import Policy
-    from pytest_glasshouse.owner.run_plan import PlannedRow
     from pytest_glasshouse.owner.sealing import Sealing
     from pytest_glasshouse.rows.leg_order import Role
     from pytest_glasshouse.wire.canonical import Json
     from pytest_glasshouse.wire.host_messages import ProtectedOrder
+    from pytest_glasshouse.wire.run_plan import PlannedRow
 
 #: How long a grant is valid, in seconds, beside the time that sending the package takes at this rate.
 _GRANT_S = 3600

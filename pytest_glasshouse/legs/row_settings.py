@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from pytest_glasshouse.observation.document import Observation, SamplingPlan
     from pytest_glasshouse.observation.outcome import Outcome
     from pytest_glasshouse.owner.policy import Policy
-    from pytest_glasshouse.owner.run_plan import PlannedRow
     from pytest_glasshouse.rows.spec import RowSpec
+    from pytest_glasshouse.wire.run_plan import PlannedRow
 
 
 @dataclass(frozen=True, kw_only=True)

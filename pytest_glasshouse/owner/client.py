@@ -16,10 +16,10 @@ from pytest_glasshouse.errors import InfrastructureError, IntegrityError, Protoc
 from pytest_glasshouse.http_client.exchange import AnswerLimits, NoAnswerError, exchange
 from pytest_glasshouse.http_client.routes import Routes
 from pytest_glasshouse.owner.outstanding import Outstanding, read_answer
-from pytest_glasshouse.owner.run_plan import TallyRecord, tally_record
 from pytest_glasshouse.owner.server_keys import PublishedKeys, read_published
 from pytest_glasshouse.wire.canonical import Json, canonical, parse_object
 from pytest_glasshouse.wire.printable import printable
+from pytest_glasshouse.wire.run_plan import TallyRecord, tally_record
 
 TIMEOUT_S = 10.0
 #: Limit on an answer's body: a result is larger than the evidence it answers.

@@ -141,7 +141,7 @@ class Owner:
         return sign(query_claims(owner=self.public, server=server, run=run, now=now), key=self._signing, typ=TYP_QUERY)
 
     def sign_request(self, claims: Mapping[str, Json], *, typ: str, server: Ed25519PublicKey, run: str) -> str:
-        """A request about `run` to `server`, of a kind in `owner.run_plan`."""
+        """A request about `run` to `server`, of a kind in `wire.run_plan`."""
         about: dict[str, Json] = {"iss": self.kid, "aud": thumbprint(server), "jti": secrets.token_hex(16), "run": run}
         return sign({**about, **claims}, key=self._signing, typ=typ)
 

@@ -33,7 +33,6 @@ if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
     from pytest_glasshouse.analysis.fields import ExcludedRow, MeasuredRow, Record, RowRecord, SealedRow
-    from pytest_glasshouse.owner.run_plan import TallyRecord
     from pytest_glasshouse.report.fields import (
         CleanupRecord,
         Environment,
@@ -50,6 +49,7 @@ if TYPE_CHECKING:
     from pytest_glasshouse.tamper.result import TamperRecord
     from pytest_glasshouse.wire.canonical import Json
     from pytest_glasshouse.wire.cleanup_status import CleanupStatus
+    from pytest_glasshouse.wire.run_plan import TallyRecord
 
 Judged = TypeVar("Judged", "MeasuredRow", "SealedRow", "ExcludedRow")
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Literal, NotRequired, TypedDict
 
 from pytest_glasshouse.analysis.fields import ExcludedRow, LifecycleCount, ListName, MeasuredRow, NullRow, RowRecord, SealedRow
-from pytest_glasshouse.owner.run_plan import TallyRecord
 from pytest_glasshouse.tamper.result import TamperRecord
 from pytest_glasshouse.wire.canonical import Json
 from pytest_glasshouse.wire.cleanup_status import CleanupStatus
+from pytest_glasshouse.wire.run_plan import TallyRecord
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -23,13 +23,13 @@ if TYPE_CHECKING:
     from pytest_glasshouse.legs.row_settings import RowSettings
     from pytest_glasshouse.observation.document import Observation
     from pytest_glasshouse.observation.results import RoundResult
-    from pytest_glasshouse.owner.run_plan import TallyRecord
     from pytest_glasshouse.providers.base import Grant
     from pytest_glasshouse.report.fields import Report
     from pytest_glasshouse.rows.spec import RowSpec
     from pytest_glasshouse.run.options import Options
     from pytest_glasshouse.run.plan import ResolvedModel
     from pytest_glasshouse.wire.canonical import Json
+    from pytest_glasshouse.wire.run_plan import TallyRecord
 
 #: A progress event: plain JSON, as it comes from a leg, a boot or another process.
 Event: TypeAlias = Mapping[str, Any]

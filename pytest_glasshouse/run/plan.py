@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from pytest_glasshouse.broker.broker import Broker
     from pytest_glasshouse.broker.broker_socket import BrokerClient
     from pytest_glasshouse.check.recompute import Derivation
-    from pytest_glasshouse.owner.run_plan import PlannedRow
     from pytest_glasshouse.report.fields import Subject
     from pytest_glasshouse.rows.overrides import RowItem
     from pytest_glasshouse.rows.spec import RowSpec
@@ -32,6 +31,7 @@ if TYPE_CHECKING:
     from pytest_glasshouse.run.live_line import Live
     from pytest_glasshouse.run.options import Options
     from pytest_glasshouse.run.resume import EarlierRun
+    from pytest_glasshouse.wire.run_plan import PlannedRow
 
 #: The options that decide what rows do and how they are judged, by name and by their field of `Options`.
 _AGREED: Mapping[str, str] = {

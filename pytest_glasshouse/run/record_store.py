@@ -24,12 +24,12 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from pytest_glasshouse.analysis.fields import Record, StartedAttempt
-    from pytest_glasshouse.owner.run_plan import TallyRecord
     from pytest_glasshouse.report.row_journal import RowJournal
     from pytest_glasshouse.report.run_key import TagKey
     from pytest_glasshouse.rows.overrides import RowItem
     from pytest_glasshouse.run.plan import RunInputs, RunPlan
     from pytest_glasshouse.wire.canonical import Json
+    from pytest_glasshouse.wire.run_plan import TallyRecord
 
 
 class ReportPayload(TypedDict):

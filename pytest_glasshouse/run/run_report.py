@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
     from pytest_glasshouse.analysis.fields import Record
-    from pytest_glasshouse.owner.run_plan import TallyRecord
     from pytest_glasshouse.publish.withheld_records import PublishableReport
     from pytest_glasshouse.report.document import AllocationCleanup
     from pytest_glasshouse.report.fields import Report
@@ -27,6 +26,7 @@ if TYPE_CHECKING:
     from pytest_glasshouse.run.record_store import RecordStore
     from pytest_glasshouse.tamper.result import TamperRecord
     from pytest_glasshouse.wire.canonical import Json
+    from pytest_glasshouse.wire.run_plan import TallyRecord
 
 
 class RunReport:

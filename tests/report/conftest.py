@@ -27,12 +27,12 @@ from pytest_glasshouse.legs.leg_watch import Progress
 from pytest_glasshouse.legs.row_runner import Allocation, ProtectedRuntime, RawRunner, RowSettings
 from pytest_glasshouse.observation.outcome import Outcome
 from pytest_glasshouse.observation.results import results
-from pytest_glasshouse.owner.run_plan import TallyRecord
 from pytest_glasshouse.publish.writer import publish
 from pytest_glasshouse.report.bundle import SUFFIX
 from pytest_glasshouse.report.document import AllocationCleanup, assemble
 from pytest_glasshouse.report.fields import Report
 from pytest_glasshouse.rows.spec import RowSpec
+from pytest_glasshouse.wire.run_plan import TallyRecord
 from pytest_glasshouse.wire.tokens import public_text
 from tests.numpy_guest.archive import numpy_provider
 from tests.numpy_guest.bytecode import keep_in_cache, use_kept

@@ -19,11 +19,11 @@ from pytest_glasshouse.check import witnessed
 from pytest_glasshouse.check.authenticity import Trust
 from pytest_glasshouse.check.check import Level, check_bytes
 from pytest_glasshouse.check.witnessed import attempts_elsewhere, unwitnessed
-from pytest_glasshouse.owner.run_plan import counted_sha256
 from pytest_glasshouse.publish.redact_published import resealed
 from pytest_glasshouse.report.bundle import report_bytes
 from pytest_glasshouse.wire import evidence, tokens
 from pytest_glasshouse.wire.marks import chain_of
+from pytest_glasshouse.wire.run_plan import counted_sha256
 from tests.report.conftest import RealRun
 from tests.tamper.removal import Ask, unnoticed_in
 

@@ -50,7 +50,7 @@ def goes_through_a_lifecycle(testbed: TamperTestbed, press: Callable[[], None]) 
     testbed.register(testbed.sealed, testbed.policy)
     testbed.enrol("beside-them")
     testbed.attempt("beside-them").run_lifecycle()
-    assert client.requests == 2 + 3
+    assert client.requests == 4 + 3
 
 
 @pytest.mark.parametrize("kind", KINDS)

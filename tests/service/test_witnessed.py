@@ -22,11 +22,11 @@ from pytest_glasshouse.check.authenticity import Trust
 from pytest_glasshouse.check.check import Checked, Level, check_bytes
 from pytest_glasshouse.legs.attestation import HostAttestation, OutsideServer
 from pytest_glasshouse.legs.leg_watch import Progress
-from pytest_glasshouse.owner.run_plan import TallyRecord
 from pytest_glasshouse.providers.mock import MockProvider
 from pytest_glasshouse.report.attempts import attempt_entry, standing_record
 from pytest_glasshouse.report.bundle import report_bytes
 from pytest_glasshouse.rows.spec import RowSpec
+from pytest_glasshouse.wire.run_plan import TallyRecord
 from pytest_glasshouse.wire.tokens import public_text
 from tests.numpy_guest.archive import numpy_archive_with
 from tests.numpy_guest.bytecode import keep_in_cache
