@@ -247,6 +247,7 @@ def test_a_leg_of_lora_gives_its_adapter_again(tmp_path: Path) -> None:
     """A real model of the stand-in's shape, in bfloat16, with an optimizer that has a state of its own."""
     ran = carry_out(short_row("lora", target_s=None, steps=6), tmp_path)
     assert ran.outcome.ended is None
-    found = _replayed(ran.outcome.observation, count=2)
+    lora: Any = ran.outcome.observation
+    found = _replayed(lora, count=2)
     assert {each.leg for each in found} == {"protected", "raw"}
     assert all(each.equal and "bit for bit" in each.reason for each in found), [str(each) for each in found]
