@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, cast
 from pytest_glasshouse.errors import GlasshouseError
 from pytest_glasshouse.wire.foreign_text import foreign_text
 from pytest_glasshouse.wire.tensors import tensor_digest
-from pytest_glasshouse.workloads import cuda
+from pytest_glasshouse.workloads import cuda, stand_in
 from pytest_glasshouse.workloads.base import PROLOGUE_STEPS
 from pytest_glasshouse.workloads.checkpoints import short_digest
 from pytest_glasshouse.workloads.registry import open_trainer, prepare
@@ -81,9 +81,12 @@ def _device(name: str) -> DeviceName:
 def _directory(base: BaseModel, room: Path) -> Path:
     if base.directory is not None and base.on_host:
         return base.directory
+    files = base.content
     if not base.on_host:
-        raise GlasshouseError(f"the weights of {base.model_id} are not on this machine; download them first")
-    for name, content in base.content.items():
+        if base.shape is None:
+            raise GlasshouseError(f"the weights of {base.model_id} are not on this machine; download them first")
+        files = stand_in.make(base.shape)  # as the guest made them: the same bytes everywhere
+    for name, content in files.items():
         (room / name).write_bytes(content)
     return room
 

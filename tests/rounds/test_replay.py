@@ -276,3 +276,14 @@ def test_which_legs_are_drawn_follows_from_what_was_signed_at_their_end(observat
     redrawn = [each.drawn for each in module._legs(changed)]
     assert len(set(drawn)) == len(drawn) == len(redrawn)
     assert sum(one != other for one, other in zip(drawn, redrawn, strict=True)) == 1
+
+
+@pytest.mark.soak
+def test_a_leg_of_lora_gives_its_adapter_again(tmp_path: Path) -> None:
+    """A real model of the stand-in's shape, in bfloat16, with an optimizer that has a state of its own."""
+    ran = carry_out(short_row("lora", target_s=None, steps=6), tmp_path)
+    assert ran.outcome.ended is None
+    lora: Any = ran.outcome.observation
+    found = _replayed(lora, count=2)
+    assert {each.leg for each in found} == {"protected", "raw"}
+    assert all(each.equal and "bit for bit" in each.reason for each in found), [str(each) for each in found]
