@@ -127,7 +127,7 @@ def proportion_lower_bound(held: int, attempted: int, *, level: float = 0.95) ->
         return 0.0
     if held == attempted:
         # The same to the last digit, without the import that would be the longest at the end of most runs.
-        return (1 - level) ** (1 / attempted)
+        return math.pow(1 - level, 1 / attempted)
     from scipy.special import betaincinv
 
     return float(betaincinv(held, attempted - held + 1, 1 - level))

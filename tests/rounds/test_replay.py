@@ -14,8 +14,9 @@ from typing import Any
 import pytest
 
 from pytest_glasshouse.cli import replay as module
-from pytest_glasshouse.cli.replay import GUEST_ENVIRONMENT, Replayed, replay
+from pytest_glasshouse.cli.replay import Replayed, replay
 from pytest_glasshouse.wire.canonical import canonical
+from pytest_glasshouse.workloads.base import GUEST_ENVIRONMENT
 from tests.limits import HANG_S
 from tests.rounds.conftest import carry_out, short_row
 
@@ -52,20 +53,21 @@ def a_process_that_trains(observation: Json) -> Iterator[Callable[..., Any]]:
         [sys.executable, "-c", _TRAIN_EACH],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env={**os.environ, **GUEST_ENVIRONMENT},
     )  # fmt: skip
-    assert process.stdin is not None
-    assert process.stdout is not None
+    tasks, answers = process.stdin, process.stdout
+    assert tasks is not None
+    assert answers is not None
     done: dict[str, Any] = {}
 
     def trained(task: Any, **_within: float) -> Any:
         key = canonical(task).decode()
         if key not in done:
-            print(json.dumps(task), file=process.stdin, flush=True)
-            done[key] = json.loads(process.stdout.readline())
+            print(json.dumps(task), file=tasks, flush=True)
+            done[key] = json.loads(answers.readline())
         return copy.deepcopy(done[key])
 
     with process:
         yield trained
-        process.stdin.close()
+        tasks.close()
 
 
 @pytest.fixture(autouse=True)
