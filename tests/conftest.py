@@ -68,6 +68,10 @@ _SLOW = (
 _TORCH = re.compile(r"\bimport torch\b|\bmark\.torch\b|\bFakeCuda\b")
 
 
+def _folder(path: Path) -> str:
+    return path.relative_to(Path(__file__).parent).parts[0]
+
+
 def _slow_first(items: list[pytest.Item], workers: int) -> list[pytest.Item]:
     """An order whose parts, one for each worker, begin with as many files of slow tests: a worker that has none left takes others'.
 
@@ -76,9 +80,9 @@ def _slow_first(items: list[pytest.Item], workers: int) -> list[pytest.Item]:
     files: dict[Path, list[pytest.Item]] = {}
     for item in items:
         files.setdefault(item.path, []).append(item)
-    slow = [path for path in files if path.parent.name in _SLOW]
+    slow = [path for path in files if _folder(path) in _SLOW]
     parts: list[list[pytest.Item]] = [[item for path in slow[part::workers] for item in files[path]] for part in range(workers)]
-    others = [path for path in files if path.parent.name not in _SLOW]
+    others = [path for path in files if _folder(path) not in _SLOW]
     torch = {path for path in others if _TORCH.search(path.read_text(encoding="utf-8"))}
     parts[0] = [item for path in others if path in torch for item in files[path]] + parts[0]
     quick = [item for path in others if path not in torch for item in files[path]]

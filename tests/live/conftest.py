@@ -171,12 +171,21 @@ def _watch(commands: set[bytes], over: threading.Event) -> None:
                 continue
 
 
-def _end_reapers(folder: Path) -> None:
-    """A reaper goes on until zero is proven. Its provider is gone now, so it never will be."""
+def left_running(folder: Path) -> list[int]:
+    """Processes with a file of this folder in their command lines: reapers, after a run."""
+    found = []
     for entry in Path("/proc").iterdir():
         with contextlib.suppress(OSError):
             if entry.name.isdigit() and f"{folder}/" in (entry / "cmdline").read_text():
-                os.kill(int(entry.name), signal.SIGKILL)
+                found.append(int(entry.name))
+    return found
+
+
+def end_reapers(folder: Path) -> None:
+    """A reaper goes on until zero is proven. Its provider is gone now, so it never will be."""
+    for pid in left_running(folder):
+        with contextlib.suppress(OSError):
+            os.kill(pid, signal.SIGKILL)
 
 
 @pytest.fixture(scope="session")
@@ -214,5 +223,5 @@ def rental(
         made = Rental(server, pytester, provider, environment, numpy=numpy)
         yield made
         made.over.set()
-    _end_reapers(pytester.path)
+    end_reapers(pytester.path)
     compiled.forget(pytester.path)

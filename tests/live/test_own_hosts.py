@@ -16,7 +16,7 @@ import pytest
 
 from pytest_glasshouse.check.check import check_file
 from tests.limits import HANG_S, until
-from tests.live.conftest import REPOSITORY, ROWS
+from tests.live.conftest import REPOSITORY, ROWS, left_running
 from tests.live.rented_engine import CONFTEST
 from tests.loopback.ssh_host import SshHost
 from tests.own_hosts.conftest import cpu_of, launch, provider
@@ -108,6 +108,7 @@ def test_run_that_is_killed_leaves_a_host_to_its_reaper(project: Project) -> Non
     process.kill()
     process.communicate()
     until(lambda: host_disk.list() == (), "the end by the reaper")
+    until(lambda: not left_running(project.folder), "the end of the reaper, for which nothing is left to do")
 
 
 @pytest.mark.torch

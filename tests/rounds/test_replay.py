@@ -54,21 +54,21 @@ def a_process_that_trains(observation: Json) -> Iterator[Callable[..., Any]]:
         [sys.executable, "-c", _TRAIN_EACH],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env={**os.environ, **GUEST_ENVIRONMENT},
     )  # fmt: skip
-    said, answered = process.stdin, process.stdout
-    assert said is not None
-    assert answered is not None
+    tasks, answers = process.stdin, process.stdout
+    assert tasks is not None
+    assert answers is not None
     done: dict[str, Any] = {}
 
     def trained(task: Any, **_within: float) -> Any:
         key = canonical(task).decode()
         if key not in done:
-            print(json.dumps(task), file=said, flush=True)
-            done[key] = json.loads(answered.readline())
+            print(json.dumps(task), file=tasks, flush=True)
+            done[key] = json.loads(answers.readline())
         return copy.deepcopy(done[key])
 
     with process:
         yield trained
-        said.close()
+        tasks.close()
 
 
 @pytest.fixture(autouse=True)
