@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pytest_glasshouse.rows.interleaving import ASSUMED_LOAD_S, ASSUMED_START_S, assumed_cut, interleaving
-from pytest_glasshouse.wire.printable import printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -72,7 +71,7 @@ def _cells(row: RowSpec) -> tuple[str, ...]:
     found = row_time(row)
     of_pairs = "" if found.pairs is None else f" of {found.pairs} pairs"
     parts = (found.starts_s, found.loads_s, found.warmups_s, found.washouts_s, found.timed_s, found.total_s)
-    return (printable(row.name), f"{found.rounds}{of_pairs}", *(f"{each / 60:.1f}" for each in parts))
+    return (row.name, f"{found.rounds}{of_pairs}", *(f"{each / 60:.1f}" for each in parts))
 
 
 def aligned(cells: Sequence[Sequence[str]]) -> Iterator[str]:
