@@ -59,6 +59,7 @@ JobAcctGatherType=jobacct_gather/none
 AccountingStorageType=accounting_storage/none
 MpiDefault=none
 ReturnToService=2
+# As by default: a job on a busy machine is not killed before it has removed its files.
 KillWait=30
 SlurmdTimeout=5
 InactiveLimit=0
