@@ -46,7 +46,7 @@ class StretchRecorder:
         self._noting = threading.Lock()
 
     def note(self, kind: str, body: dict[str, Json]) -> None:
-        """Take in a message of the leg: its progress tells how many units it has done in all; warm, or its turn over, it waits."""
+        """Take in a message of the leg: progress tells how many units it has done in all; warm, or its turn over, it waits."""
         said: Json = body
         if kind == "journal":
             entry = parse_object(str(body["line"]))
