@@ -318,9 +318,7 @@ class LegProcess(threading.Thread):
         if kind == "resident":
             check_event(kind, body)
             self._spool.append(self._leg_id, kind, body)
-            self._stretches.note(kind, body)
-        else:
-            self._stretches.turn_over()
+        self._stretches.note(kind, body)
         self.scheduler.leg_waiting(self._role)
         command, turn = self._commands.get()
         if command == "ended":
@@ -390,7 +388,6 @@ class LegProcess(threading.Thread):
 
     def _observe_end(self) -> None:
         process, status, gone = self._process, -1, True
-        self._stretches.stop_watching()
         if process is not None:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)

@@ -46,7 +46,7 @@ class StretchRecorder:
         self._noting = threading.Lock()
 
     def note(self, kind: str, body: dict[str, Json]) -> None:
-        """Take in a checked message of the leg: its progress tells how many units it has done in all; warm, it waits."""
+        """Take in a message of the leg: progress tells how many units it has done in all; warm, or its turn over, it waits."""
         said: Json = body
         if kind == "journal":
             entry = parse_object(str(body["line"]))
@@ -55,11 +55,14 @@ class StretchRecorder:
             self._units = check_typed(said, ProgressBody, kind)["units"]
         elif kind == "resident":
             self._waited = self._waited_ns()
+        elif kind == "turn-done" and self._waits and self._waited is not None:
+            # What it waited since its stretch ended was for handing over.
+            self._waits[-1][1] = max(0, self._waited_ns() - self._waited)
 
     def drained(self) -> None:
         """The leg is about to read its clock: call this before it is answered."""
         self._edge(due=(0, 2))
-        self.stop_watching()
+        self._stop_watching()
         self._note_conditions()
         if self._waited is None:
             self._waited = self._waited_ns()
@@ -79,12 +82,7 @@ class StretchRecorder:
             self._cpu_ns.append([max(0, ended - began), max(0, read - drained)])
             self._edges, self._cpu, self._waits_at, self._waited = [], [], [], waited
 
-    def turn_over(self) -> None:
-        """The leg says that its turn is over: what it waited since its stretch ended was for handing over."""
-        if self._waits and self._waited is not None:
-            self._waits[-1][1] = max(0, self._waited_ns() - self._waited)
-
-    def stop_watching(self) -> None:
+    def _stop_watching(self) -> None:
         """Read no more conditions: the stretch is over, or the leg has ended."""
         self._over.set()
 
@@ -103,6 +101,7 @@ class StretchRecorder:
 
     def claims(self, nonce: str) -> dict[str, Json]:
         """What the agent signs of a leg's stretches."""
+        self._stop_watching()
         waits: list[Json] = [[*each] for each in self._waits]
         return evidence.stretches_claims(
             nonce=nonce, stretches=self._rows, conditions=self._conditions, cpu_ns=self._cpu_ns, waits=waits

@@ -29,7 +29,11 @@ LINE = KEY.public_key().public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH).dec
 PRIVATE = KEY.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption())
 
 
-@pytest.mark.parametrize(("text", "witness"), [(f"{LINE} me@host\n", False), (f"# lab\nwitness {LINE}\n", True), (LINE, False)])
+@pytest.mark.parametrize(
+    ("text", "witness"),
+    [(f"{LINE} me@host\n", False), (f"# lab\nwitness {LINE}\n", True), (LINE, False)],
+    ids=["with a comment", "witness", "bare"],
+)
 def test_public_key_of_ssh_is_trusted(text: str, witness: bool, tmp_path: Path) -> None:
     (tmp_path / "key.pub").write_text(text, "utf-8")
     trust = Trust.read([tmp_path / "key.pub"])
@@ -44,7 +48,11 @@ def test_public_key_of_ssh_is_a_pinned_one(tmp_path: Path) -> None:
         assert public_text(read_public(given, what="--server-key")) == public_text(KEY.public_key())
 
 
-@pytest.mark.parametrize("text", ["ssh-ed25519", "ssh-ed25519 AAAA", "ssh-rsa AAAAB3NzaC1yc2E me", f"witness {LINE[:40]}"])
+@pytest.mark.parametrize(
+    "text",
+    ["ssh-ed25519", "ssh-ed25519 AAAA", "ssh-rsa AAAAB3NzaC1yc2E me", f"witness {LINE[:40]}"],
+    ids=["no key", "too short", "another algorithm", "cut off"],
+)
 def test_line_that_is_no_key_is_refused(text: str, tmp_path: Path) -> None:
     (tmp_path / "key.pub").write_text(text, "utf-8")
     with pytest.raises(ConfigurationError, match=r"--trust .*expected"):
