@@ -32,6 +32,9 @@ class RankProcess(LegProcess):
     def __init__(self, *, rank: int, group: RankGroup, own_gpu: RankGpu | None = None, **leg: Any) -> None:
         """`own_gpu` is the one GPU that this rank sees, None on the CPU; `leg` is what `LegProcess` takes."""
         self._own_gpu = own_gpu
+        if rank:
+            # The first rank's marks are the leg's: no rank trains while one waits for its own.
+            leg = {**leg, "order": {name: value for name, value in leg["order"].items() if name != "witness"}}
         super().__init__(**leg)
         self._rank = rank
         self._group = group

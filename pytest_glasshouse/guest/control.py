@@ -137,10 +137,16 @@ class ControlTurns:
         Of several ranks, when every one is here: a timed stretch begins and ends for all of them together.
         """
         self._writer.drain()
-        if self._ranks is not None:
-            self._ranks.barrier()
+        ranks = self._ranks
+        if ranks is not None:
+            ranks.barrier()
+        if ranks is not None and not ranks.first:
+            # The first rank's agent has the server sign its time before it answers.
+            ranks.barrier()
         self._control.send("drain", {})
         self._control.receive("drained")
+        if ranks is not None and ranks.first:
+            ranks.barrier()
 
     def clock_read(self) -> None:
         self._control.send("clock-read", {})

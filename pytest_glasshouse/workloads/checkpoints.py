@@ -42,6 +42,9 @@ class Checkpoints:
             self._every *= 2
         self._due = self._every
 
+    def __len__(self) -> int:
+        return len(self._kept)
+
     def to_json(self) -> list[Json]:
         """Each as `[steps, loss, digest]`, in order."""
         return [[*each] for each in self._kept]

@@ -94,6 +94,10 @@ def measure(
     edges.drain()
     elapsed_ns, cpu_after = clock_ns() - began, cpu_ns()
     edges.clock_read()
+    final_loss = trainer.check()
+    if not runner.checkpoints:
+        # A training too short for a report that had no warm-up either: where it ended is told as well.
+        runner.checkpoints.note(trainer, final_loss)
     return LoopResult(
         units=units,
         elapsed_ns=elapsed_ns,
@@ -101,7 +105,7 @@ def measure(
         warmup_ns=warmup_ns,
         cpu_ns=cpu_after - cpu_before,
         stop_reason="time" if steps is None else "steps",
-        final_loss=trainer.check(),
+        final_loss=final_loss,
         checkpoints=runner.checkpoints,
     )
 
