@@ -44,16 +44,21 @@ def read_back(given: EstimateFigures) -> JudgedEstimates:
     """A row's estimates, read back from the report."""
     outliers = given["outlierPairs"]
     return JudgedEstimates(
-        nulls=tuple(
-            Null(kind=each["kind"], log_ratios=tuple(each["roundLogRatios"]), pct=each["pct"], ci90=_interval(each["ci90Pct"]))
-            for each in given["nulls"]
-        ),
+        nulls=nulls_back(given),
         agree=given["agree"],
         trimmed=Figure(pct=given["trimmedPct"], ci95=_interval(given["trimmedCi95Pct"]), ci90=_interval(given["trimmedCi90Pct"])),
         outliers=Outliers(protected=outliers["protected"], raw=outliers["raw"], p=outliers["p"]),
         steadiness=tuple(
             Steadiness(leg=each["leg"], state=each["state"], drift_pct=each["driftPct"]) for each in given["steadiness"]
         ),
+    )
+
+
+def nulls_back(given: EstimateFigures) -> tuple[Null, ...]:
+    """A row's own nulls, read back from the report."""
+    return tuple(
+        Null(kind=each["kind"], log_ratios=tuple(each["roundLogRatios"]), pct=each["pct"], ci90=_interval(each["ci90Pct"]))
+        for each in given["nulls"]
     )
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pytest_glasshouse.analysis.estimates import read_back
+from pytest_glasshouse.analysis.estimates import nulls_back
 from pytest_glasshouse.analysis.sampling import sampling_of
 from pytest_glasshouse.overhead.interval import interval_pct, log_ratio, mean_overhead_pct
 from pytest_glasshouse.overhead.verdict import (
@@ -55,7 +55,7 @@ def implausible_reason(row: LimitBasis, sampling: Sampling, lowest_pct: float | 
 
 def _shown(row: MeasuredRow, null_rows: Sequence[NullRow]) -> list[tuple[float, float, int]]:
     """What raw legs show against each other on a row's allocation: its own second raw leg, and the null rows there."""
-    found = shown_by(read_back(row["estimates"]).nulls if "estimates" in row else ())
+    found = shown_by(nulls_back(row["estimates"]) if "estimates" in row else ())
     for null in null_rows:
         wide = null.get("differenceCi95Pct")
         if wide is not None and (null["provider"], null["allocationName"]) == (row["provider"], row["allocationName"]):

@@ -54,9 +54,7 @@ def _plan(options: argparse.Namespace) -> int:
     rows = _rows(options)
     if not rows:
         patterns = ", ".join(printable(each) for each in options.rows)
-        write_lines(
-            [f"no row that ships matches {patterns}; their names are in docs/writing-rows.md and `pytest benchmarks/ --co`"]
-        )
+        write_lines([f"no row that ships matches {patterns}; names: `pytest --pyargs pytest_glasshouse.benchmarks --co -q`"])
         return EXIT_NOTHING
     write_lines(time_lines(rows))
     if options.half_width is not None:

@@ -28,7 +28,7 @@ def report_with_everything() -> dict[str, Any]:
     row = document["rows"][0]
     row |= {
         "name": "h100-interleaved-<script>alert(1)</script>", "order": "interleaved", "rounds": 6, "verdict": "equivalent within margin",
-        "overheadPct": 0.61, "overheadCi95Pct": [0.22, 1.0], "overheadCi90Pct": [0.3, 0.9], "dryRun": False,
+        "overheadPct": 0.61, "roundsMeanPct": 0.61, "overheadCi95Pct": [0.22, 1.0], "overheadCi90Pct": [0.3, 0.9], "dryRun": False,
         "gpuModel": "NVIDIA H100 80GB HBM3", "segments": list(_segments()),
         "covariates": [
             {"round": number, "samples": 40, "reasons": {"memory_mhz": "not supported"},
@@ -37,7 +37,7 @@ def report_with_everything() -> dict[str, Any]:
         ],
         "estimates": {
             "trimmedPct": 0.58, "trimmedCi95Pct": [0.2, 0.9], "agree": False, "minimumDetectablePct": 0.4, "pairs": 24,
-            "effectivePairs": 21.3, "nulls": [{"kind": "split halves", "pct": 0.05, "ci90Pct": [-0.21, 0.32]}],
+            "effectivePairs": 21.3, "nulls": [{"kind": "split halves", "pct": 0.05, "ci90Pct": [-0.21, 0.32], "roundLogRatios": [0.0] * 6}],
         },
         "fixedCosts": [{"leg": "protected", "phase": "attest", "meanSec": 0.012, "ci95Sec": [0.01, 0.014]}],
         "totalCost": [{"hours": 24, "pct": 0.62, "ci95Pct": [0.2, 1.0], "usd": 0.31, "usdCi95": None}],
@@ -52,6 +52,7 @@ def report_with_everything() -> dict[str, Any]:
         "rowId": "wide-000000000000",
         "name": "wide",
         "overheadPct": -17.96,
+        "roundsMeanPct": -17.96,
         "overheadCi95Pct": [-1327.0, 89.0],
     }
     alone = {**copy.deepcopy(row), "rowId": "alone-000000000000", "name": "single", "overheadCi95Pct": None, "segments": []}

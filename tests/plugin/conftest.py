@@ -128,6 +128,12 @@ def imported_modules_are_no_garbage() -> None:
 
 
 @pytest.fixture(autouse=True)
+def output_has_no_width(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker of pytest-xdist has COLUMNS set, and tables would fit it."""
+    monkeypatch.delenv("COLUMNS", raising=False)
+
+
+@pytest.fixture(autouse=True)
 def compiled_files_are_read(compiled: CompiledFiles, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in compiled.environment().items():
         monkeypatch.setenv(name, value)

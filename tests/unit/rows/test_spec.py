@@ -111,9 +111,9 @@ def test_every_bad_field_is_told_at_once() -> None:
     assert told.startswith("row 'mine': field gpu: expected one of h100, ")
     assert re.findall(r"field (\w+): expected", told) == ["gpu", "order", "warmup_s", "rounds", "rank", "model"]
     with pytest.raises(
-        ConfigurationError, match=r"no field gpus. Did you mean gpu\? no field target. Did you mean target_s\? A row has"
+        ConfigurationError, match=r"no field gpux. Did you mean gpu\? no field target. Did you mean target_s\? A row has"
     ):
-        RowSpec(**{**GOOD, "gpus": 1, "target": 1})
+        RowSpec(**{**GOOD, "gpux": 1, "target": 1})
 
 
 def test_row_with_both_targets_is_refused() -> None:
