@@ -51,8 +51,8 @@ class Device:
 
     @property
     def ranks(self) -> int:
-        """How many ranks a leg can have here: one for each GPU; on the CPU, as many as a leg may have."""
-        return self.gpu_count if self.name == "cuda" else MOST_RANKS
+        """How many ranks a leg can have here: one for each GPU, of which one is this; on the CPU, as many as a leg may have."""
+        return max(1, self.gpu_count) if self.name == "cuda" else MOST_RANKS
 
 
 def find_device(nvml: Nvml, ask: Callable[[], TorchAnswer], environ: Mapping[str, str]) -> Device:

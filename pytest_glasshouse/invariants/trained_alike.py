@@ -96,14 +96,15 @@ class RoundsJudged:
             )
 
     def _losses(self, leg: Role, ours: Trained, raw: Trained, margin: float) -> None:
-        """Where one leg took fewer steps, what the other one's loss was after as many."""
+        """Where one leg took fewer steps, between what losses the other one's was after as many."""
         floor = _floor("raw", raw)
         shorter, longer = sorted((ours, raw), key=steps_of)
-        other = _at(longer, steps_of(shorter), floor)
-        if other is None:
+        others = _around(longer, steps_of(shorter), floor)
+        if others is None:
             return
         own = _log(float(shorter["final_loss"]) + floor)
-        mean = self._mean("loss", leg, own - other if shorter is ours else other - own)
+        beside = own - min(max(own, min(others)), max(others))
+        mean = self._mean("loss", leg, beside if shorter is ours else -beside)
         if abs(mean) > margin:
             raise broken(
                 f"the legs' losses after {steps_of(shorter)} steps are far from each other: the {leg} and the raw leg's",
@@ -193,16 +194,16 @@ def _floor(leg: Role, body: Trained) -> float:
     return LOSS_FLOOR * abs(float(body["prologue"][0]))
 
 
-def _at(body: Trained, steps: int, floor: float) -> float | None:
-    """The logarithm of a leg's loss after so many steps, between what it reports before and after; None before all of it."""
+def _around(body: Trained, steps: int, floor: float) -> tuple[float, float] | None:
+    """Logarithms of a leg's losses at its last checkpoint up to so many steps and its first from there on; None before all.
+
+    No law says how a loss falls from one to the other: a leg of a second has few checkpoints, and between them it falls faster
+    than a power of the steps, or slower.
+    """
     reported = [(each.steps, float(each.loss)) for each in checkpoints_of(body)] + [(steps_of(body), float(body["final_loss"]))]
-    points, at = [(_log(place), _log(loss + floor)) for place, loss in reported], _log(steps)
-    if at < points[0][0]:
-        return None
-    for (left, low), (right, high) in pairwise(points):
-        if at < right:
-            return low + (high - low) * (at - left) / (right - left)
-    return points[-1][1]
+    before = [loss for place, loss in reported if place <= steps]
+    after = [loss for place, loss in reported if place >= steps]
+    return (_log(before[-1] + floor), _log(after[0] + floor)) if before and after else None
 
 
 def _number(leg: Role, name: str, text: str) -> float:

@@ -41,6 +41,7 @@ def _edits() -> dict[str, Edit]:
         "round missing": lambda document: row(document)["observation"]["rounds"].pop(),
         "rounds numbered otherwise": lambda document: first(document).update(round=2),
         "another adapter": lambda document: row(document).update(adapter={"rank": 64, "targets": ["q_proj"]}),
+        "other gpus": lambda document: row(document).update(gpus=2),
         "another base": lambda document: row(document).update(base="sealed"),
         "another place": lambda document: row(document).update(providerInstanceId="other"),
         "token that is none": lambda document: first(document)["protected"].update(grant="7"),

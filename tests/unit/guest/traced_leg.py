@@ -47,6 +47,9 @@ class Steps:
     def check(self) -> str:
         return "0.5"
 
+    def sample_sha256(self) -> str:
+        return f"{self.now_ns:064x}"
+
 
 def _as_a_raw_leg(control: Control, writer: BackgroundWriter, journal: Journal, body: dict[str, Any]) -> None:
     del journal
