@@ -96,14 +96,18 @@ class RoundsJudged:
             )
 
     def _losses(self, leg: Role, ours: Trained, raw: Trained, margin: float) -> None:
-        """Where one leg took fewer steps, what the other one's loss was after as many."""
+        """Where one leg took fewer steps, what the other one's loss was after as many.
+
+        Between two checkpoints it was between theirs: short legs on a busy machine have few, too far apart for more.
+        """
         floor = _floor("raw", raw)
         shorter, longer = sorted((ours, raw), key=steps_of)
-        other = _at(longer, steps_of(shorter), floor)
-        if other is None:
+        around = _around(longer, steps_of(shorter), floor)
+        if around is None:
             return
         own = _log(float(shorter["final_loss"]) + floor)
-        mean = self._mean("loss", leg, own - other if shorter is ours else other - own)
+        beside = own - min(max(own, min(around)), max(around))
+        mean = self._mean("loss", leg, beside if shorter is ours else -beside)
         if abs(mean) > margin:
             raise broken(
                 f"the legs' losses after {steps_of(shorter)} steps are far from each other: the {leg} and the raw leg's",
@@ -193,16 +197,17 @@ def _floor(leg: Role, body: Trained) -> float:
     return LOSS_FLOOR * abs(float(body["prologue"][0]))
 
 
-def _at(body: Trained, steps: int, floor: float) -> float | None:
-    """The logarithm of a leg's loss after so many steps, between what it reports before and after; None before all of it."""
+def _around(body: Trained, steps: int, floor: float) -> tuple[float, float] | None:
+    """The logarithms of a leg's losses that it reports last before so many steps and first after; None before all of them."""
     reported = [(each.steps, float(each.loss)) for each in checkpoints_of(body)] + [(steps_of(body), float(body["final_loss"]))]
-    points, at = [(_log(place), _log(loss + floor)) for place, loss in reported], _log(steps)
-    if at < points[0][0]:
+    points = [(place, _log(loss + floor)) for place, loss in reported]
+    if steps < points[0][0]:
         return None
-    for (left, low), (right, high) in pairwise(points):
-        if at < right:
-            return low + (high - low) * (at - left) / (right - left)
-    return points[-1][1]
+    for (left, before), (right, after) in pairwise(points):
+        if left < steps < right:
+            return before, after
+    at = next(value for place, value in reversed(points) if place <= steps)
+    return at, at
 
 
 def _number(leg: Role, name: str, text: str) -> float:
