@@ -26,7 +26,8 @@ class MlpTrainer:
 
     unit = "epochs"
 
-    def __init__(self, parts: Mapping[str, memoryview], *, device: str) -> None:
+    def __init__(self, parts: Mapping[str, memoryview], *, device: str, ranks: None = None) -> None:
+        del ranks  # a target guest has legs of one process
         self._initial = bytes(memoryview(parts["initial"]).cast("B"))
         data = memoryview(parts["data"]).cast("B")
         self._batch = data[-1024:]

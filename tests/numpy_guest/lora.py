@@ -33,7 +33,8 @@ class LoraTrainer:
 
     unit = "steps"
 
-    def __init__(self, parts: Parts, *, base_dir: Path, device: DeviceName) -> None:
+    def __init__(self, parts: Parts, *, base_dir: Path, device: DeviceName, ranks: None = None) -> None:
+        assert ranks is None, "a row of several ranks needs torch"
         config: Any = parse_object(bytes(memoryview(parts["config"]).cast("B")))  # type: ignore[arg-type]
         self._device = device
         self._rate = np.float32(1000 * float(config["optimizer"]["learningRate"]))
