@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 #: for each stretch. Time in which the kernel let leg or agent wait for a processor is allowed for beside it: none was idle then.
 UNTIMED_SHARE = 0.002
 MESSAGES_NS = 5_000_000
+#: Beside it, once for each leg: at either end of a stretch leg and agent each take an interpreter back, and another thread of
+#: theirs may keep it for a switch interval of 5 ms (`sys.getswitchinterval`), which no kernel counts as waiting.
+_SWITCHES_NS = 4 * 5_000_000
 #: How much longer than planned a wash-out may last, as a share, beside the steps that were under way.
 WASH_SHARE = 0.25
 #: Steps are queued for so long before the device is waited for (`workloads.loop`).
@@ -216,7 +219,7 @@ def _turns_timed(reader: EvidenceReader, leg: Role, body: Trained, *, waited_ns:
 
 def _allowed_ns(of_ns: int, stretches: int, waited_ns: int) -> int:
     """Time that may pass beside what is timed."""
-    return round(UNTIMED_SHARE * of_ns) + MESSAGES_NS * stretches + waited_ns
+    return round(UNTIMED_SHARE * of_ns) + MESSAGES_NS * stretches + _SWITCHES_NS + waited_ns
 
 
 def _one_of(leg: Role, seen: Sequence[Conditions]) -> Conditions:
