@@ -61,15 +61,20 @@ class StretchRecorder:
 
     def drained(self) -> None:
         """The leg is about to read its clock: call this before it is answered."""
-        self._edge(due=(0, 2))
+        self._require_due(0, 2)
         self._stop_watching()
         self._note_conditions()
+        self._note_processor()
         if self._waited is None:
-            self._waited = self._waited_ns()
+            self._waited = self._waits_at[-1]
+        # Last: what is read of the leg takes milliseconds on a busy machine, and the leg reads its clock after the answer.
+        self._edges.append(now_ns())
 
     def clock_read(self) -> None:
         """The leg has read its clock."""
-        self._edge(due=(1, 3))
+        self._require_due(1, 3)
+        self._edges.append(now_ns())
+        self._note_processor()
         if len(self._edges) == 2:  # noqa: PLR2004
             self._over = threading.Event()
             threading.Thread(target=self._watch, args=(self._over,), name="conditions", daemon=True).start()
@@ -107,10 +112,12 @@ class StretchRecorder:
             nonce=nonce, stretches=self._rows, conditions=self._conditions, cpu_ns=self._cpu_ns, waits=waits
         )
 
-    def _edge(self, *, due: tuple[int, int]) -> None:
-        if len(self._edges) not in due or len(self._rows) >= MOST_TURNS:
+    def _require_due(self, *edges: int) -> None:
+        if len(self._edges) not in edges or len(self._rows) >= MOST_TURNS:
             raise ProtocolError("expected the leg to drain, read its clock, and say so, at either end of a timed stretch")
-        self._edges.append(now_ns())
+
+    def _note_processor(self) -> None:
+        """How much of a processor the leg used so far, and how long leg and agent waited for one."""
         self._cpu.append(clock_ns(self.pid))
         self._waits_at.append(self._waited_ns())
 

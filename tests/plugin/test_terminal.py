@@ -56,7 +56,8 @@ def test_row_whose_gpu_others_used_says_so() -> None:
     assert list(shared_gpus(rows)) == ["shared: 2 processes of others used its GPU when it began, 3072 MiB of its memory"]
 
 
-def test_summary_shows_measured_rows_and_why_others_were_not(project: Project) -> None:
+def test_summary_shows_measured_rows_and_why_others_were_not(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "120")  # all columns of the table, however narrow the terminal of these tests
     result = project.rows("good", "lostcallback").run()
     result.stdout.fnmatch_lines(
         [

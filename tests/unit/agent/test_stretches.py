@@ -49,6 +49,32 @@ def test_a_stretch_has_the_agents_times_of_both_ends_and_the_units_reported_by_t
     assert (first[4], second[4]) == (7, 9)
 
 
+class _Looking(StretchRecorder):
+    """Keeps when it had looked at the leg's conditions."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pid, self.looked_ns = os.getpid(), [0]
+
+    def _note_conditions(self) -> None:
+        super()._note_conditions()
+        self.looked_ns.append(now_ns())
+
+
+def test_a_look_at_the_leg_is_not_between_its_clocks_reading_and_the_agents() -> None:
+    recorder = _Looking()
+    recorder.drained()
+    first = recorder.looked_ns[-1]
+    recorder.clock_read()
+    recorder.drained()
+    last = recorder.looked_ns[-1]
+    recorder.clock_read()
+    claims: Any = recorder.claims("00")
+    ((drained_ns, _, drained_again_ns, *_),) = claims["stretches"]
+    assert drained_ns >= first
+    assert drained_again_ns >= last
+
+
 @pytest.mark.parametrize("order", ["r", "dd", "drr", "drdd", "drdrr"])
 def test_an_end_that_is_left_out_ends_the_leg(order: str, recorder: StretchRecorder) -> None:
     def say() -> None:
