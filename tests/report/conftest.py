@@ -93,7 +93,9 @@ def _made(directory: Path, key: Ed25519PrivateKey) -> None:
         host_attestation.close()
         for each in (broker, lossy):
             cleanups += each.end_all().allocations
-    assert [record["list"] for record in records] == ["rows", "rows", "rows", "nullRows", "excludedResults"], [r["record"].get("reason") for r in records]
+    assert [record["list"] for record in records] == ["rows", "rows", "rows", "nullRows", "excludedResults"], [
+        r["record"].get("reason") for r in records
+    ]
     proven = [
         AllocationCleanup(
             provider="mock", name=each["name"], provider_instance_id=each.get("instanceId"), status="proven", reason="gone"
