@@ -34,6 +34,10 @@ OWNERS_LOSS_BELOW, OWNERS_LOSS_ABOVE = 0.6, 0.2
 DISTANCE_MARGIN = 0.2
 #: A leg uses at least this share of the processor time that the raw leg uses for a unit; on a CPU, where the work is done by it.
 LEAST_CPU_SHARE = 0.6
+#: Legs that used less processor time than this are not compared by it: a few steps show little.
+LEAST_CPU_NS = 250_000_000
+#: Divided by the number of steps, beside the margin of losses: first they fall fast, and between checkpoints as no line does.
+FIRST_STEPS = 2.4
 
 #: How much longer than the other one a leg may be without a step in its warm-up and wash-outs, as a share of its timed stretches;
 #: beside it, what the kernel let it wait, and for each leg the first steps of all, which are slow.
@@ -102,6 +106,7 @@ class RoundsJudged:
         others = _around(longer, steps_of(shorter), floor)
         if others is None:
             return
+        margin += FIRST_STEPS / steps_of(shorter)
         own = _log(float(shorter["final_loss"]) + floor)
         beside = own - min(max(own, min(others)), max(others))
         mean = self._mean("loss", leg, beside if shorter is ours else -beside)
@@ -143,6 +148,8 @@ class RoundsJudged:
 
     def _cpu_times(self, leg: Role, bodies: Mapping[Role, Trained], seen: Mapping[Role, Seen]) -> None:
         if bodies["raw"]["facts"]["device"] != "cpu":
+            return
+        if min(seen[each].cpu_ns for each in (leg, "raw")) < LEAST_CPU_NS:
             return
         ours, raws = (seen[each].cpu_ns / max(1, bodies[each]["units"]) for each in (leg, "raw"))
         share = self._mean("processor time", leg, _log(ours) - _log(raws))

@@ -108,7 +108,8 @@ def _made(directory: Path, key: Ed25519PrivateKey) -> None:
         host_attestation.close()
         for each in (broker, lossy):
             cleanups += each.end_all().allocations
-    assert [record["list"] for record in records] == ["rows", "rows", "rows", "nullRows", "excludedResults"], records
+    reasons = [record["record"].get("reason") for record in records]
+    assert [record["list"] for record in records] == ["rows", "rows", "rows", "nullRows", "excludedResults"], reasons
     document = document_of(records, cleanups, tally, key=key)
     publish(document, report=directory / "out" / "run.json", run_directory=directory / "run", key=key)
 
