@@ -32,9 +32,11 @@ def test_honest_legs_of_few_checkpoints_are_alike(shorter: tuple[int, str]) -> N
     _compare(_LONGER, [(2, "2.5731"), shorter])
 
 
-@pytest.mark.parametrize("shorter", [(9, "2.5731"), (9, "0.06"), (15, "0.13"), (15, "0.06")])
+@pytest.mark.parametrize("shorter", [(90, "2.5731"), (90, "0.06"), (150, "0.13"), (150, "0.06")])
 def test_a_loss_beside_those_at_the_checkpoints_around_is_no_like_training(shorter: tuple[int, str]) -> None:
-    for legs in (([(2, "2.5731"), shorter], _LONGER), (_LONGER, [(2, "2.5731"), shorter])):
+    """Of a few steps more is allowed."""
+    longer = [(30, "1.7574"), (150, "0.0889")]
+    for legs in (([(20, "2.5731"), shorter], longer), (longer, [(20, "2.5731"), shorter])):
         with pytest.raises(JudgedInvariant, match="far from each other"):
             _compare(*legs)
 
