@@ -129,7 +129,8 @@ class SshHost:
                     inside = str(self.disk) in words or str(self.disk) in str((entry / "cwd").readlink())
                 except OSError:
                     continue
-                if inside and "sshd" not in words.split(" ")[0]:
+                # One without a command line has given up its memory: it is ending.
+                if inside and words and "sshd" not in words.split(" ")[0]:
                     found.append(words)
         return found
 
