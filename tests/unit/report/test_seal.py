@@ -65,8 +65,8 @@ def test_without_a_key_one_is_made_for_the_run() -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"nonsense", "expected an unencrypted PEM"),
-        (pem(KEY, BestAvailableEncryption(b"pass")), "expected an unencrypted PEM"),
+        (b"nonsense", "expected an unencrypted private key"),
+        (pem(KEY, BestAvailableEncryption(b"pass")), "expected an unencrypted private key"),
         (pem(ec.generate_private_key(ec.SECP256R1())), "expected an Ed25519 key"),
     ],
 )
