@@ -1,7 +1,7 @@
 # Two commands on a fresh machine: `make demo` and `make test`. Everything else builds on the same environment.
 PYTHON ?= python3
 VENV   ?= .venv
-JOBS   ?= 4
+JOBS   ?= 3
 BUSY   ?= 14
 RUNS   ?= 3
 # Where `make gpu` leaves summary, logs and reports.
