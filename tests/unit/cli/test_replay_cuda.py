@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from pytest_glasshouse.cli.replay_leg import train_again
 from pytest_glasshouse.errors import GlasshouseError
-from tests.fake_cuda import FakeCuda
+
+if TYPE_CHECKING:
+    from tests.fake_cuda import FakeCuda
 
 pytestmark = pytest.mark.torch
 
