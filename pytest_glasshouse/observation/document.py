@@ -89,6 +89,7 @@ class Plan(AdapterRecord):
     parameters: NotRequired[list[list[str]]]
     base: NotRequired[Literal["sealed"]]
     gpus: NotRequired[int]
+    nodes: NotRequired[int]
     interleaving: NotRequired[InterleavingPlan]
     null: NotRequired[bool]
     subject: Facts
@@ -411,7 +412,10 @@ class MarksSeen(TypedDict):
 
 
 class RoundNotes(TypedDict):
-    """One round. `turns` are the turns as drawn, `borders` the agent's signed account of them."""
+    """One round. `turns` are the turns as drawn, `borders` the agent's signed account of them.
+
+    Of legs over several nodes this is the first node's part, and `nodes` are the others', of the same form.
+    """
 
     round: int
     nonce: str
@@ -423,6 +427,7 @@ class RoundNotes(TypedDict):
     turns: NotRequired[list[Role]]
     borders: NotRequired[str]
     marks: NotRequired[MarksSeen]
+    nodes: NotRequired["list[RoundNotes]"]
     covariates: NotRequired[CovariatesSeen]
 
 
