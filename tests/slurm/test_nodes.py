@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import copy
+import os
+import tempfile
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,6 +13,7 @@ from typing import Any
 import pytest
 
 import tests.native_modules  # noqa: F401  (pytest runs in this process)
+from pytest_glasshouse.channel.job_init import remove_left_behind
 from pytest_glasshouse.invariants.judging import judge
 from pytest_glasshouse.rows.spec import RowSpec
 from tests.ranks.trained_raw import trained_raw
@@ -62,6 +66,7 @@ def test_a_row_over_two_nodes_is_one_job_and_what_one_node_shows_counts_for_itse
 
 
 @pytest.mark.torch
+@pytest.mark.skipif(not os.environ.get("SOAK"), reason="a row over two nodes with torch takes a minute and more")
 def test_adapter_over_two_nodes_equals_that_of_the_same_ranks_trained_raw(over_two: Site, tmp_path: Path) -> None:
     """Bit for bit, over gloo on the interface that Slurm names, and the raw leg first."""
     over_two.torch, over_two.order, over_two.work = True, "raw-first", "steps=2, warmup_s=0.0"
@@ -70,3 +75,21 @@ def test_adapter_over_two_nodes_equals_that_of_the_same_ranks_trained_raw(over_t
     row = RowSpec(name="row0", workload="mlp", gpu="h100", gpus=2, nodes=2, order="raw-first", steps=2, warmup_s=0.0)
     protected = ran.report["rows"][0]["observation"]["rounds"][0]["protected"]
     assert trained_raw(row, protected["trainingPlan"]["order_seed"], tmp_path) == {protected["adapterSha256"]}
+
+
+def test_a_node_that_dies_ends_the_row_as_infrastructure(over_two: Site) -> None:
+    """The other node's part is over with it: the job is, and trying again is safe. A dead node removes no files; its next job does."""
+    over_two.seconds = (60.0,)
+
+    def lose_a_node() -> None:
+        if over_two.until_training():
+            over_two.slurm.stop_node("n2")
+
+    ran = over_two.run(meanwhile=lose_a_node)
+    over_two.slurm.start_node("n2")
+    assert (ran.code, ran.outcomes) == (14, ["infrastructure"]), ran.output
+    assert "NODE_FAIL (its node failed" in ran.reasons[0]
+    assert ran.report["cleanup"]["status"] == "proven"
+    assert "2 keys of this run released without proof of deletion" in ran.output
+    (name,) = over_two.slurm.names()
+    remove_left_behind(tempfile.gettempdir(), name, time.time() + 86_400)
