@@ -66,8 +66,6 @@ class CertainValidity:
             return _any(parts) if keyword == "anyOf" else _all(parts)
         if keyword in ("items", "prefixItems"):
             return self._items(keyword, part)
-        if keyword == "uniqueItems":
-            return _unique_texts if meant is True else _uncertain
         if keyword in _DECIDED:
             return self._decided(keyword, part)
         return self._members(keyword, part) if keyword in _MEMBERS else _uncertain
@@ -76,9 +74,7 @@ class CertainValidity:
         meant, first = part[keyword], len(part.get("prefixItems", ()))
         if keyword == "prefixItems":
             each = [self._of(one) for one in meant]
-            return lambda value: (
-                not isinstance(value, list) or all(holds(one) for holds, one in zip(each, value, strict=False))
-            )
+            return lambda value: not isinstance(value, list) or all(holds(one) for holds, one in zip(each, value, strict=False))
         return lambda value: not isinstance(value, list) or all(map(self._of(meant), value[first:] if first else value))
 
     def _decided(self, keyword: str, part: Mapping[str, Any]) -> Holds:
@@ -128,7 +124,11 @@ class CertainValidity:
             return _uncertain
 
         part = self._definitions[name]
-        return lambda value: self._of(part)(value)  # compiled only now: a definition may refer to itself
+
+        def holds(value: object) -> bool:
+            return self._of(part)(value)  # compiled only now: a definition may refer to itself
+
+        return holds
 
 
 def _uncertain(_value: object) -> bool:
@@ -243,6 +243,7 @@ _SCALAR: dict[str, Callable[[Any], Holds]] = {
     "maxLength": _length(str, lambda length, meant: length <= meant),
     "minItems": _length(list, lambda length, meant: length >= meant),
     "maxItems": _length(list, lambda length, meant: length <= meant),
+    "uniqueItems": lambda meant: _unique_texts if meant is True else _uncertain,
     "minProperties": _length(dict, lambda length, meant: length >= meant),
     "maxProperties": _length(dict, lambda length, meant: length <= meant),
     "required": lambda meant: _required(frozenset(meant)),

@@ -57,8 +57,11 @@ def validate(document: object) -> Report:
     return cast("Report", document)
 
 
-def schema_faults(document: object) -> Iterator[str]:
-    """The first hundred faults found, each as `path: fault`. Values are not shown: one may be a secret."""
+def schema_faults(document: object, *, finite: bool = False) -> Iterator[str]:
+    """The first hundred faults found, each as `path: fault`. Values are not shown: one may be a secret.
+
+    `finite` says that a strict parser has refused numbers that are not.
+    """
     if not isinstance(document, dict):
         yield "$: expected an object"
         return
@@ -66,7 +69,7 @@ def schema_faults(document: object) -> Iterator[str]:
     if not isinstance(version, str) or version not in _FILES:
         yield f"$.schemaVersion: expected one of {', '.join(_FILES)}"
         return
-    if not _writable(document):
+    if not finite and not _writable(document):
         yield from (f"{path}: a number that is not finite" for path in islice(_not_finite(document), MOST_FAULTS))
     # Reduced to text at once: an error holds the value it is about, and its message holds it again.
     sentences = sorted(_sentence(found) for found in islice(_validator(version).iter_errors(document), MOST_FAULTS))
