@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Literal
 
 from pytest_glasshouse.analysis.figures import measured_legs, seconds
-from pytest_glasshouse.observation.document import Trained
 from pytest_glasshouse.observation.reading import notes_of_rank, observed_rounds, planned_gpus, protected_of
+from pytest_glasshouse.observation.trained import Trained
 from pytest_glasshouse.overhead.interval import rate
 from pytest_glasshouse.wire import journal
 from pytest_glasshouse.wire.typed import check_typed
