@@ -108,7 +108,7 @@ class LoraTrainer:
         # Before the forward pass: what it keeps for the backward pass needs the room that the last gradients had.
         self._optimizer.zero_grad(set_to_none=True)
         loss = self._loss_of(ids)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         if self._ranks is not None:
             self._ranks.average([parameter.grad for parameter in self._parameters])
         torch.nn.utils.clip_grad_norm_(self._parameters, self._clip_norm)
