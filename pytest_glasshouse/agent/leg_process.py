@@ -148,6 +148,10 @@ class LegProcess(threading.Thread):
         """The identifier of this thread, which works for this leg alone."""
         return self.ident or 0
 
+    def readings_ns(self) -> int:
+        """Processor time that this thread spent on reading the leg's times and conditions, in nanoseconds."""
+        return self._stretches.readings_ns
+
     def kill(self) -> None:
         """End the leg at once, even while it is being started; its exit is still observed and signed."""
         self._killed = True

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Literal
 
 from pytest_glasshouse.analysis.figures import measured_legs, seconds
-from pytest_glasshouse.observation.document import Trained
 from pytest_glasshouse.observation.reading import (
     notes_of_node,
     notes_of_rank,
@@ -14,6 +13,7 @@ from pytest_glasshouse.observation.reading import (
     planned_nodes,
     protected_of,
 )
+from pytest_glasshouse.observation.trained import Trained
 from pytest_glasshouse.overhead.interval import rate
 from pytest_glasshouse.wire import journal
 from pytest_glasshouse.wire.typed import check_typed

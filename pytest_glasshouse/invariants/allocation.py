@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from pytest_glasshouse.invariants import rank_checks, verified
 from pytest_glasshouse.invariants.finding import EvidenceReader, Finding, JudgedInvariant, broken, judge_rounds, unseen
-from pytest_glasshouse.observation.document import WorkloadFacts
+from pytest_glasshouse.observation.trained import WorkloadFacts
 from pytest_glasshouse.rows.spec import SIMULATED_GPU
 from pytest_glasshouse.wire.canonical import canonical, sha256_hex
 from pytest_glasshouse.wire.typed import check_typed

@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 
 #: Of the raw segments' time, how much processor time protected-side processes may use outside their own turns.
 IDLE_SHARE = 0.001
-#: Processor time that handing over may take the protected leg more than the raw one, in each turn: a machine as busy as it can be
-#: takes honest legs a millisecond and more, with its caches cold at every turn.
-_HANDOVER_NS = 2_000_000
+#: Processor time that handing over may take the protected leg more than the raw one, in each turn. The agent's own readings of a
+#: leg, which take longer than that on a busy machine, are in neither's count.
+_HANDOVER_NS = 1_000_000
 #: How much of its turns a leg may leave untimed, as a share and for each: messages between agent and leg. What the kernel let
 #: them wait for a processor meanwhile is allowed for beside it.
 _UNTIMED_SHARE = 0.1

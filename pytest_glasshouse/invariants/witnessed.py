@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from pytest_glasshouse.observation.claims import Conditions
-    from pytest_glasshouse.observation.document import Observation, Trained
+    from pytest_glasshouse.observation.document import Observation
+    from pytest_glasshouse.observation.trained import Trained
     from pytest_glasshouse.rows.leg_order import Role
 
 #: What may pass without the leg's clock running, or between a reading and the message that tells of it: a share of the time, and

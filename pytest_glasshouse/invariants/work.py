@@ -12,7 +12,8 @@ from pytest_glasshouse.invariants.trust import weights_from_package
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from pytest_glasshouse.observation.document import Observation, Trained, TrainingPlanRecord
+    from pytest_glasshouse.observation.document import Observation, TrainingPlanRecord
+    from pytest_glasshouse.observation.trained import Trained
     from pytest_glasshouse.rows.leg_order import Role
 
     Setting = tuple[str, object, object]

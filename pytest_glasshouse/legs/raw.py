@@ -8,8 +8,9 @@ from pytest_glasshouse.channel.guest_channel import put
 from pytest_glasshouse.errors import ConfigurationError, GuestGoneError, GuestRefusedError, IntegrityError, ProtocolError
 from pytest_glasshouse.legs.nodes import over_nodes
 from pytest_glasshouse.legs.round import EXCLUDED, Round, note_figures, note_ranks, raw_notes, why_failed
-from pytest_glasshouse.observation.document import Callback, Exit, Failure, LoadedCode, Spawned, Started, Stretches
+from pytest_glasshouse.observation.document import Exit, Failure, LoadedCode, Spawned, Stretches
 from pytest_glasshouse.observation.outcome import Ended
+from pytest_glasshouse.observation.trained import Callback, Started
 from pytest_glasshouse.wire.tensors import tensor_digest
 
 if TYPE_CHECKING:

@@ -16,8 +16,9 @@ from pytest_glasshouse.channel.guest_channel import Channel
 from pytest_glasshouse.errors import GuestGoneError, InfrastructureError, IntegrityError, ProtocolError
 from pytest_glasshouse.legs.leg_watch import LegDeadlineError, LegWatch, Progress
 from pytest_glasshouse.legs.nodes import LegMeeting
-from pytest_glasshouse.observation.document import Callback, Exit, Failure, Greeting, Head, LoadedCode, Started, Stretches
+from pytest_glasshouse.observation.document import Exit, Failure, Greeting, Head, LoadedCode, Stretches
 from pytest_glasshouse.observation.outcome import Ended
+from pytest_glasshouse.observation.trained import Callback, Started
 from pytest_glasshouse.wire.elapsed import since_boot_ns
 from pytest_glasshouse.wire.guest_messages import DETAIL, GREETING
 from pytest_glasshouse.wire.host_messages import Meeting

@@ -13,7 +13,7 @@ import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from typing import TYPE_CHECKING, Any, Literal, NotRequired, Protocol, TypedDict, TypeVar, get_args
 
 from pytest_glasshouse.errors import ConfigurationError
@@ -61,6 +61,9 @@ _LARGEST_RANK = 1024
 #: How many GPUs a leg may have. A batch of mlp is shared out evenly.
 _GPUS = (1, 2, 4, 8)
 _ONE_GPU: Mapping[str, object] = {"gpus": 1, "nodes": 1}
+#: Fields that the first rows did not have, and their defaults: they count in a row's id only where they differ.
+_ADDED_LATER: Mapping[str, object] = {**_INTERLEAVED, **_LORA, **_BASE, **_ONE_GPU, "parameters": ()}
+_NEVER = object()
 _LARGEST_ALPHA = 1 << 16
 _MOST_TARGETS = 16
 _TARGET = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
@@ -106,7 +109,7 @@ class _KeywordOnly(type):
     if not TYPE_CHECKING:
 
         def __call__(cls, *positional: object, **given: object) -> object:
-            fields = {each.name: each.default is dataclasses.MISSING for each in dataclasses.fields(cls)}
+            fields = _fields_of(cls)
             row = f"row {given['name']!r}" if "name" in given else "a row"
             known = f"A row has {', '.join(fields)}"
             if positional:
@@ -122,6 +125,12 @@ class _KeywordOnly(type):
                 more = f" (nor {', '.join(missing[1:])})" if missing[1:] else ""
                 raise ConfigurationError(f"{row}: field {missing[0]}: expected {expected}; saw none{more}")
             return super().__call__(**given)
+
+
+@cache
+def _fields_of(row: Any) -> dict[str, bool]:
+    """The fields of a row, and whether each must be given."""
+    return {each.name: each.default is dataclasses.MISSING for each in dataclasses.fields(row)}
 
 
 def _close(name: str, fields: Iterable[str]) -> str:
@@ -339,14 +348,12 @@ class RowSpec(metaclass=_KeywordOnly):
         Fields that were added later (interleaving, adapter, base, GPUs, nodes, parameters) count only where they differ from
         their default, so that older rows keep their ids.
         """
-        content = dataclasses.asdict(self)
-        if not self.parameters:
-            del content["parameters"]
-        for field in ("published", "smoke", "model_source"):
-            del content[field]
-        for field, usual in {**_INTERLEAVED, **_LORA, **_BASE, **_ONE_GPU}.items():
-            if content[field] == usual:
-                del content[field]
+        unused = {"published", "smoke", "model_source"}
+        content = {
+            name: value
+            for name in _fields_of(RowSpec)
+            if name not in unused and ((value := getattr(self, name)) != _ADDED_LATER.get(name, _NEVER))
+        }
         digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
         return f"{self.name}-{digest[:12]}"
 

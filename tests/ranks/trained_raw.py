@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +13,7 @@ from pytest_glasshouse.agent.leg_environment import rank_environment
 from pytest_glasshouse.workloads.base import GUEST_ENVIRONMENT
 from pytest_glasshouse.workloads.registry import prepare
 from tests.limits import HANG_S
+from tests.loopback.ports import reserve_port
 
 if TYPE_CHECKING:
     from pytest_glasshouse.rows.spec import RowSpec
@@ -34,9 +34,7 @@ def trained_raw(row: RowSpec, order_seed: int, directory: Path) -> set[str]:
         "workload": row.workload, "parts": str(directory / "parts"), "base": None if base is None else str(base),
         "order_seed": order_seed, "steps": row.steps,
     }  # fmt: skip
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = reserve_port()
     ranks = [
         subprocess.Popen(
             [sys.executable, "-m", "tests.rounds.raw_rank"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
