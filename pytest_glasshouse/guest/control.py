@@ -82,7 +82,7 @@ class Control:
         return frames.receive(self._connection)
 
 
-class Link(Control):
+class RankLink(Control):
     """Messages between two ranks of a node, over a socketpair: those of any other process than `pid` are refused."""
 
     def __init__(self, connection: socket.socket, pid: int) -> None:
