@@ -24,7 +24,6 @@ from pytest_glasshouse.agent.leg_environment import leg_environment
 from pytest_glasshouse.agent.leg_evidence import sign_evidence
 from pytest_glasshouse.agent.leg_scan import LegScan
 from pytest_glasshouse.agent.page_cache import warm_page_cache
-from pytest_glasshouse.agent.peer_credentials import PeerCredentialSocket, no_process_left
 from pytest_glasshouse.agent.server_answers import ServerAnswers
 from pytest_glasshouse.agent.stretches import StretchRecorder
 from pytest_glasshouse.errors import ProtocolError
@@ -34,6 +33,7 @@ from pytest_glasshouse.wire.canonical import canonical
 from pytest_glasshouse.wire.guest_messages import check_event, failure
 from pytest_glasshouse.wire.host_messages import ChallengeAnswer
 from pytest_glasshouse.wire.leg_messages import Attest, Export, LoadedFiles, Ready
+from pytest_glasshouse.wire.peer_credentials import PeerCredentialSocket, no_process_left
 from pytest_glasshouse.wire.typed import check_typed
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from pytest_glasshouse.agent.bytecode_cache import BytecodeCache
     from pytest_glasshouse.agent.gpu_memory import GpuMemory
     from pytest_glasshouse.agent.installed_code import Baseline
-    from pytest_glasshouse.agent.leg_launcher import ForkedLeg, LauncherProcess, Launchers
+    from pytest_glasshouse.agent.launchers import ForkedLeg, LauncherProcess, Launchers
     from pytest_glasshouse.agent.memory_files import MemoryFiles
     from pytest_glasshouse.agent.spool import Spool
     from pytest_glasshouse.agent.turn_scheduler import TurnScheduler
@@ -148,6 +148,10 @@ class LegProcess(threading.Thread):
         """The identifier of this thread, which works for this leg alone."""
         return self.ident or 0
 
+    def readings_ns(self) -> int:
+        """Processor time that this thread spent on reading the leg's times and conditions, in nanoseconds."""
+        return self._stretches.readings_ns
+
     def kill(self) -> None:
         """End the leg at once, even while it is being started; its exit is still observed and signed."""
         self._killed = True
@@ -183,15 +187,16 @@ class LegProcess(threading.Thread):
             self._observe_end()
 
     def _start(self, theirs: socket.socket) -> ForkedLeg:
-        self._launcher = launcher = self._await_launcher()
+        plan, strict = self._order["plan"], self._order.get("strict_memory", False)
+        self._launcher = launcher = self._launchers.wait(plan["workload"], strict_memory=strict, may_go_on=self._may_start)
         self._code.inherited = launcher.foreign
-        cache = warm_page_cache(base := self._order["plan"]["base"])
+        cache = warm_page_cache(base := plan["base"])
         material = self._material()
         self._most_export = _HEADERS + 4 * sum(os.fstat(fd).st_size for fd in material.values())
         network, variables, more = self._of_rank()
         self._material_fds = material
         self._spool.append(self._leg_id, "spawned", {"kind": self._order["kind"], "cache": cache})
-        environment = leg_environment(self._workspace, strict_memory=self._order.get("strict_memory", False))
+        environment = leg_environment(self._workspace, strict_memory=strict)
         try:
             self._forked = launcher.fork(
                 directory=self._workspace,
@@ -204,14 +209,6 @@ class LegProcess(threading.Thread):
             for fd in material.values():
                 os.close(fd)
         return self._forked
-
-    def _await_launcher(self) -> LauncherProcess:
-        ready = self._launchers.ready(self._order["plan"]["workload"], strict_memory=self._order.get("strict_memory", False))
-        ready.add_done_callback(lambda _: self._may_start.set())
-        self._may_start.wait()
-        if self._killed:
-            raise ProtocolError("the leg was ended before it began")
-        return ready.result()
 
     def _serve(self, ours: PeerCredentialSocket, forked: ForkedLeg) -> None:
         if self._killed:
