@@ -23,7 +23,7 @@ from pytest_glasshouse.agent.covariate_sampler import SamplerProcess
 from pytest_glasshouse.agent.gpu_memory import GpuMemory
 from pytest_glasshouse.agent.idempotency import AgentReply, ReplyCache
 from pytest_glasshouse.agent.installed_code import Baseline
-from pytest_glasshouse.agent.leg_launcher import Launchers
+from pytest_glasshouse.agent.launchers import Launchers
 from pytest_glasshouse.agent.leg_process import LegProcess
 from pytest_glasshouse.agent.memory_files import MemoryFiles, sealed_copy
 from pytest_glasshouse.agent.memory_left import available_bytes

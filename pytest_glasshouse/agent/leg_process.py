@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from pytest_glasshouse.agent.bytecode_cache import BytecodeCache
     from pytest_glasshouse.agent.gpu_memory import GpuMemory
     from pytest_glasshouse.agent.installed_code import Baseline
-    from pytest_glasshouse.agent.leg_launcher import ForkedLeg, LauncherProcess, Launchers
+    from pytest_glasshouse.agent.launchers import ForkedLeg, LauncherProcess, Launchers
     from pytest_glasshouse.agent.memory_files import MemoryFiles
     from pytest_glasshouse.agent.spool import Spool
     from pytest_glasshouse.agent.turn_scheduler import TurnScheduler
@@ -187,15 +187,16 @@ class LegProcess(threading.Thread):
             self._observe_end()
 
     def _start(self, theirs: socket.socket) -> ForkedLeg:
-        self._launcher = launcher = self._await_launcher()
+        plan, strict = self._order["plan"], self._order.get("strict_memory", False)
+        self._launcher = launcher = self._launchers.wait(plan["workload"], strict_memory=strict, may_go_on=self._may_start)
         self._code.inherited = launcher.foreign
-        cache = warm_page_cache(base := self._order["plan"]["base"])
+        cache = warm_page_cache(base := plan["base"])
         material = self._material()
         self._most_export = _HEADERS + 4 * sum(os.fstat(fd).st_size for fd in material.values())
         network, variables, more = self._of_rank()
         self._material_fds = material
         self._spool.append(self._leg_id, "spawned", {"kind": self._order["kind"], "cache": cache})
-        environment = leg_environment(self._workspace, strict_memory=self._order.get("strict_memory", False))
+        environment = leg_environment(self._workspace, strict_memory=strict)
         try:
             self._forked = launcher.fork(
                 directory=self._workspace,
@@ -208,14 +209,6 @@ class LegProcess(threading.Thread):
             for fd in material.values():
                 os.close(fd)
         return self._forked
-
-    def _await_launcher(self) -> LauncherProcess:
-        ready = self._launchers.ready(self._order["plan"]["workload"], strict_memory=self._order.get("strict_memory", False))
-        ready.add_done_callback(lambda _: self._may_start.set())
-        self._may_start.wait()
-        if self._killed:
-            raise ProtocolError("the leg was ended before it began")
-        return ready.result()
 
     def _serve(self, ours: PeerCredentialSocket, forked: ForkedLeg) -> None:
         if self._killed:

@@ -27,6 +27,7 @@ from pytest_glasshouse.guest.scan_client import MemoryWindow
 from pytest_glasshouse.guest.training import hide_unneeded, import_modules
 from pytest_glasshouse.wire.leg_messages import LegStart, LoadedLauncher, ReadRequest
 from pytest_glasshouse.wire.typed import check_typed
+from pytest_glasshouse.workloads.cuda import refuses_forks
 
 #: Above the descriptors that a leg is given: their numbers are the agent's own.
 _HIGH = 512
@@ -89,7 +90,7 @@ class _Launcher:
         if more:
             names = sorted({_name_of(descriptor) for descriptor in more})
             return f"its imports opened {', '.join(names)}"
-        return _bad_fork()
+        return "torch refuses CUDA to its children" if refuses_forks() else ""
 
     def _close_window(self) -> None:
         if self._window is not None:
@@ -171,14 +172,3 @@ def _name_of(descriptor: int) -> str:
         return str(Path(f"/proc/self/fd/{descriptor}").readlink())
     except OSError:
         return "a descriptor"
-
-
-def _bad_fork() -> str:
-    """Whether torch would refuse a GPU to a process that is forked from this one: asked in one."""
-    torch = sys.modules.get("torch")
-    if torch is None or getattr(getattr(torch, "version", None), "cuda", None) is None:
-        return ""
-    child = os.fork()
-    if child == 0:
-        os._exit(int(torch.cuda._is_in_bad_fork()))  # noqa: SLF001
-    return "its imports asked CUDA for devices" if os.waitpid(child, 0)[1] else ""

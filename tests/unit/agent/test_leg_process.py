@@ -11,7 +11,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from pytest_glasshouse.agent.gpu_memory import GpuMemory
-from pytest_glasshouse.agent.leg_launcher import Launchers
+from pytest_glasshouse.agent.launchers import Launchers
 from pytest_glasshouse.agent.leg_process import LegProcess
 from pytest_glasshouse.agent.leg_scan import _ServedMemory
 from pytest_glasshouse.agent.memory_files import MemoryFiles

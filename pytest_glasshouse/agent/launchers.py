@@ -16,7 +16,7 @@ import socket
 import subprocess
 import threading
 import time
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -228,9 +228,14 @@ class Launchers:
         """The path prefix of modules from the measured archive."""
         return f"/proc/self/fd/{self._archive_fd}"
 
-    def ready(self, workload: str, *, strict_memory: bool) -> Future[LauncherProcess]:
-        """A launcher that was measured just now."""
-        return self._thread.submit(self._ready, workload, strict_memory=strict_memory)
+    def wait(self, workload: str, *, strict_memory: bool, may_go_on: threading.Event) -> LauncherProcess:
+        """A launcher that was measured just now. Raises `ProtocolError` when `may_go_on` is set before there is one."""
+        ready = self._thread.submit(self._ready, workload, strict_memory=strict_memory)
+        ready.add_done_callback(lambda _: may_go_on.set())
+        may_go_on.wait()
+        if not ready.done():
+            raise ProtocolError("the leg was ended before it began")
+        return ready.result()
 
     def _ready(self, workload: str, *, strict_memory: bool) -> LauncherProcess:
         self._bytecode.build(workload)
