@@ -11,7 +11,7 @@ import zipfile
 from typing import TYPE_CHECKING, Any
 
 from pytest_glasshouse.errors import IntegrityError, ReportError
-from pytest_glasshouse.observation.reading import journal_lines, observed_rounds, protected_of
+from pytest_glasshouse.observation.reading import journal_lines, observed_rounds, parts_of_round, protected_of
 from pytest_glasshouse.report.fields import protected_rows
 from pytest_glasshouse.report.indented_json import indented_json
 from pytest_glasshouse.report.intoto import envelopes
@@ -118,7 +118,8 @@ def _of_row(folder: str, record: RowRecord) -> Iterator[tuple[str, bytes]]:
         return
     yield f"{folder}/observation.json", _json(observation)
     for place, observed in enumerate(observed_rounds(observation), start=1):
-        yield from _of_round(f"{folder}/round-{place}", observed)
+        for node, (_, part) in enumerate(parts_of_round(observed)):
+            yield from _of_round(f"{folder}/round-{place}" + (f"/node-{node}" if node else ""), part)
 
 
 def _of_round(folder: str, observed: RoundNotes) -> Iterator[tuple[str, bytes]]:
