@@ -2,8 +2,8 @@
 
     python benchmarks/startup.py [PAIRS]
 
-Prints and judges nothing; 1.05 is the aim. Pairs alternate their order at random (the seed is printed), so that a machine that slows down
-meanwhile slows both; the interval is Student's t over the pairs' log ratios.
+Prints and judges nothing; 1.05 is the aim. Pairs alternate their order at random (the seed is printed), so that a machine that
+slows down meanwhile slows both; the interval is Student's t over the pairs' log ratios.
 """
 
 from __future__ import annotations
