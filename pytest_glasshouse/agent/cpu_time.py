@@ -11,6 +11,10 @@ import os
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 _TICK_NS = 1_000_000_000 // os.sysconf("SC_CLK_TCK")
 #: Fields of /proc/PID/stat, counted after the command's closing bracket.
@@ -66,11 +70,13 @@ def clock_ns(pid: int) -> int:
 
 @dataclass(kw_only=True)
 class CpuMeter:
-    """Processor time of one leg: its processes, and the agent's threads that work for it."""
+    """Processor time of one leg: its processes, and the agent's threads that work for it, less their readings of it."""
 
     root: int
     threads: tuple[int, ...] = ()
     """Identifiers of threads of this very process."""
+    readings_ns: Callable[[], int] = lambda: 0
+    """What those threads spent so far on reading the leg's times and conditions: the agent's work, not the leg's."""
     _seen: set[int] = field(default_factory=set)
 
     def read_ns(self, running: dict[int, ProcessStatus]) -> int:
@@ -78,7 +84,8 @@ class CpuMeter:
         self._seen = (self._seen & running.keys()) | process_tree(self.root, running)
         own = sum(clock_ns(pid) for pid in self._seen)
         reaped = sum(running[pid].reaped_ticks for pid in self._seen if pid in running) * _TICK_NS
-        return own + reaped + sum(time.clock_gettime_ns(time.pthread_getcpuclockid(thread)) for thread in self.threads)
+        serving = sum(time.clock_gettime_ns(time.pthread_getcpuclockid(thread)) for thread in self.threads)
+        return own + reaped + serving - self.readings_ns()
 
     @property
     def processes(self) -> int:

@@ -28,7 +28,6 @@ from pytest_glasshouse.agent.leg_environment import leg_command, leg_environment
 from pytest_glasshouse.agent.leg_evidence import sign_evidence
 from pytest_glasshouse.agent.leg_scan import LegScan
 from pytest_glasshouse.agent.page_cache import warm_page_cache
-from pytest_glasshouse.agent.peer_credentials import PeerCredentialSocket, is_child, no_process_left
 from pytest_glasshouse.agent.stretches import StretchRecorder
 from pytest_glasshouse.errors import ProtocolError, RefusedError
 from pytest_glasshouse.guest.launcher import give_back_freed
@@ -37,6 +36,7 @@ from pytest_glasshouse.wire.canonical import canonical
 from pytest_glasshouse.wire.guest_messages import check_event, failure
 from pytest_glasshouse.wire.host_messages import ChallengeAnswer
 from pytest_glasshouse.wire.leg_messages import Attest, Export, LoadedFiles, Ready
+from pytest_glasshouse.wire.peer_credentials import PeerCredentialSocket, is_child, no_process_left
 from pytest_glasshouse.wire.typed import check_typed
 
 if TYPE_CHECKING:
@@ -147,6 +147,10 @@ class LegProcess(threading.Thread):
     def thread(self) -> int:
         """The identifier of this thread, which works for this leg alone."""
         return self.ident or 0
+
+    def readings_ns(self) -> int:
+        """Processor time that this thread spent on reading the leg's times and conditions, in nanoseconds."""
+        return self._stretches.readings_ns
 
     def kill(self) -> None:
         """End the leg at once, even while it is being started; its exit is still observed and signed."""

@@ -10,7 +10,10 @@ from __future__ import annotations
 
 import random
 import threading
+import time
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pytest_glasshouse.agent.cpu_time import clock_ns
 from pytest_glasshouse.errors import ProtocolError
@@ -21,6 +24,9 @@ from pytest_glasshouse.wire.guest_messages import MOST_CONDITIONS, MOST_TURNS
 from pytest_glasshouse.wire.journal import PROGRESS
 from pytest_glasshouse.wire.leg_messages import ProgressBody
 from pytest_glasshouse.wire.typed import check_typed
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 #: In a stretch, conditions are read within the first of these times, and then each time within the second: at drawn moments.
 _FIRST_LOOK_S, _LOOK_S = 0.2, 1.0
@@ -42,6 +48,8 @@ class StretchRecorder:
         self._waits_at: list[int] = []
         self._waits: list[list[int]] = []
         self._cpu_ns: list[Json] = []
+        #: Processor time that its own thread spent on these readings: the agent's work, and none of the leg's.
+        self.readings_ns = 0
         self._over = threading.Event()
         self._noting = threading.Lock()
 
@@ -54,17 +62,20 @@ class StretchRecorder:
         if kind in ("progress", PROGRESS):
             self._units = check_typed(said, ProgressBody, kind)["units"]
         elif kind == "resident":
-            self._waited = self._waited_ns()
+            with self._reading():
+                self._waited = self._waited_ns()
         elif kind == "turn-done" and self._waits and self._waited is not None:
             # What it waited since its stretch ended was for handing over.
-            self._waits[-1][1] = max(0, self._waited_ns() - self._waited)
+            with self._reading():
+                self._waits[-1][1] = max(0, self._waited_ns() - self._waited)
 
     def drained(self) -> None:
         """The leg is about to read its clock: call this before it is answered."""
         self._require_due(0, 2)
-        self._stop_watching()
-        self._note_conditions()
-        self._note_processor()
+        with self._reading():
+            self._stop_watching()
+            self._note_conditions()
+            self._note_processor()
         if self._waited is None:
             self._waited = self._waits_at[-1]
         # Last: what is read of the leg takes milliseconds on a busy machine, and the leg reads its clock after the answer.
@@ -74,10 +85,11 @@ class StretchRecorder:
         """The leg has read its clock."""
         self._require_due(1, 3)
         self._edges.append(now_ns())
-        self._note_processor()
-        if len(self._edges) == 2:  # noqa: PLR2004
-            self._over = threading.Event()
-            threading.Thread(target=self._watch, args=(self._over,), name="conditions", daemon=True).start()
+        with self._reading():
+            self._note_processor()
+            if len(self._edges) == 2:  # noqa: PLR2004
+                self._over = threading.Event()
+                threading.Thread(target=self._watch, args=(self._over,), name="conditions", daemon=True).start()
         if len(self._edges) == 4:  # noqa: PLR2004  (drained, read; drained, read)
             first, began_waits, ended_waits, waited = self._waits_at
             self._rows.append([*self._edges, self._units, max(0, waited - (self._waited or 0))])
@@ -111,6 +123,15 @@ class StretchRecorder:
         return evidence.stretches_claims(
             nonce=nonce, stretches=self._rows, conditions=self._conditions, cpu_ns=self._cpu_ns, waits=waits
         )
+
+    @contextmanager
+    def _reading(self) -> Iterator[None]:
+        """Count what this thread spends within as a reading."""
+        before = time.thread_time_ns()
+        try:
+            yield
+        finally:
+            self.readings_ns += time.thread_time_ns() - before
 
     def _require_due(self, *edges: int) -> None:
         if len(self._edges) not in edges or len(self._rows) >= MOST_TURNS:

@@ -49,6 +49,9 @@ class ScheduledRank(Protocol):
     def thread(self) -> int:
         """The identifier of the agent's thread that serves this rank."""
 
+    def readings_ns(self) -> int:
+        """Processor time that this thread spent on reading the rank's times and conditions, in nanoseconds."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class LegEvent:
@@ -126,7 +129,9 @@ class TurnScheduler(threading.Thread):
         """The thread's body."""
         if self._all_waiting():
             self._meters = {
-                role: [CpuMeter(root=rank.process_group, threads=(rank.thread,)) for rank in leg.ranks]
+                role: [
+                    CpuMeter(root=rank.process_group, threads=(rank.thread,), readings_ns=rank.readings_ns) for rank in leg.ranks
+                ]
                 for role, leg in self._legs.items()
             }
             self._run_turns()

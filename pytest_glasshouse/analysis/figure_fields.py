@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Literal, NotRequired, TypedDict
 
-from pytest_glasshouse.observation.document import WorkloadFacts
+from pytest_glasshouse.observation.trained import WorkloadFacts
 from pytest_glasshouse.overhead.null import NullKind
 from pytest_glasshouse.rows.interleaving import InterleavingPlan
 from pytest_glasshouse.rows.leg_order import LegName, Role

@@ -38,8 +38,9 @@ from pytest_glasshouse.workloads.base import GUEST_ENVIRONMENT
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from pytest_glasshouse.observation.document import Observation, Trained
+    from pytest_glasshouse.observation.document import Observation
     from pytest_glasshouse.observation.results import LegResult
+    from pytest_glasshouse.observation.trained import Trained
     from pytest_glasshouse.observation.training_trace import Checkpoint
     from pytest_glasshouse.report.fields import Report
     from pytest_glasshouse.rows.leg_order import Role

@@ -17,7 +17,8 @@ from pytest_glasshouse.observation.turns import segments_of
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from pytest_glasshouse.observation.document import Observation, Trained
+    from pytest_glasshouse.observation.document import Observation
+    from pytest_glasshouse.observation.trained import Trained
     from pytest_glasshouse.rows.leg_order import Role
 
 #: What two clocks may differ by, in millionths of what passed: Linux steers a clock by 500 at most, and there are two of them.

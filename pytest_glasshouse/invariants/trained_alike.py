@@ -21,7 +21,7 @@ from pytest_glasshouse.observation.training_trace import checkpoints_of, steps_o
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from pytest_glasshouse.observation.document import Trained
+    from pytest_glasshouse.observation.trained import Trained
     from pytest_glasshouse.rows.leg_order import Role
 
 #: Losses are compared as logarithms, after this share of the first one is added: near zero, a small difference is a large ratio.

@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 
 #: Of the raw segments' time, how much processor time protected-side processes may use outside their own turns.
 IDLE_SHARE = 0.001
-#: Processor time that handing over may take the protected leg more than the raw one, in each turn: a machine as busy as it can be
-#: takes honest legs a millisecond and more, with its caches cold at every turn.
-_HANDOVER_NS = 2_000_000
+#: Processor time that handing over may take the protected leg more than the raw one, in each turn. The agent's own readings of a
+#: leg, which take longer than that on a busy machine, are in neither's count.
+_HANDOVER_NS = 1_000_000
 #: How much of its turns a leg may leave untimed, as a share and for each: messages between agent and leg. What the kernel let
 #: them wait for a processor meanwhile is allowed for beside it.
 _UNTIMED_SHARE = 0.1
@@ -53,17 +53,17 @@ def _idle(reader: EvidenceReader) -> str:
     if raw_ns <= 0:
         raise unseen("the raw legs have no timed segment", expected="timed segments of the raw leg", seen="none")
     outside_ns = _outside_ns(turns)
-    if reader.gpus > 1:
+    if reader.ranks > 1:
         # gloo's thread wakes a hundred times a second in every leg whose ranks are connected, paused or not: 0.3 % of a core for
         # each rank. What the raw leg uses while it is paused is no cost of protection.
         outside_ns = max(0, outside_ns - _outside_ns(turns, "raw"))
     counted = {role: sum(map(_counted_ns, parts.values())) for role, parts in segments.items()}
-    for rank in range(1, reader.gpus):
+    for rank in range(1, reader.ranks):
         # The agent's counters are of all ranks of a leg together.
         for role, body in verified.ends(reader.of_rank(rank)).items():
             counted[role] += sum(map(_counted_ns, segments_of(body).values()))
     untimed_ns = _untimed_ns("protected", turns, counted) - _untimed_ns("raw", turns, counted)
-    handovers_ns = _HANDOVER_NS * reader.gpus * sum(turn.role == "protected" for turn in turns)
+    handovers_ns = _HANDOVER_NS * reader.ranks * sum(turn.role == "protected" for turn in turns)
     share = outside_ns / raw_ns
     seen_share = (
         f"{outside_ns / 1e6:.3f} ms of processor time outside its own turns, {share:.4%} of {raw_ns / 1e9:.3f} s of raw segments"

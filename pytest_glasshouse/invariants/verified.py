@@ -21,8 +21,8 @@ from pytest_glasshouse.observation.claims import (
     ResultClaims,
     StretchesClaims,
 )
-from pytest_glasshouse.observation.document import Callback, Trained
 from pytest_glasshouse.observation.reading import ROLES
+from pytest_glasshouse.observation.trained import Callback, Trained
 from pytest_glasshouse.wire import evidence, journal, tokens
 from pytest_glasshouse.wire.typed import check_typed
 

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from pytest_glasshouse.observation.claims import Conditions
-    from pytest_glasshouse.observation.document import Observation, Trained
+    from pytest_glasshouse.observation.document import Observation
+    from pytest_glasshouse.observation.trained import Trained
     from pytest_glasshouse.rows.leg_order import Role
 
 #: What may pass without the leg's clock running, or between a reading and the message that tells of it: a share of the time, and
@@ -47,16 +48,16 @@ _WASH_WAITED_NS = 100_000_000
 
 def work_witnessed(observation: Observation) -> Finding:
     """Every leg's totals, clock, wash-outs and conditions are as its agent saw them."""
-    judged: defaultdict[int, RoundsJudged] = defaultdict(RoundsJudged)
+    judged: defaultdict[tuple[int, int], RoundsJudged] = defaultdict(RoundsJudged)
 
     def witnessed(reader: EvidenceReader) -> str:
-        return _witnessed(reader, judged[reader.rank])
+        return _witnessed(reader, judged[reader.node, reader.rank])
 
     def of_rank(reader: EvidenceReader) -> str:
         rank_checks.same_units(reader)
         return witnessed(reader)
 
-    return judge_rounds("work witnessed", observation, witnessed, of_rank=of_rank)
+    return judge_rounds("work witnessed", observation, witnessed, of_rank=of_rank, of_node=of_rank)
 
 
 def _witnessed(reader: EvidenceReader, judged: RoundsJudged) -> str:

@@ -8,6 +8,7 @@ any of them may be missing. Times are nanoseconds of the guest's monotonic clock
 # Annotations are evaluated here: `NotRequired` counts only then.
 from typing import Any, Literal, NotRequired, TypeAlias, TypedDict
 
+from pytest_glasshouse.observation.trained import Callback, Started
 from pytest_glasshouse.rows.interleaving import InterleavingPlan
 from pytest_glasshouse.rows.leg_order import Role
 from pytest_glasshouse.rows.spec import AdapterRecord, WorkloadName
@@ -89,6 +90,7 @@ class Plan(AdapterRecord):
     parameters: NotRequired[list[list[str]]]
     base: NotRequired[Literal["sealed"]]
     gpus: NotRequired[int]
+    nodes: NotRequired[int]
     interleaving: NotRequired[InterleavingPlan]
     null: NotRequired[bool]
     subject: Facts
@@ -235,94 +237,6 @@ class HostTimes(TypedDict, total=False):
     exitNs: int
 
 
-class Started(TypedDict):
-    """What a leg reports when it begins to train."""
-
-    initial: str
-    order_seed: int
-    device: str
-
-
-class Context(TypedDict):
-    """The process a leg trained in: digests and counts of its environment, libraries and modules, and its limits."""
-
-    environment: str
-    environment_names: list[str]
-    libraries: str
-    library_count: int
-    modules: str
-    module_count: int
-    nice: int
-    affinity: list[int]
-    limits: dict[str, list[str]]
-
-
-class Phases(TypedDict):
-    """A leg's own times."""
-
-    load_ns: int
-    prologue_ns: int
-    export_ns: int
-
-
-class WorkloadFacts(TypedDict):
-    """What ran, as the workload reports it. Every workload names its device."""
-
-    device: str
-    deviceUuid: NotRequired[str | None]
-    dtype: NotRequired[str]
-    pythonVersion: NotRequired[str]
-    torchVersion: NotRequired[str]
-    threads: NotRequired[int]
-    trainableParameters: NotRequired[int]
-    totalParameters: NotRequired[int]
-    peakMemoryBytes: NotRequired[int | None]
-    peakMemorySource: NotRequired[str]
-    batchesPerUnit: NotRequired[dict[str, int]]
-    adapterDtype: NotRequired[str]
-    transformersVersion: NotRequired[str]
-    peftVersion: NotRequired[str]
-
-
-class Trained(TypedDict):
-    """What a leg reports when its training is over: in a raw leg's callback, and in a protected leg's journal.
-
-    `epilogue` are the losses of the prologue's first steps, run again after the training. A segment is
-    `[turn, units, elapsed_ns, cpu_ns, wash_units, wash_ns, wash_cpu_ns]`. A checkpoint is `[steps, loss, digest]`: all steps so
-    far, and a digest of a few of the weights. `collective_ns` is the time that a rank of several spent in collectives within the
-    timed stretches; 0 on a GPU, where they are only queued.
-    """
-
-    units: int
-    elapsed_ns: int
-    warmup_units: int
-    warmup_ns: int
-    cpu_ns: int
-    stop_reason: Literal["time", "steps"]
-    final_loss: str
-    prologue: list[str]
-    phases: Phases
-    facts: WorkloadFacts
-    context: Context
-    epilogue: NotRequired[list[str]]
-    checkpoints: NotRequired[list[list[int | str]]]
-    steady: NotRequired[bool]
-    segments: NotRequired[list[list[int]]]
-    collective_ns: NotRequired[int]
-
-
-class Callback(Trained):
-    """A raw leg's only message about its result."""
-
-    nonce: str
-    status: str
-    adapter: str
-    opened_at_ns: int
-    initial: str
-    order_seed: int
-    device: str
-
-
 class LegNotes(TypedDict, total=False):
     """What every leg leaves. `exit` is the agent's signed exit, `stretches` what it signed of the leg's timed stretches.
 
@@ -411,7 +325,10 @@ class MarksSeen(TypedDict):
 
 
 class RoundNotes(TypedDict):
-    """One round. `turns` are the turns as drawn, `borders` the agent's signed account of them."""
+    """One round. `turns` are the turns as drawn, `borders` the agent's signed account of them.
+
+    Of legs over several nodes this is the first node's part, and `nodes` are the others', of the same form.
+    """
 
     round: int
     nonce: str
@@ -423,6 +340,7 @@ class RoundNotes(TypedDict):
     turns: NotRequired[list[Role]]
     borders: NotRequired[str]
     marks: NotRequired[MarksSeen]
+    nodes: NotRequired["list[RoundNotes]"]
     covariates: NotRequired[CovariatesSeen]
 
 

@@ -11,15 +11,8 @@ from typing import Literal
 
 from pytest_glasshouse.errors import IntegrityError, ProtocolError
 from pytest_glasshouse.observation.claims import PackageVerified, TrainStarted, Zeroized
-from pytest_glasshouse.observation.document import (
-    LegNotes,
-    Observation,
-    ProtectedNotes,
-    RawNotes,
-    RoundNotes,
-    Trained,
-    WorkloadFacts,
-)
+from pytest_glasshouse.observation.document import LegNotes, Observation, ProtectedNotes, RawNotes, RoundNotes
+from pytest_glasshouse.observation.trained import Trained, WorkloadFacts
 from pytest_glasshouse.observation.turns import pairs_of
 from pytest_glasshouse.overhead.segments import Pair
 from pytest_glasshouse.rows.leg_order import Role

@@ -6,7 +6,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    from pytest_glasshouse.observation.document import Trained
+    from pytest_glasshouse.observation.trained import Trained
 
 
 class Checkpoint(NamedTuple):

@@ -16,7 +16,8 @@ from pytest_glasshouse.wire.typed import check_typed
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from pytest_glasshouse.observation.document import RoundNotes, Trained
+    from pytest_glasshouse.observation.document import RoundNotes
+    from pytest_glasshouse.observation.trained import Trained
     from pytest_glasshouse.overhead.segments import Pair
     from pytest_glasshouse.rows.leg_order import Role
 

@@ -13,18 +13,15 @@ from typing import Any, Literal, TypeAlias
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from pytest_glasshouse.observation.document import (
-    Callback,
-    Context,
     GuestSeen,
     LoadedCode,
     Observation,
-    Phases,
     ProtectedNotes,
     RawNotes,
     RoundNotes,
-    Trained,
     TrainingPlanRecord,
 )
+from pytest_glasshouse.observation.trained import Callback, Context, Phases, Trained
 from pytest_glasshouse.rows.leg_order import LegName
 from pytest_glasshouse.tamper.testbed import COMPONENTS, CONTAINER, PLAN, Editable, TamperTestbed
 from pytest_glasshouse.wire import evidence as ev

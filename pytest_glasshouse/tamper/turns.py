@@ -113,7 +113,8 @@ CASES = (
     _case("key-out-for-its-own-turns-only", _TIME, _key_out_for_four_seconds),
     _borders("work-in-the-other-legs-turn", _IDLE, lambda c: _add_cpu_time(c, 1, of_turn=1, ns=SEGMENT_NS // 100)),
     _borders("work-between-turns", _IDLE, lambda c: _add_cpu_time(c, 0, of_turn=1, ns=SEGMENT_NS // 100)),
-    _borders("work-when-no-clock-runs", _IDLE, lambda c: _add_cpu_time(c, 1, of_turn=0, ns=SEGMENT_NS // 100)),
+    # A millisecond and a half for each of its two turns.
+    _borders("work-when-no-clock-runs", _IDLE, lambda c: _add_cpu_time(c, 1, of_turn=0, ns=SEGMENT_NS * 3 // 1000)),
     _borders("overlapping", _ORDER, lambda c: c["borders"][1][0].__setitem__(0, 0)),
     _borders("not-played", f"unseen: {_ORDER}", lambda c: c["borders"].pop()),
     _borders("none-played", f"unseen: {_ORDER}", lambda c: c["borders"].clear()),

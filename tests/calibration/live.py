@@ -74,6 +74,9 @@ class _Leg:
     def ranks(self) -> list[_Leg]:
         return [self]
 
+    def readings_ns(self) -> int:
+        return 0
+
     def command(self, kind: str, turn: int) -> None:
         self.pipe.send((kind, turn))
 

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from pytest_glasshouse.agent.cpu_time import _TICK_NS, CpuMeter, ProcessStatus, clock_ns, process_tree, processes
+from pytest_glasshouse.agent.stretches import StretchRecorder
 from tests.limits import until
 
 MS = 1_000_000
@@ -81,6 +82,24 @@ def test_agents_own_thread_counts_for_the_leg_it_serves() -> None:
     while time.thread_time_ns() < until:
         pass
     assert meter.read_ns({}) - before >= 5 * MS
+
+
+def test_agents_readings_of_a_leg_are_none_of_the_legs_work() -> None:
+    """On a busy machine they take longer than handing over does, and more in one leg's turns than in another's."""
+    recorder = StretchRecorder()
+    recorder.pid = os.getpid()
+    all_of_it = CpuMeter(root=0, threads=(threading.get_ident(),))
+    of_the_leg = CpuMeter(root=0, threads=(threading.get_ident(),), readings_ns=lambda: recorder.readings_ns)
+    before = of_the_leg.read_ns({}), all_of_it.read_ns({})
+    recorder.drained()
+    recorder.clock_read()
+    recorder.drained()
+    recorder.clock_read()
+    recorder.note("resident", {})
+    recorder.note("turn-done", {})
+    used, all_used = of_the_leg.read_ns({}) - before[0], all_of_it.read_ns({}) - before[1]
+    assert 0 < used < all_used
+    assert recorder.readings_ns > 0
 
 
 def test_process_tree_is_the_session_and_all_its_descendants() -> None:

@@ -138,6 +138,21 @@ def test_the_processor_time_of_a_stretch_is_what_the_kernel_counts(recorder: Str
     assert 0 < least <= used <= most
 
 
+@pytest.mark.parametrize("kind", ["drained", "clock_read", "resident", "turn-done"])
+def test_each_reading_is_counted_as_one(kind: str, recorder: StretchRecorder) -> None:
+    """What the agent's thread spends on it is not taken for the leg's."""
+    if kind in ("clock_read", "turn-done"):
+        recorder.drained()
+    if kind == "turn-done":
+        recorder.clock_read()
+        recorder.drained()
+        recorder.clock_read()
+    before = recorder.readings_ns
+    acts = {"drained": recorder.drained, "clock_read": recorder.clock_read}
+    acts[kind]() if kind in acts else recorder.note(kind, {})
+    assert recorder.readings_ns > before
+
+
 def test_a_process_that_is_gone_has_no_conditions_and_no_delay() -> None:
     assert conditions_of(2**22 + 1) == {}
     assert run_delay_ns(Path(f"/proc/{2**22 + 1}/task/1")) == 0

@@ -31,6 +31,9 @@ class FakeLeg:
     def thread(self) -> int:
         return self._scheduler.ident or 0
 
+    def readings_ns(self) -> int:
+        return 0
+
     @property
     def ranks(self) -> list[FakeLeg]:
         return [self]

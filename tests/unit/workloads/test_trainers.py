@@ -14,7 +14,7 @@ from safetensors.numpy import load, save
 from pytest_glasshouse.errors import ConfigurationError, IntegrityError
 from pytest_glasshouse.guest.device_memory import TorchMemory
 from pytest_glasshouse.guest.ring import copy_material_to_device
-from pytest_glasshouse.observation.document import WorkloadFacts
+from pytest_glasshouse.observation.trained import WorkloadFacts
 from pytest_glasshouse.wire.canonical import canonical
 from pytest_glasshouse.wire.tensors import parse_safetensors, tensor_digest
 from pytest_glasshouse.wire.typed import check_typed
