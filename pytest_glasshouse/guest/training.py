@@ -100,6 +100,7 @@ def _train_once(workload: str, device: DeviceName) -> None:
 
 def _run_once(trainer: Trainer) -> None:
     trainer.prologue(1)
+    trainer.repeat_prologue(1)
     trainer.reset(0)
     trainer.step()
     trainer.synchronize()
@@ -182,15 +183,18 @@ def _run(
     turns: TurnTaker,
     ranks: Ranks | None,
 ) -> TrainedLeg:
+    turns.repeat_with(trainer.repeat_prologue)
     before_prologue = time.perf_counter_ns()
     prologue = trainer.prologue(PROLOGUE_STEPS)
     trainer.check()
+    batches = {"prologue": trainer.batches()}
     trainer.reset(plan["order_seed"])
     trainer.synchronize()
     after_prologue = time.perf_counter_ns()
     measured = _measured(plan, trainer, on_progress=on_progress, turns=turns, agree=alone if ranks is None else ranks.agree)
     if ranks is not None:
         measured["collective_ns"] = cast("ControlTurns", turns).collective_ns
+    batches["training"] = trainer.batches()
     before_export = time.perf_counter_ns()
     adapter = trainer.export()
     after_export = time.perf_counter_ns()
@@ -207,6 +211,7 @@ def _run(
             **measured,
             "prologue": list(prologue),
             "epilogue": list(epilogue),
+            "batches": {**batches},
             "phases": phases,
             "facts": trainer.facts(),
             "context": context(),
@@ -236,6 +241,7 @@ def _measured(
             on_progress=report,
             edges=turns,
             agree=agree,
+            device=cuda.clock_of(plan["device"]),
         )
         return {
             "units": whole.units,
@@ -245,6 +251,7 @@ def _measured(
             "cpu_ns": whole.cpu_ns,
             "stop_reason": whole.stop_reason,
             "final_loss": whole.final_loss,
+            "gpu_ns": None if whole.gpu is None else [[*whole.gpu.to_json()]],
             "checkpoints": whole.checkpoints.to_json(),
         }
     segment_ns = segments["segment_ns"]
@@ -260,6 +267,7 @@ def _measured(
         turns=turns,
         on_progress=report,
         agree=agree,
+        device=cuda.clock_of(plan["device"]),
     )
     return {
         "units": sum(each.units for each in parts.segments),
@@ -270,6 +278,7 @@ def _measured(
         "cpu_ns": sum(each.cpu_ns for each in parts.segments),
         "stop_reason": "time" if plan["steps"] is None else "steps",
         "final_loss": parts.final_loss,
+        "gpu_ns": None if parts.gpu is None else [[*each.to_json()] for each in parts.gpu],
         "checkpoints": parts.checkpoints.to_json(),
         "segments": [[*each.to_json()] for each in parts.segments],
     }

@@ -32,6 +32,8 @@ from pytest_glasshouse.wire.canonical import Json, canonical, sha256_hex
 RoundEdit = Callable[[str, Any], None]
 
 SEGMENT_NS, WASH_NS, HANDOVER_NS = 1_000_000_000, 200_000_000, 1_000_000
+#: A kind of batch: shape and dtype, dtype of the weights, dtype of what came out.
+BATCH = "256x32 float32 float32 float32"
 #: Time between release and receipt, and of the protected leg by the host's clock.
 HELD_MS = 20_000
 #: Between a leg's reading of its clock and the messages before and after it.
@@ -124,7 +126,7 @@ class SignedRound:
                 "initialSha256": INITIAL,
                 "modelId": None,
                 "baseSha256": None,
-                "facts": {},
+                "facts": {"samples": 256, "batch": 256},
             },
             "rounds": [notes],
         }
@@ -268,6 +270,8 @@ class SignedRound:
             "stop_reason": "steps",
             "phases": {**PHASES},
             "prologue": ["0.5", "0.25"],
+            "batches": {"prologue": {BATCH: 2}, "training": {BATCH: 2}},
+            "gpu_ns": None,
             "epilogue": ["0.5"],
             "final_loss": "0.125",
             "checkpoints": [[1, "0.25", sha256_hex(f"{leg} 1".encode())[:32]]],
@@ -278,6 +282,7 @@ class SignedRound:
             numbers = [number for number, whose in enumerate(self._turns, 1) if whose == leg]
             trained["segments"] = [[number, 10, SEGMENT_NS, SEGMENT_NS, 2, WASH_NS, WASH_NS] for number in numbers]
             trained["units"] = 10 * len(numbers)
+            trained["batches"]["training"] = {BATCH: 12 * len(numbers) + 1}
             trained["checkpoints"] += [[at, "0.15", sha256_hex(f"{leg} {at}".encode())[:32]] for at in (3, 12)]
             trained["elapsed_ns"] = trained["cpu_ns"] = SEGMENT_NS * len(numbers)
         return trained
@@ -304,8 +309,9 @@ class SignedRound:
             at = end + SEGMENT_NS
         cpu_ns: list[Json] = [[SEGMENT_NS - TOLD_NS, SEGMENT_NS + TOLD_NS] for _ in rows]
         claims: Editable = ev.stretches_claims(
-            nonce=nonce, stretches=rows, conditions=[{**CONDITIONS}], cpu_ns=cpu_ns, waits=[[0, 0] for _ in rows]
-        )
+            nonce=nonce, stretches=rows, conditions=[{**CONDITIONS}], cpu_ns=cpu_ns, waits=[[0, 0] for _ in rows],
+            repeats=[{"after": 0, "losses": ["0.5"]}],
+        )  # fmt: skip
         self._edit(f"{of}{leg} stretches", claims)
         return tokens.sign(claims, key=self.keys["agent"], typ=ev.TYP_STRETCHES)
 
