@@ -245,21 +245,13 @@ class _SmallerSteps(_Trainer):
         return self.honest.repeat_prologue(steps)
 
     def prologue(self, steps: int) -> Any:
-        self.rate(1.0)
+        self.rate = getattr(self, "rate", self.honest._learning_rate)  # noqa: SLF001
+        self.honest._learning_rate = self.rate  # noqa: SLF001
         return super().prologue(steps)
 
     def lie(self) -> None:
-        self.rate(0.5)
+        self.honest._learning_rate = self.rate / 2  # noqa: SLF001
         self.honest.step()
-
-    def rate(self, share: float) -> None:
-        held = self.honest
-        if hasattr(held, "_learning_rate"):
-            self.first = getattr(self, "first", held._learning_rate)  # noqa: SLF001
-            held._learning_rate = share * self.first  # noqa: SLF001
-        else:
-            self.first = getattr(self, "first", float(held._optimizer["learningRate"]))  # noqa: SLF001
-            held._optimizer = {**held._optimizer, "learningRate": str(share * self.first)}  # noqa: SLF001
 
 
 class _NoTraining(_Trainer):

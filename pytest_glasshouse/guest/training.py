@@ -232,6 +232,7 @@ def _measured(
     def report(units: int, elapsed_ns: int, loss: str) -> None:
         on_progress({"units": units, "elapsed_ns": elapsed_ns, "loss": loss})
 
+    device = cuda.clock_of(plan["device"])
     if (segments := plan["segments"]) is None:
         whole = measure(
             trainer,
@@ -241,7 +242,7 @@ def _measured(
             on_progress=report,
             edges=turns,
             agree=agree,
-            device=cuda.clock_of(plan["device"]),
+            device=device,
         )
         return {
             "units": whole.units,
@@ -267,7 +268,7 @@ def _measured(
         turns=turns,
         on_progress=report,
         agree=agree,
-        device=cuda.clock_of(plan["device"]),
+        device=device,
     )
     return {
         "units": sum(each.units for each in parts.segments),

@@ -42,6 +42,8 @@ def repeated_alike(leg: Role, body: Trained, claims: StretchesClaims) -> None:
     repeats = claims.get("repeats", [])
     if not repeats:
         raise unseen(f"the {leg} leg was not asked to repeat its prologue in between", expected="a repetition at a drawn moment")
+    if not body["prologue"]:
+        return  # `trained_alike` has nothing to compare then, and says so
     for repeat in repeats:
         if not 0 < len(repeat["losses"]) <= len(body["prologue"]):
             raise broken(

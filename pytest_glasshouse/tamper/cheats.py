@@ -20,8 +20,8 @@ from pytest_glasshouse.tamper.turns import TURNS
 from pytest_glasshouse.wire import evidence, journal, tokens
 from pytest_glasshouse.wire.canonical import sha256_hex
 
-#: The edit of each case of this module, and whether its legs take turns.
-EDITS: dict[str, tuple[RoundEdit, bool]] = {}
+#: The edit of each case of this module, whether its legs take turns, and how many rounds lie.
+EDITS: dict[str, tuple[RoundEdit, bool, int]] = {}
 
 WITNESSED = "work witnessed"
 _COMPLETED = journal.STEPS.index("train_completed")
@@ -29,11 +29,11 @@ _COMPLETED = journal.STEPS.index("train_completed")
 _UNITS, _ELAPSED, _CPU, _WASH = 1, 2, 3, 5
 
 
-def _case(name: str, edit: RoundEdit, *, turns: bool = False, reason: str = WITNESSED) -> Case:
-    EDITS[f"cheat-{name}"] = (edit, turns)
+def _case(name: str, edit: RoundEdit, *, turns: bool = False, reason: str = WITNESSED, rounds: int = 1) -> Case:
+    EDITS[f"cheat-{name}"] = (edit, turns, rounds)
     return Case(
         name=f"cheat-{name}",
-        play=lambda testbed: judge_changed_round(testbed, edit, turns=TURNS if turns else ()),
+        play=lambda testbed: judge_changed_round(testbed, edit, turns=TURNS if turns else (), rounds=rounds),
         expected_reason=reason,
         caught_by=reason.removeprefix("unseen: "),
         asset="journal",
@@ -162,6 +162,37 @@ def _figures(leg: str, **changed: str) -> RoundEdit:
             content["rounds"][0][leg]["adapterFigures"].update(changed)
 
     return edit
+
+
+def _in_every_round(leg: str, **figures: str) -> RoundEdit:
+    """What the owner finds out of this leg's adapter, which is another one in each round, and always of this kind."""
+
+    def edit(about: str, content: Any) -> None:
+        if about == "observation":
+            content["rounds"][-1][leg]["adapterFigures"].update(figures)
+
+    return edit
+
+
+def _many_units(change: Callable[[Editable], None], *, leg: str) -> RoundEdit:
+    """Legs of fifty units where others have one, as their agent saw, and what one of them says of it changed."""
+
+    def edit(about: str, content: Any) -> None:
+        if about.endswith("stretches"):
+            content["stretches"][0][4] = 50
+        elif about in ("entries", "callback"):
+            body = content if about == "callback" else content[_COMPLETED][1]
+            body["units"], body["batches"]["training"] = 50, {BATCH: 51}
+            body["warmup_ns"] //= 50
+            if (about == "entries") == (leg == "protected"):
+                change(body)
+
+    return edit
+
+
+def _two_per_cent_more(body: Editable) -> None:
+    _times("units", 1.02)(body)
+    body["batches"]["training"] = {BATCH: 52}
 
 
 def _unseen_figures(about: str, content: Any) -> None:
@@ -326,5 +357,17 @@ CASES = (
     _agent("account-of-another-session", lambda claims: claims.update(nonce=sha256_hex(b"another"))),
     _case("raw-account-by-a-stranger", _notes(_by_a_stranger)),
     _case("raw-account-missing", _notes(lambda notes: notes.pop("stretches")), reason=f"unseen: {WITNESSED}"),
+    *(
+        _case(f"{leg}-units-2-per-cent-more-in-all-rounds", _many_units(_two_per_cent_more, leg=leg), rounds=3)
+        for leg in ("protected", "raw")
+    ),
+    *(
+        _case(f"{leg}-adapter-as-far-off-in-all-rounds", _in_every_round(leg, distance="0.2"), rounds=3)
+        for leg in ("protected", "raw")
+    ),
+    *(
+        _case(f"{leg}-adapter-of-another-loss-in-all-rounds", _in_every_round(leg, loss="2.5"), rounds=3)
+        for leg in ("protected", "raw")
+    ),
     _case("one-adapter-in-every-round", _adapter_again, reason="adapter digests distinct"),
 )

@@ -74,11 +74,21 @@ CONTEXT: Context = {
 class SignedRound:
     """One round, from release to receipt; `observation` is what a report holds of it.
 
-    With `turns` (the leg of each) the round is interleaved.
+    With `turns` (the leg of each) the round is interleaved. `after` is a round before it, of the same row.
     """
 
-    def __init__(self, testbed: TamperTestbed, edit: RoundEdit = untouched, *, turns: Sequence[LegName] = ()) -> None:
+    def __init__(
+        self,
+        testbed: TamperTestbed,
+        edit: RoundEdit = untouched,
+        *,
+        turns: Sequence[LegName] = (),
+        after: SignedRound | None = None,
+    ) -> None:
         self._edit = edit
+        self._before: list[RoundNotes] = [] if after is None else after.observation["rounds"]
+        number = len(self._before)
+        self._adapters = _ADAPTERS if not number else {leg: sha256_hex(f"{leg} {number}".encode()) for leg in _ADAPTERS}
         self._turns = tuple(turns)
         self._attempt = testbed.attempt()
         self.keys: dict[str, Ed25519PrivateKey] = {
@@ -87,19 +97,21 @@ class SignedRound:
             "agent": testbed.ak,
             "leg": self._attempt.sig,
         }
+        if after is not None:
+            self.keys |= {party: after.keys[party] for party in ("owner", "server")}
         self._nonce = self._attempt.nonce
-        self._round_nonce = sha256_hex(b"round")
+        self._round_nonce = sha256_hex(b"round" + b" again" * number)
         self._protected: ProtectedNotes = {}
         #: Of these types where no edit made it another.
-        self.observation = self._observation()
+        self.observation: Observation = self._observation()
         edit("observation", self.observation)
 
     def _observation(self) -> Observation:
         notes: RoundNotes = {
-            "round": 1,
+            "round": 1 + len(self._before),
             "nonce": self._round_nonce,
             "order": ["protected", "raw"],
-            "guest": [self._met(leg) for leg in _ADAPTERS],
+            "guest": [self._met(leg) for leg in self._adapters],
             "protected": self._protected_leg(),
             "raw": self._raw_leg(),
         }
@@ -128,7 +140,7 @@ class SignedRound:
                 "baseSha256": None,
                 "facts": {"samples": 256, "batch": 256},
             },
-            "rounds": [notes],
+            "rounds": [*self._before, notes],
         }
 
     def _met(self, leg: LegName) -> GuestSeen:
@@ -168,7 +180,9 @@ class SignedRound:
         head = self._sign(
             "head",
             "leg",
-            ev.head_claims(nonce=nonce, head=journal.head_of(lines, nonce), count=len(lines), adapter=_ADAPTERS["protected"]),
+            ev.head_claims(
+                nonce=nonce, head=journal.head_of(lines, nonce), count=len(lines), adapter=self._adapters["protected"]
+            ),
         )
         exit_claims = {
             **attempt.exit_claims(self._protected["head"]),
@@ -185,7 +199,7 @@ class SignedRound:
             "policySha256": policy,
             "journal": lines,
             "stretches": self._stretches("protected", nonce),
-            "adapterSha256": _ADAPTERS["protected"],
+            "adapterSha256": self._adapters["protected"],
             "adapterFigures": {"distance": "0.1", "loss": "0.12"},
             "trainingPlan": self._plan(order_seed=1),
             "images": loaded_code(),
@@ -230,7 +244,7 @@ class SignedRound:
         callback: Callback = {
             "nonce": self._round_nonce,
             "status": "completed",
-            "adapter": _ADAPTERS["raw"],
+            "adapter": self._adapters["raw"],
             "opened_at_ns": 45,
             "initial": INITIAL,
             "order_seed": 2,
@@ -252,7 +266,7 @@ class SignedRound:
             "callback": callback,
             "exit": tokens.sign(exit_claims, key=self.keys["agent"], typ=ev.TYP_EXIT),
             "stretches": self._stretches("raw", self._round_nonce),
-            "adapterSha256": _ADAPTERS["raw"],
+            "adapterSha256": self._adapters["raw"],
             "adapterFigures": {"distance": "0.1", "loss": "0.12"},
             "trainingPlan": self._plan(order_seed=2),
             "images": loaded_code(),
@@ -328,6 +342,14 @@ class SignedRound:
         claims: Editable = ev.borders_claims(nonce=self._round_nonce, roles=roles, turns=self._turns, borders=borders)
         self._edit("borders", claims)
         return tokens.sign(claims, key=self.keys["agent"], typ=ev.TYP_BORDERS)
+
+
+def rounds_of_a_row(testbed: TamperTestbed, edit: RoundEdit, *, turns: Sequence[LegName], rounds: int) -> Observation:
+    """What a report holds of a row of so many rounds (at least one), each with the same edit."""
+    last = SignedRound(testbed, edit, turns=turns)
+    for _ in range(1, rounds):
+        last = SignedRound(testbed, edit, turns=turns, after=last)
+    return last.observation
 
 
 def clean_scan(kinds: Sequence[str] = ev.SCAN_KINDS) -> Editable:

@@ -42,6 +42,7 @@ class MlpTrainer:
         self._device = device
         self._ranks = ranks
         self._sizes, self._optimizer = config["sizes"], config["optimizer"]
+        self._learning_rate = float(self._optimizer["learningRate"])
         data = _arrays(parts["data"])
         self._features, self._labels = data["features"], data["labels"]
         octets = memoryview(parts["data"]).cast("B")  # type: ignore[arg-type]
@@ -142,7 +143,7 @@ class MlpTrainer:
         settings, weight, momentum = self._optimizer, self._weights[name], self._momentum[name]
         momentum *= float(settings["momentum"])
         momentum += gradient + float(settings["weightDecay"]) * weight
-        weight -= np.float32(settings["learningRate"]) * momentum
+        weight -= np.float32(self._learning_rate) * momentum
 
     def synchronize(self) -> None:
         """Nothing runs on a device."""
