@@ -30,7 +30,7 @@ from pytest_glasshouse.agent.installed_code import Baseline
 from pytest_glasshouse.agent.leg_process import LegProcess
 from pytest_glasshouse.agent.memory_files import MemoryFiles, sealed_copy
 from pytest_glasshouse.agent.memory_left import available_bytes
-from pytest_glasshouse.agent.rank_group import RankGroup
+from pytest_glasshouse.agent.rank_group import RankGroup, group_of
 from pytest_glasshouse.agent.rank_process import RankProcess
 from pytest_glasshouse.agent.spool import Spool
 from pytest_glasshouse.agent.turn_scheduler import TurnScheduler
@@ -227,7 +227,7 @@ class Agent:
         base = order["plan"]["base"]
         if base is not None:
             order["plan"]["base"] = self._models.plan(base["sha256"])
-        group = RankGroup(order["ranks"]) if order.get("ranks", 1) > 1 else None
+        group = group_of(order)
         ranks = [self._rank(leg_id, order, rank, group, scheduler, role) for rank in range(group.size if group else 1)]
         leg = ranks[0]
         if scheduler is not None:
@@ -236,7 +236,8 @@ class Agent:
         cursor = self._spool.cursor
         for process in ranks:
             process.start()
-        return {"cursor": cursor}, b""
+        meeting: Any = {} if group is None or group.network.meeting is None else {"meeting": {**group.network.meeting}}
+        return {"cursor": cursor, **meeting}, b""
 
     def _rank(
         self, leg_id: str, order: LegOrder, rank: int, group: RankGroup | None, scheduler: TurnScheduler | None, role: str

@@ -20,17 +20,23 @@ def leg_command(bytecode: Sequence[str], archive: str, site_packages: Sequence[s
     return command
 
 
-def rank_environment(rank: int, size: int, port: int) -> dict[str, str]:
-    """The contract of torch's launcher for one rank, and that nothing leaves the loopback interface."""
+def rank_environment(
+    rank: int, size: int, port: int, *, node: int = 0, nodes: int = 1, address: str = "127.0.0.1", interface: str = "lo"
+) -> dict[str, str]:
+    """The contract of torch's launcher for one `rank` of a node's `size`, and the one interface that the ranks may use.
+
+    The first rank of the leg listens at `address` and `port`. With one node nothing leaves the loopback interface.
+    """
     return {
-        "RANK": str(rank),
+        "RANK": str(node * size + rank),
         "LOCAL_RANK": str(rank),
-        "WORLD_SIZE": str(size),
+        "WORLD_SIZE": str(nodes * size),
         "LOCAL_WORLD_SIZE": str(size),
-        "MASTER_ADDR": "127.0.0.1",
+        "GROUP_RANK": str(node),
+        "MASTER_ADDR": address,
         "MASTER_PORT": str(port),
-        "GLOO_SOCKET_IFNAME": "lo",
-        "NCCL_SOCKET_IFNAME": "lo",
+        "GLOO_SOCKET_IFNAME": interface,
+        "NCCL_SOCKET_IFNAME": interface,
     }
 
 

@@ -28,7 +28,6 @@ from pytest_glasshouse.agent.leg_environment import leg_command, leg_environment
 from pytest_glasshouse.agent.leg_evidence import sign_evidence
 from pytest_glasshouse.agent.leg_scan import LegScan
 from pytest_glasshouse.agent.page_cache import warm_page_cache
-from pytest_glasshouse.agent.peer_credentials import PeerCredentialSocket, is_child, no_process_left
 from pytest_glasshouse.agent.prologue_repeats import drawn_steps
 from pytest_glasshouse.agent.stretches import StretchRecorder
 from pytest_glasshouse.errors import ProtocolError, RefusedError
@@ -38,6 +37,7 @@ from pytest_glasshouse.wire.canonical import canonical
 from pytest_glasshouse.wire.guest_messages import check_event, failure
 from pytest_glasshouse.wire.host_messages import ChallengeAnswer
 from pytest_glasshouse.wire.leg_messages import Attest, Export, LoadedFiles, Ready
+from pytest_glasshouse.wire.peer_credentials import PeerCredentialSocket, is_child, no_process_left
 from pytest_glasshouse.wire.typed import check_typed
 
 if TYPE_CHECKING:

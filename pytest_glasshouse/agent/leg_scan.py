@@ -22,8 +22,8 @@ from pytest_glasshouse.wire.typed import check_typed
 
 if TYPE_CHECKING:
     from pytest_glasshouse.agent.memory_scan import ScanResult
-    from pytest_glasshouse.agent.peer_credentials import PeerCredentialSocket
     from pytest_glasshouse.wire.canonical import Json
+    from pytest_glasshouse.wire.peer_credentials import PeerCredentialSocket
 
 #: How long a leg may take to serve one read of its memory.
 _READ_S = 60.0

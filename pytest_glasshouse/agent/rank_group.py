@@ -1,4 +1,4 @@
-"""The ranks of one leg, as their agent sees them: one network for all, one evidence, and one end.
+"""The ranks of one leg on this node, as their agent sees them: one network for all, one evidence, and one end.
 
 Each rank is a `LegProcess` with its own thread, process, measurement, scan and exit. Here they wait for each other, and here is
 decided which rank ended the leg. What the ranks say to each other is not seen here.
@@ -17,6 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+from pytest_glasshouse.agent.node_network import NodeNetwork
 from pytest_glasshouse.errors import ProtocolError, RankLostError
 from pytest_glasshouse.wire.guest_messages import failure
 
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from pytest_glasshouse.wire.canonical import Json
-    from pytest_glasshouse.wire.host_messages import ChallengeAnswer
+    from pytest_glasshouse.wire.host_messages import ChallengeAnswer, LegOrder, NodesOrder
 
 _CLONE_NEWNET = 0x40000000
 _SIOCSIFFLAGS, _IFF_UP, _IFF_RUNNING = 0x8914, 0x1, 0x40
@@ -42,10 +43,14 @@ STOPPED = "RankStopped"
 
 
 class RankNetwork:
-    """Where the ranks of a leg meet: a network namespace of their own with nothing but loopback, or this machine's loopback.
+    """Where the ranks of a leg on one node meet: a network namespace with nothing but loopback, or this machine's loopback.
 
     The second where the system gives no namespace: its ports can be reached by every process of the machine.
     """
+
+    node, nodes, address, interface = 0, 1, "127.0.0.1", "lo"
+    links: socket.socket | None = None
+    meeting: None = None
 
     def __init__(self, own: Callable[[], tuple[int, socket.socket]] | None = None) -> None:
         """`own` makes a namespace and listens in it, or raises `OSError`."""
@@ -92,11 +97,15 @@ class GroupedRank(Protocol):
 
 
 class RankGroup:
-    """All ranks of one leg. Every method may be called by any rank's thread."""
+    """All ranks of one leg on this node, counted from 0. Every method may be called by any rank's thread."""
 
-    def __init__(self, size: int) -> None:
+    def __init__(self, size: int, nodes: NodesOrder | None = None) -> None:
+        """Of a leg over several `nodes`, raises `ProtocolError` where the ranks could not meet."""
         self.size = size
-        self.network = RankNetwork()
+        self.network: RankNetwork | NodeNetwork = RankNetwork() if nodes is None else NodeNetwork(nodes)
+        #: Which rank of the leg this node's first one is.
+        self._before = self.network.node * size
+        self._linked = False
         self._changed = threading.Condition()
         self._ranks: dict[int, GroupedRank] = {}
         self._claims: dict[int, dict[str, Json]] = {}
@@ -126,7 +135,7 @@ class RankGroup:
         while not self._is_over(_LOOK_S):
             now = self.stopped()
             if lasting := [rank for rank in now if rank in before]:
-                self.failed(lasting[0], {"reason": STOPPED, "detail": "its process is stopped"})
+                self.failed(lasting[0] - self._before, {"reason": STOPPED, "detail": "its process is stopped"})
                 return
             before = now
 
@@ -146,7 +155,15 @@ class RankGroup:
         """All of them, in the order of the ranks, for the first rank; the caller closes them."""
         with self._changed:
             self._wait(lambda: len(self._links) == self.size - 1, "every rank's link to the first")
+            self._linked = True
+            self._changed.notify_all()
             return [self._links[rank] for rank in range(1, self.size)]
+
+    def first_pid(self) -> int:
+        """The first rank's process, once it takes the links."""
+        with self._changed:
+            self._wait(lambda: self._linked, "the first rank to take the links")
+            return self._ranks[0].leg_pid
 
     def measured(self, rank: int, claims: dict[str, Json]) -> None:
         """What was measured of a rank, for the leg's evidence."""
@@ -210,11 +227,11 @@ class RankGroup:
         if self._failure is None:
             return None
         rank, body = self._failure
-        return failure_of(rank, body)
+        return failure_of(self._before + rank, body)
 
     def stopped(self) -> list[int]:
         """The ranks whose processes are stopped, and do not end by themselves."""
-        return [rank for rank, process in sorted(self._ranks.items()) if _is_stopped(process.leg_pid)]
+        return [self._before + rank for rank, process in sorted(self._ranks.items()) if _is_stopped(process.leg_pid)]
 
     def close(self) -> None:
         """Close every descriptor that the agent holds for the ranks."""
@@ -248,6 +265,12 @@ class RankGroup:
         if not condition():
             why = "a rank ended before" if seen else f"it did not come within {within_s:g} s"
             raise RankLostError(f"expected {what}; {why}")
+
+
+def group_of(order: LegOrder) -> RankGroup | None:
+    """The group of a leg with more ranks than one, here or on other nodes. Raises `ProtocolError`."""
+    size, nodes = order.get("ranks", 1), order.get("nodes")
+    return None if size == 1 and nodes is None else RankGroup(size, nodes)
 
 
 def failure_of(rank: int, body: Mapping[str, Json]) -> dict[str, Json]:

@@ -16,11 +16,11 @@ from pytest_glasshouse.wire.leg_messages import Ready
 from pytest_glasshouse.wire.typed import check_typed
 
 if TYPE_CHECKING:
-    from pytest_glasshouse.agent.peer_credentials import PeerCredentialSocket
     from pytest_glasshouse.agent.rank_group import RankGroup
     from pytest_glasshouse.guest.machine import RankGpu
     from pytest_glasshouse.wire.canonical import Json
-    from pytest_glasshouse.wire.leg_messages import Begin, LegChallenge
+    from pytest_glasshouse.wire.leg_messages import Begin, LegChallenge, RankPlace
+    from pytest_glasshouse.wire.peer_credentials import PeerCredentialSocket
 
 #: How long other ranks may take to end once the first is gone: their memory is still scanned then.
 _OTHERS_S = 120.0
@@ -72,8 +72,11 @@ class RankProcess(LegProcess):
             arguments = ["--network-fd", str(network.namespace)]
             descriptors.append(network.namespace)
         if self._rank == 0:
-            descriptors.append(network.listener.fileno())
-        environment = rank_environment(self._rank, self._group.size, network.port)
+            descriptors += [each.fileno() for each in (network.listener, network.links) if each is not None]
+        environment = rank_environment(
+            self._rank, self._group.size, network.port, node=network.node, nodes=network.nodes, address=network.address,
+            interface=network.interface,
+        )  # fmt: skip
         if self._own_gpu is not None:
             # A rank that sees one GPU only cannot train on another's, and what asks for "cuda" gets its own.
             environment["CUDA_VISIBLE_DEVICES"] = self._own_gpu.visible
@@ -82,18 +85,25 @@ class RankProcess(LegProcess):
     def _begin(self) -> Begin:
         if self._rank == 0:
             self._group.watch()
-        listener = self._group.network.listener.fileno() if self._rank == 0 else None
-        return {**super()._begin(), "rank": {"rank": self._rank, "size": self._group.size, "listener": listener}}
+        network = self._group.network
+        listener, links = (
+            each.fileno() if each is not None and self._rank == 0 else None for each in (network.listener, network.links)
+        )
+        place: RankPlace = {"rank": self._rank, "size": self._group.size, "listener": listener, "links": links}
+        return {**super()._begin(), "rank": place}
 
     def _take_in(self, ours: PeerCredentialSocket, kind: str, body: dict[str, Json], payload: bytearray) -> None:
         if kind == "link" and self._rank:
             self._group.link(self._rank, ours.descriptors(1)[0])
+            self._send(ours, "linked", {"pids": [self._group.first_pid()]})
         elif kind == "links" and self._rank == 0:
-            self._send(ours, "links", {})
-            ours.send_descriptors(self._group.take_links())
+            links = self._group.take_links()
+            self._send(ours, "links", {"pids": [process.leg_pid for process in self._group.others]})
+            if links:
+                ours.send_descriptors(links)
             self._group.close_links()
-        elif kind == "repeated" and self._rank:
-            # The first rank was asked, and all do as it does.
+        elif kind == "repeated" and (self._rank or self._group.network.node):
+            # The leg's first rank was asked, and all do as it does.
             self._stretches.repeated(body)
         elif kind == "resident" and self._rank:
             check_event(kind, body)
@@ -128,7 +138,7 @@ class RankProcess(LegProcess):
         self._send(ours, "challenge", passed)
 
     def _rank_claims(self) -> dict[str, Json]:
-        return {"ranks": self._others}
+        return {"ranks": self._others} if self._others else {}
 
     def _spool_failed(self, body: dict[str, Json]) -> None:
         if self._rank:

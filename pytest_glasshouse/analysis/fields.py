@@ -138,9 +138,10 @@ class BaseRecord(TypedDict, total=False):
 
 
 class GpusRecord(TypedDict, total=False):
-    """How many GPUs a leg had, where that is more than one."""
+    """How many GPUs a leg had, and over how many nodes they were spread, where that is more than one."""
 
     gpus: int
+    nodes: int
 
 
 class Scaling(TypedDict):

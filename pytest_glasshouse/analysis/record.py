@@ -303,6 +303,8 @@ def _as_run(outcome: Outcome, settings: RecordSettings) -> RowAsRun:
     as_declared = _work(row) == _work(outcome.declared)
     base: BaseRecord = {"base": "sealed"} if row.sealed else {}
     gpus: GpusRecord = {"gpus": row.gpus} if row.gpus > 1 else {}
+    if row.nodes > 1:
+        gpus["nodes"] = row.nodes
     parameters: ParametersRecord = {"parameters": dict(row.parameters)} if row.parameters else {}
     return {
         "rowId": row.row_id,

@@ -5,7 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Literal
 
 from pytest_glasshouse.analysis.figures import measured_legs, seconds
-from pytest_glasshouse.observation.reading import notes_of_rank, observed_rounds, planned_gpus, protected_of
+from pytest_glasshouse.observation.reading import (
+    notes_of_node,
+    notes_of_rank,
+    observed_rounds,
+    planned_gpus,
+    planned_nodes,
+    protected_of,
+)
 from pytest_glasshouse.observation.trained import Trained
 from pytest_glasshouse.overhead.interval import rate
 from pytest_glasshouse.wire import journal
@@ -50,7 +57,9 @@ def _rate(legs: Sequence[LegResult]) -> float:
 def _collective_s(observation: Observation, leg: Compared, gpus: int) -> list[float | None]:
     found: list[float | None] = []
     for rank in range(gpus):
-        ends = [_end(notes_of_rank(notes, rank) if rank else notes, leg, rank) for notes in observed_rounds(observation)]
+        node, own = divmod(rank, gpus // planned_nodes(observation))
+        parts = [notes_of_node(notes, node) for notes in observed_rounds(observation)]
+        ends = [_end(notes_of_rank(part, own) if own else part, leg, own) for part in parts]
         seen = all(end["facts"]["device"] == "cpu" for end in ends)
         found.append(seconds(sum(end.get("collective_ns", 0) for end in ends)) if seen else None)
     return found

@@ -89,15 +89,20 @@ def lying_archive(
 
 
 class LyingGuest:
-    """One guest of this archive, which its policy trusts, and rows on it; a context manager. Boots when it is entered."""
+    """One guest of this archive, which its policy trusts, and rows on it; a context manager. Boots when it is entered.
 
-    def __init__(self, archive: bytes) -> None:
+    `prepare` is given its provider before that.
+    """
+
+    def __init__(self, archive: bytes, *, prepare: Callable[[MockProvider], None] = lambda _provider: None) -> None:
         self._archive = archive
+        self._prepare = prepare
         self._ending = contextlib.ExitStack()
 
     def __enter__(self) -> Self:
         folder = self._ending.enter_context(tempfile.TemporaryDirectory(prefix="glasshouse-cheat-"))
         provider = MockProvider((), archive=self._archive)
+        self._prepare(provider)
         options = BrokerOptions(provider="mock", run_id=f"cheat-{secrets.token_hex(4)}", run_dir=Path(folder))
         self._broker = Broker(options, providers={"mock": provider})
         self._ending.callback(self._broker.end_all)

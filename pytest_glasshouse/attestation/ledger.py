@@ -49,7 +49,8 @@ _TABLES_OF_MARKS = """
         place INTEGER PRIMARY KEY, nonce TEXT NOT NULL UNIQUE, round TEXT NOT NULL REFERENCES round (nonce),
         number INTEGER NOT NULL, t_us INTEGER NOT NULL, chain TEXT NOT NULL
     );
-    CREATE INDEX IF NOT EXISTS mark_round ON mark (round)
+    CREATE INDEX IF NOT EXISTS mark_round ON mark (round);
+    CREATE TABLE IF NOT EXISTS node_session (round TEXT NOT NULL REFERENCES round (nonce), sub TEXT NOT NULL UNIQUE)
 """
 
 
@@ -261,13 +262,29 @@ class ReleaseLedger:
         values = tuple(asdict(begun).values())
         self._db.execute(f"INSERT INTO round ({_ROUND}) VALUES (?, ?, ?, ?, ?, ?)", values)  # noqa: S608
 
-    def claim_round(self, *, run: str, plan: str, sub: str) -> bool:
-        """Whether a round of this run and plan is the session's; one that is no session's yet becomes it."""
+    def row_of(self, *, run: str, plan: str) -> str:
+        """The row whose rounds were begun by a plan of an attempt; "" where none was."""
+        return str(self._value("SELECT row FROM round WHERE run = ? AND plan = ? LIMIT 1", run, plan) or "")
+
+    def claim_round(self, *, run: str, plan: str, sub: str, most: int = 1) -> bool:
+        """Whether a round of this run and plan is the session's; one that is no session's yet becomes it.
+
+        A round has `most` sessions at most: one for each node of its legs.
+        """
         if self._count("SELECT count(*) FROM round WHERE run = ? AND plan = ? AND sub = ?", run, plan, sub):
+            return True
+        begun = "SELECT nonce FROM round WHERE run = ? AND plan = ?"
+        if self._count(f"SELECT count(*) FROM node_session WHERE sub = ? AND round IN ({begun})", sub, run, plan):  # noqa: S608
             return True
         free = "SELECT max(place) FROM round WHERE run = ? AND plan = ? AND sub = ''"
         claimed = self._db.execute(f"UPDATE round SET sub = ? WHERE place = ({free})", (sub, run, plan))  # noqa: S608
-        return claimed.rowcount == 1
+        if claimed.rowcount == 1:
+            return True
+        latest = self._value(f"{begun} ORDER BY place DESC LIMIT 1", run, plan)
+        if latest is None or self._count("SELECT count(*) FROM node_session WHERE round = ?", str(latest)) >= most - 1:
+            return False
+        self._db.execute("INSERT INTO node_session VALUES (?, ?)", (str(latest), sub))
+        return True
 
     def mark(self, nonce: str) -> Mark | None:
         """The mark of this nonce."""

@@ -26,6 +26,7 @@ class IssuedNonce:
     session: AdmittedSession
     plan: str
     run_plan: str
+    ranks: int
     issued_at: int
     attempt: int
     spent: bool = False
@@ -43,8 +44,13 @@ class Nonces:
         self._random_bytes = random_bytes
         self._issued: dict[str, IssuedNonce] = {}
 
-    def issue(self, session: AdmittedSession, *, plan: str, run_plan: str, now: int, attempt: Callable[[], int]) -> IssuedNonce:
-        """A new nonce for a session; `attempt` counts it once it is certain to be issued. Raises `RefusedError` at a limit."""
+    def issue(
+        self, session: AdmittedSession, *, plan: str, run_plan: str, ranks: int, now: int, attempt: Callable[[], int]
+    ) -> IssuedNonce:
+        """A new nonce for a session, whose leg was planned with `ranks` on its node. Raises `RefusedError` at a limit.
+
+        `attempt` counts it once it is certain to be issued.
+        """
         self._forget_expired(now)
         still_open = sum(challenge.session is session and not challenge.spent for challenge in self._issued.values())
         require(still_open < self._caps.open_challenges, "busy", "open challenges of this session")
@@ -53,7 +59,9 @@ class Nonces:
         require(len(self._issued) < self._caps.challenges, "busy", "all sessions together")
         nonce = self._random_bytes(32).hex()
         require(nonce not in self._issued, "internal", "randomness")
-        challenge = IssuedNonce(nonce=nonce, session=session, plan=plan, run_plan=run_plan, issued_at=now, attempt=attempt())
+        challenge = IssuedNonce(
+            nonce=nonce, session=session, plan=plan, run_plan=run_plan, ranks=ranks, issued_at=now, attempt=attempt()
+        )
         self._issued[nonce] = challenge
         return challenge
 

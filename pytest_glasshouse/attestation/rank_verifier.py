@@ -1,7 +1,7 @@
 """Appraises what evidence says of every rank of a leg but the first: the numbered steps that `attestation.verifier` calls.
 
 The first rank's measurements were appraised against the policy already; every other rank must be measured just as that one was.
-How many ranks there are to be is the row's, and for the invariants to judge: the server releases one key, to one leg.
+How many there must be was registered with the run's plan.
 """
 
 from __future__ import annotations
@@ -20,8 +20,11 @@ if TYPE_CHECKING:
 _OF_A_DEVICE = "gpu-uuid"
 
 
-def appraise_ranks(claims: Mapping[str, Json]) -> None:
-    """Raise `RefusedError` or `IntegrityError` unless every rank is as the first. The first's claims must have been appraised."""
+def appraise_ranks(claims: Mapping[str, Json], *, planned: int) -> None:
+    """Raise `RefusedError` or `IntegrityError` unless there are as many ranks as planned, each as the first.
+
+    The first's claims must have been appraised.
+    """
     ranks = claims.get("ranks", [])
     require(isinstance(ranks, list) and len(ranks) < MOST_RANKS, "claims-type", "ranks")
     assert isinstance(ranks, list)  # noqa: S101  (for the type checker)
@@ -46,6 +49,8 @@ def appraise_ranks(claims: Mapping[str, Json]) -> None:
         public_key(str(rank["sig"]))
         require(rank["sig"] not in keys, "rank-key", f"rank {number}")
         keys.add(str(rank["sig"]))
+    # e. There are as many as the plan of the run names.
+    require(len(ranks) + 1 == planned, "ranks", f"{len(ranks) + 1} of {planned}")
 
 
 def _measured(components: Json) -> dict[str, Json]:

@@ -12,7 +12,7 @@ from pytest_glasshouse.attestation.ledger import BegunRound, Mark
 from pytest_glasshouse.attestation.messages import require, require_shape, text_field
 from pytest_glasshouse.errors import RefusedError
 from pytest_glasshouse.wire.canonical import Json, canonical, is_sha256, parse_strict, sha256_hex
-from pytest_glasshouse.wire.evidence import TYP_MARK, TYP_MARK_REQUEST, TYP_RUN_PLAN, TYP_TALLY, TYP_TALLY_QUERY
+from pytest_glasshouse.wire.evidence import MOST_RANKS, TYP_MARK, TYP_MARK_REQUEST, TYP_RUN_PLAN, TYP_TALLY, TYP_TALLY_QUERY
 from pytest_glasshouse.wire.marks import chained, is_nonce
 from pytest_glasshouse.wire.run_plan import (
     MARK_REQUEST_SHAPE,
@@ -21,6 +21,7 @@ from pytest_glasshouse.wire.run_plan import (
     RUN_PLAN_SHAPE,
     TALLY_QUERY_SHAPE,
     counted_sha256,
+    planned_ranks,
     run_plan_sha256,
 )
 from pytest_glasshouse.wire.tokens import sign, thumbprint, verify
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 
 #: The largest request that carries a plan, and the largest plan in the ledger, in bytes.
 PLAN_LIMIT = 1 << 20
+_MOST_NUMBER = 1 << 31
 
 
 class RunWitness:
@@ -90,7 +92,7 @@ class RunWitness:
         begun, mark = self._ledger.round(asked.nonce), self._ledger.mark(nonce)
         require(mark is None or mark.round == asked.nonce, "round", "another round's nonce")
         if begun is None:
-            require(row in self._rows_of(run), "run-plan", "the row is not of this run's plan")
+            require(row in self._planned(run), "run-plan", "the row is not of this run's plan")
             self._ledger.record_round(asked)
         else:
             same = (begun.run, begun.row, begun.attempt, begun.plan) == (run, row, asked.attempt, asked.plan)
@@ -112,13 +114,17 @@ class RunWitness:
         self._ledger.record_mark(mark)
         return mark
 
-    def admit(self, *, run: str, plan: str, sub: str) -> str:
-        """The digest of the run's plan, for a session that asks for a challenge: its round must have been begun."""
+    def admit(self, *, run: str, plan: str, sub: str) -> tuple[str, int]:
+        """The digest of the run's plan, and how many ranks the session's leg was planned with on its node.
+
+        The session asks for a challenge: a round of that plan must have been begun, which has one session for every node.
+        """
         planned = self._ledger.run_plan(run)
         if planned is None:
             raise RefusedError("run-plan", "no plan of this run is registered")
-        require(self._ledger.claim_round(run=run, plan=plan, sub=sub), "round", "not begun, or another session's")
-        return planned[0]
+        gpus, nodes = planned_ranks(self._planned(run).get(self._ledger.row_of(run=run, plan=plan), []))
+        require(self._ledger.claim_round(run=run, plan=plan, sub=sub, most=nodes), "round", "not begun, or another session's")
+        return planned[0], gpus // nodes
 
     def tally(self, message: Message) -> dict[str, Json]:
         """`{query}` -> `{tally, counted}`: everything counted of a run, signed."""
@@ -144,12 +150,12 @@ class RunWitness:
             "marks": 0 if last is None else last.number, "chain": begun.nonce if last is None else last.chain,
         }  # fmt: skip
 
-    def _rows_of(self, run: str) -> set[str]:
+    def _planned(self, run: str) -> dict[str, list[Json]]:
         planned = self._ledger.run_plan(run)
         if planned is None:
             raise RefusedError("run-plan", "no plan of this run is registered")
         rows = parse_strict(planned[1], limit=PLAN_LIMIT)
-        return {str(row[0]) for row in rows if isinstance(row, list)} if isinstance(rows, list) else set()
+        return {str(row[0]): row for row in rows if isinstance(row, list)} if isinstance(rows, list) else {}
 
     def _request(self, message: Message, name: str, typ: str, shape: Mapping[str, type]) -> dict[str, Json]:
         """The claims of a request that the owner signed for this server."""
@@ -161,8 +167,12 @@ class RunWitness:
 
 
 def _is_row(row: Json) -> bool:
-    """Whether this is a row of a plan: its id, and how many rounds it was to have."""
-    if not isinstance(row, list) or len(row) != 2:  # noqa: PLR2004
+    """Whether this is a row of a plan: its id, how many rounds it was to have, and how many ranks on how many nodes."""
+    if not isinstance(row, list) or len(row) not in (2, 4):
         return False
-    name, rounds = row
-    return isinstance(name, str) and 0 < len(name) <= MOST_NAME and type(rounds) is int and rounds > 0
+    name, *numbers = row
+    whole = all(type(number) is int and 0 < number <= _MOST_NUMBER for number in numbers)
+    if not (isinstance(name, str) and 0 < len(name) <= MOST_NAME and whole):
+        return False
+    gpus, nodes = planned_ranks(row)
+    return gpus <= MOST_RANKS and gpus % nodes == 0

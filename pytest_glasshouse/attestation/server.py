@@ -205,13 +205,14 @@ class AttestationServer:
         require(is_sha256(plan), "malformed", "plan")
         now = self._clock()
         require(now < session.expires, "grant", "expired")
-        run_plan = self._witness.admit(run=session.run, plan=plan, sub=session.sub)
+        run_plan, ranks = self._witness.admit(run=session.run, plan=plan, sub=session.sub)
         # All rounds of an attempt have one plan; another attempt, even in the same run, has another plan.
         run = f"{session.run}/{plan}"
         challenge = self._nonces.issue(
             session,
             plan=plan,
             run_plan=run_plan,
+            ranks=ranks,
             now=now,
             attempt=lambda: self._ledger.attempt(subject=session.subject, row=session.row, run=run),
         )
@@ -251,6 +252,7 @@ class AttestationServer:
             policy=policy,
             manifest=session.package.manifest,
             manifest_version=session.package.version,
+            ranks=challenge.ranks,
         )
         cnf = appraise(claims, log, expected=expected, now=now)
         devices = appraise_hardware(claims, beside, nonce=challenge.nonce, cnf=cnf, policy=policy, now=now)

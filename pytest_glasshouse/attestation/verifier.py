@@ -31,7 +31,10 @@ from pytest_glasshouse.wire.journal import STEPS_BEFORE_RELEASE, head_of, replay
 
 @dataclass(frozen=True, kw_only=True)
 class Expected:
-    """What this session's evidence must match. Only `plan` comes from the guest: it was sent when the nonce was asked for."""
+    """What this session's evidence must match. Only `plan` comes from the guest: it was sent when the nonce was asked for.
+
+    `ranks` is how many its leg was planned with on its node.
+    """
 
     iss: str
     sub: str
@@ -41,6 +44,7 @@ class Expected:
     policy: Policy
     manifest: str
     manifest_version: int
+    ranks: int = 1
 
 
 def appraise(claims: Mapping[str, Json], log: Sequence[str], *, expected: Expected, now: int) -> Cnf:
@@ -99,7 +103,7 @@ def appraise(claims: Mapping[str, Json], log: Sequence[str], *, expected: Expect
     # 11. Two usable ephemeral keys.
     cnf = read_cnf(claims["cnf"])
     # 12. The other ranks of the leg, where it has more than one.
-    appraise_ranks(claims)
+    appraise_ranks(claims, planned=expected.ranks)
     # 13. Memory that is never swapped out, where the policy requires it.
     require(memory["locked"] is True or not expected.policy.locked, "memory-unlocked")
     return cnf

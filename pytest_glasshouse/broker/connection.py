@@ -30,6 +30,10 @@ class Connection(Protocol):
         """
         ...
 
+    def connect_node(self, lease: Lease, access: Access, node: int, *, timeout_s: float) -> str:
+        """As `connect`, to the guest on another node than the first of an allocation that has several."""
+        ...
+
     def shut_down(self, lease: Lease) -> None:
         """Ask the guest to zeroize, without waiting for it: best effort, at most a second."""
         ...
@@ -63,6 +67,11 @@ class LocalConnection:
             )
         self._addresses[lease.name] = access.path
         return access.path
+
+    def connect_node(self, lease: Lease, access: Access, node: int, *, timeout_s: float) -> str:
+        """Raises `ConfigurationError`: this machine is one."""
+        del access, timeout_s
+        raise ConfigurationError(f"allocation {lease.name}: expected one node, saw node {node}")
 
     def shut_down(self, lease: Lease) -> None:
         """Nothing to do: a guest of this machine ends with its pipe, and its legs with it."""

@@ -114,16 +114,31 @@ class Creator:
         if allocation.provider.this_machine:
             until = self.clock.monotonic() + self.boot_timeout_s
         allocation.hello = self._first_hello(allocation, until)
+        found = [allocation.hello]
+        for node in range(1, allocation.offer.nodes):
+            self.refuse_when_ending()
+            address = self.connection.connect_node(lease, instance.access, node, timeout_s=self.timing.bootstrap_s)
+            allocation.node_addresses += (address,)
+            found.append(self._first_hello(allocation, self.clock.monotonic() + self.timing.bootstrap_s, address))
         self.refuse_when_ending()
-        model = allocation.hello["gpuModel"]
-        if allocation.provider.simulated and allocation.hello["device"] == "cpu":
-            allocation.gpu_model = SIMULATED_GPU
-            return
-        why = allocation.hello.get("deviceReason", "")
-        _check_gpu(lease.name, promised=allocation.offer.gpu_model, seen=model, why=why)
-        allocation.gpu_model = model
-        if allocation.hello["device"] == "cuda":
-            _check_count(lease.name, promised=allocation.offer.gpus, seen=allocation.hello.get("gpuCount"))
+        models = [self._checked_model(allocation, hello) for hello in found]
+        if len(set(models)) > 1 or len({hello["agentNonce"] for hello in found}) != len(found):
+            raise WrongGpuError(
+                f"allocation {lease.name}: expected {len(found)} nodes with the same GPU, each with a guest of its own; saw "
+                f"{', '.join(map(printable, models))}. It was ended before any leg",
+                allocation_id=lease.name,
+            )
+        allocation.gpu_model = models[0]
+
+    def _checked_model(self, allocation: FleetMember, hello: Hello) -> str:
+        """The GPU model of a node, which is the offer's, or a simulated one's. Raises `WrongGpuError`."""
+        offer, name = allocation.offer, allocation.lease.name
+        if allocation.provider.simulated and hello["device"] == "cpu":
+            return SIMULATED_GPU
+        _check_gpu(name, promised=offer.gpu_model, seen=hello["gpuModel"], why=hello.get("deviceReason", ""))
+        if hello["device"] == "cuda":
+            _check_count(name, promised=offer.gpus // offer.nodes, seen=hello.get("gpuCount"))
+        return hello["gpuModel"]
 
     def refuse_when_ending(self) -> None:
         """Raise `InfrastructureError` once the run is ending."""
@@ -211,11 +226,11 @@ class Creator:
             raise self._unreachable(allocation, instance)
         return instance
 
-    def _first_hello(self, allocation: FleetMember, until: float) -> Hello:
+    def _first_hello(self, allocation: FleetMember, until: float, address: str = "") -> Hello:
         while True:
             self.refuse_when_ending()
             try:
-                return hello(allocation, timeout_s=max(until - self.clock.monotonic(), 0.01))
+                return hello(allocation, timeout_s=max(until - self.clock.monotonic(), 0.01), address=address)
             except GuestGoneError:
                 if self.clock.monotonic() >= until:
                     limit = self.boot_timeout_s if allocation.provider.this_machine else self.timing.bootstrap_s
@@ -258,9 +273,9 @@ class Creator:
         )
 
 
-def hello(allocation: FleetMember, *, timeout_s: float) -> Hello:
-    """The guest's answer to `hello`. Raises `GuestGoneError`."""
-    channel = GuestChannel(allocation.address, allocation_id=allocation.lease.name, timeout_s=timeout_s)
+def hello(allocation: FleetMember, *, timeout_s: float, address: str = "") -> Hello:
+    """The answer to `hello` of its guest, or of the one at `address`. Raises `GuestGoneError`."""
+    channel = GuestChannel(address or allocation.address, allocation_id=allocation.lease.name, timeout_s=timeout_s)
     try:
         return check_typed(channel.request("hello"), Hello, "hello")
     finally:

@@ -89,6 +89,8 @@ class FleetMember:
     key: str
     ready: bool = False
     address: str = ""
+    #: Those of the guests on its other nodes.
+    node_addresses: tuple[str, ...] = ()
     #: The address the provider showed when the guest was connected.
     access: Access | None = None
     hello: Hello = field(default_factory=lambda: Hello(agentNonce="", device="", gpuModel="", gpuUuid=None))
@@ -126,6 +128,7 @@ class FleetMember:
             other_processes=self.gpu_use.processes,
             other_memory_mib=self.gpu_use.memory_mib,
             faults=faults if provider.name == "mock" else (),
+            node_addresses=self.node_addresses,
         )
 
     @property

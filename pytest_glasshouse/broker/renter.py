@@ -10,7 +10,15 @@ from typing import TYPE_CHECKING
 from pytest_glasshouse.broker import pricing
 from pytest_glasshouse.broker.creator import Creator
 from pytest_glasshouse.broker.fleet import MOST_RETRIES, Fleet, FleetMember
-from pytest_glasshouse.errors import BudgetError, GlasshouseError, InfrastructureError, NoCapacityError, RateLimitedError
+from pytest_glasshouse.errors import (
+    BudgetError,
+    ConfigurationError,
+    GlasshouseError,
+    InfrastructureError,
+    NoCapacityError,
+    RateLimitedError,
+)
+from pytest_glasshouse.providers.base import SpansNodes
 from pytest_glasshouse.providers.lease import Lease, ParsedName
 from pytest_glasshouse.providers.places import boot_timeout_of, queue_timeout_of
 
@@ -34,7 +42,7 @@ def keys_of(provider: Provider, row: RowSpec, machines: Sequence[Offer]) -> dict
     if provider.this_machine:
         return {"this machine": True}
     return {key_of(offer): True for offer in machines} or {
-        f"{provider.name}/{row.gpu}{f'x{row.gpus}' if row.gpus > 1 else ''}": False
+        f"{provider.name}/{row.gpu}{f'x{row.gpus}' if row.gpus > 1 else ''}{f'/{row.nodes}' if row.nodes > 1 else ''}": False
     }
 
 
@@ -49,6 +57,11 @@ class Renter:
         self, provider: Provider, row: RowSpec, *, on_retry: Callable[[str], None] = lambda _line: None
     ) -> tuple[Offer, ...]:
         """The offers for `row` within the price cap, in the provider's order. Raises `NoCapacityError`."""
+        if row.nodes > 1 and not isinstance(provider, SpansNodes):
+            raise ConfigurationError(
+                f"row {row.name}: field nodes: expected 1 on provider {provider.name}, whose allocations are single machines; "
+                f"saw {row.nodes}. Nothing was started"
+            )
         offers = self._fleet.with_retries(provider, lambda: provider.offers(row), on_retry=on_retry)
         cap = self._fleet.options.max_price
         affordable = tuple(offer for offer in offers if cap is None or offer.price_usd_per_hour <= cap)

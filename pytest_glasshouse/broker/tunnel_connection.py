@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 from pytest_glasshouse.channel.archive import guest_archive
 from pytest_glasshouse.channel.guest_session import GuestSession
 from pytest_glasshouse.channel.pod_launch import LEASE_S
-from pytest_glasshouse.providers.base import Launch
+from pytest_glasshouse.errors import ConfigurationError
+from pytest_glasshouse.providers.base import Launch, SpansNodes
 from pytest_glasshouse.providers.places import boot_timeout_of, queue_timeout_of
 
 if TYPE_CHECKING:
@@ -32,7 +33,8 @@ class TunnelConnection:
     def __init__(self, *, emit: Callable[[str, str], None], archive: Callable[[], bytes]) -> None:
         self._emit = emit
         self._archive = archive
-        self._sessions: dict[str, GuestSession] = {}
+        #: By lease and node.
+        self._sessions: dict[tuple[str, int], GuestSession] = {}
         self._secrets: dict[str, None] = {}
 
     def route(self, lease: Lease) -> Route:
@@ -41,24 +43,38 @@ class TunnelConnection:
 
     def connect(self, lease: Lease, access: Access, *, timeout_s: float) -> str:
         """See `Connection.connect`."""
-        session = self._sessions.get(lease.name)
+        return self._connect(lease, access, 0, timeout_s=timeout_s)
+
+    def node_route(self, lease: Lease, node: int) -> Route:
+        """A new route to the guest on another node of `lease`."""
+        raise ConfigurationError(f"allocation {lease.name}: expected one node, saw node {node}")
+
+    def connect_node(self, lease: Lease, access: Access, node: int, *, timeout_s: float) -> str:
+        """See `Connection.connect_node`."""
+        return self._connect(lease, access, node, timeout_s=timeout_s)
+
+    def _connect(self, lease: Lease, access: Access, node: int, *, timeout_s: float) -> str:
+        session = self._sessions.get((lease.name, node))
         if session is None:
-            session = self._sessions[lease.name] = GuestSession(self.route(lease), allocation=lease.name, archive=self._archive())
-        path = session.connect(access, timeout_s=timeout_s, on_phase=lambda what: self._emit(lease.name, what))
+            route = self.node_route(lease, node) if node else self.route(lease)
+            session = GuestSession(route, allocation=lease.name, archive=self._archive())
+            self._sessions[lease.name, node] = session
+        on_node = f"node {node}: " if node else ""
+        path = session.connect(access, timeout_s=timeout_s, on_phase=lambda what: self._emit(lease.name, on_node + what))
         self.remember(*session.secrets())
         return path
 
     def shut_down(self, lease: Lease) -> None:
         """See `Connection.shut_down`."""
-        session = self._sessions.get(lease.name)
-        if session is not None:
-            session.shut_down()
+        for (name, _), session in [*self._sessions.items()]:
+            if name == lease.name:
+                session.shut_down()
 
     def disconnect(self, lease: Lease) -> None:
         """See `Connection.disconnect`."""
-        session = self._sessions.pop(lease.name, None)
-        if session is not None:
-            session.close()
+        for key in [key for key in self._sessions if key[0] == lease.name]:
+            if (session := self._sessions.pop(key, None)) is not None:
+                session.close()
 
     def secrets(self) -> tuple[str, ...]:
         """Addresses and keys of every guest this run ever connected to."""
@@ -103,3 +119,9 @@ class RoutedConnection(TunnelConnection):
     def route(self, lease: Lease) -> Route:
         """The place's own."""
         return self._provider.route(lease.name)
+
+    def node_route(self, lease: Lease, node: int) -> Route:
+        """The place's own."""
+        if not isinstance(self._provider, SpansNodes):
+            return super().node_route(lease, node)
+        return self._provider.node_route(lease.name, node)

@@ -28,9 +28,13 @@ if TYPE_CHECKING:
     from typing import TypedDict
 
     class JobSettings(TypedDict):
-        """`deadline` and `contact_by` are in seconds since the epoch; names of all jobs of this project begin with `prefix`."""
+        """`deadline` and `contact_by` are in seconds since the epoch; names of all jobs of this project begin with `prefix`.
+
+        Of a job over several `nodes`, each has such a process.
+        """
 
         name: str
+        nodes: int
         prefix: str
         deadline: float
         contact_by: float
@@ -136,7 +140,8 @@ def main(settings: JobSettings) -> None:
     watched: Any = settings
     watchdog = Watchdog(watched, root, time.time())
     with socket.socket(socket.AF_UNIX) as listener:
-        listener.bind("\0" + settings["name"])
+        node = int(os.environ["SLURM_PROCID"]) if settings["nodes"] > 1 else 0
+        listener.bind("\0" + settings["name"] + (f".{node}" if node else ""))
         listener.listen(64)
         listener.settimeout(_TICK_S)
         while True:

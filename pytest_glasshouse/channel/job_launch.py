@@ -27,12 +27,25 @@ sys.modules[name].main(settings)
 """
 
 
-def job_script(settings: JobSettings, *, python: str) -> str:
-    """A script for `sh`; `python` runs it, and is the Python of the guest."""
+#: One first process on each node, in one step. Where one ends, the others are ended, and with the step the job.
+_STEP = (
+    "srun", "--ntasks-per-node=1", "--kill-on-bad-exit=1", "--wait=5", "--overlap", "--quiet", "--mpi=none", "--chdir=/",
+    "--input=none",
+)  # fmt: skip
+
+
+def job_name(name: str, node: int) -> str:
+    """What the first process on a node is called, where streams find it: two nodes may be on one machine."""
+    return f"{name}.{node}" if node else name
+
+
+def job_script(settings: JobSettings, *, python: str, nodes: int = 1) -> str:
+    """A script for `sh`; `python` runs it, and is the Python of the guest. Of several `nodes`, Slurm starts it on each."""
     sources = [(f"{_PACKAGE}.channel.{name}", bare(_source(name))) for name in _MODULES]
     names = [_PACKAGE, f"{_PACKAGE}.channel", *(name for name, _ in sources)]
     packed = base64.b64encode(zlib.compress(json.dumps([names, sources, settings]).encode(), 9)).decode()
-    return f"#!/bin/sh\nexec {shlex.quote(python)} -I -S -c {shlex.quote(_START.format(packed=packed))}\n"
+    step = f"{' '.join(_STEP)} --nodes={nodes} --ntasks={nodes} " if nodes > 1 else ""
+    return f"#!/bin/sh\nexec {step}{shlex.quote(python)} -I -S -c {shlex.quote(_START.format(packed=packed))}\n"
 
 
 def bridge_command(name: str, request: Mapping[str, object], *, python: str) -> list[str]:

@@ -156,7 +156,9 @@ def start(directory: str, allocation: str, site_packages: Sequence[str], contact
     # On a host of the user's own: a pipe at whose end the agent ends, and the GPU's lock, which it holds as long as it lives.
     held = [int(number) for number in os.environ.get("GLASSHOUSE_POD_HELD", "").split(",") if number]
     command += ["--until-eof"] if held else []
-    environment = {"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8", **device_environment(os.environ)}
+    # In a job over several nodes: where the first of them is reached.
+    job = {name: os.environ[name] for name in ("SLURM_LAUNCH_NODE_IPADDR",) if name in os.environ}
+    environment = {"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8", **device_environment(os.environ), **job}
     log = open(os.path.join(directory, "agent.log"), "ab")  # noqa: SIM115
     agent = subprocess.Popen(
         command, stdin=held[0] if held else subprocess.DEVNULL, stdout=log, stderr=log, cwd=directory, env=environment,

@@ -14,7 +14,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from pytest_glasshouse.channel.access import JobAccess
-from pytest_glasshouse.channel.job_launch import bridge_command
+from pytest_glasshouse.channel.job_launch import bridge_command, job_name
 from pytest_glasshouse.channel.site_commands import SSH_FAILED
 from pytest_glasshouse.channel.ssh_directory import short_directory
 from pytest_glasshouse.errors import ConfigurationError
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from pytest_glasshouse.channel.access import Access, RemoteSocket
     from pytest_glasshouse.channel.site_commands import SiteCommands
 
-#: The options of a step that takes nothing of the job from the legs.
+#: The options of a step that takes nothing of the job from the legs; which of its nodes it runs on is added.
 _STEP = ("--overlap", "--nodes=1", "--ntasks=1", "--quiet", "--unbuffered", "--mpi=none", "--chdir=/")
 #: What `srun` and the bridge print, and what it means here: the messages themselves may name nodes and addresses.
 _REASONS = {
@@ -53,8 +53,10 @@ _REASONS = {
 class SlurmRoute:
     """The way to one job's guest. A `tunnel.Route`."""
 
-    def __init__(self, name: str, *, commands: SiteCommands, python: str, node_ssh: bool = False) -> None:
-        self._name = name
+    def __init__(self, name: str, *, commands: SiteCommands, python: str, node_ssh: bool = False, node: int = 0) -> None:
+        """`node`: which one of the job's, counted from 0."""
+        self._name = job_name(name, node)
+        self._node = node
         self._commands = commands
         self._python = python
         self._node_ssh = node_ssh
@@ -104,7 +106,7 @@ class SlurmRoute:
         bridge = bridge_command(self._name, request, python=self._python)
         if self._node_ssh:
             return self._commands.argv(["ssh", "-T", "-o", "BatchMode=yes", "--", self._access.node, shlex.join(bridge)])
-        return self._commands.argv(["srun", f"--jobid={self._access.job_id}", *_STEP, *bridge])
+        return self._commands.argv(["srun", f"--jobid={self._access.job_id}", *_STEP, f"--relative={self._node}", *bridge])
 
 
 def failure_reason(stderr: str, status: int) -> str:

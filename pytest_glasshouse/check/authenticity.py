@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from pytest_glasshouse.check.signatures import SigningKeys, enrolled_keys, signature_gaps
 from pytest_glasshouse.errors import ConfigurationError, IntegrityError
-from pytest_glasshouse.observation.reading import observed_rounds
+from pytest_glasshouse.observation.reading import observed_rounds, parts_of_round
 from pytest_glasshouse.report.fields import every_row
 from pytest_glasshouse.wire.bounded_file import KEY_FILE_LIMIT, read_named
 from pytest_glasshouse.wire.public_keys import OPENSSH, ed25519_of_openssh, ed25519_of_pem
@@ -78,7 +78,11 @@ def _rounds(document: Report) -> list[tuple[str, ListName, RowRecord, RoundNotes
     found: list[tuple[str, ListName, RowRecord, RoundNotes]] = []
     for path, name, record in every_row(document):
         where, observation = f"{path}.observation", record["observation"]
-        found += [(f"{where}.rounds[{at}]", name, record, each) for at, each in enumerate(observed_rounds(observation))]
+        found += [
+            (f"{where}.rounds[{at}]{below}", name, record, part)
+            for at, each in enumerate(observed_rounds(observation))
+            for below, part in parts_of_round(each)
+        ]
         unfitting = observation.get("didNotFit", [])
         found += [(f"{where}.didNotFit[{at}]", "excludedResults", record, each) for at, each in enumerate(unfitting)]
     return found

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from pytest_glasshouse.analysis.planned_rounds import pairs_of_round, rounds_of
 from pytest_glasshouse.errors import GlasshouseError, IntegrityError
 from pytest_glasshouse.invariants.revisions import SAMPLED
-from pytest_glasshouse.observation.reading import observed_rounds, protected_of
+from pytest_glasshouse.observation.reading import observed_rounds, parts_of_round, protected_of
 from pytest_glasshouse.observation.results import results
 from pytest_glasshouse.report.fields import every_row
 from pytest_glasshouse.rows.leg_order import (
@@ -97,8 +97,7 @@ def _record(record: RowRecord, run_id: str, *, measured: bool) -> Faults:
     for place, observed in enumerate(rounds):
         where = f".observation.rounds[{place}]"
         try:
-            for below, text in _round(record, observation, observed, run_id):
-                yield f"{where}{below}", text
+            yield from ((f"{where}{below}", text) for below, text in _parts(record, observation, observed, run_id))
         except (IntegrityError, KeyError) as error:
             yield where, f"cannot be bound to the run ({type(error).__name__})"
 
@@ -109,16 +108,18 @@ def _nonces(document: Report) -> Iterator[tuple[str, str]]:
         for place, observed in enumerate(observed_rounds(record["observation"])):
             where = f"{path}.observation.rounds[{place}]"
             yield f"{where}.nonce", observed["nonce"]
-            challenge = protected_of(observed).get("challenge")
-            if challenge is not None:
-                yield f"{where}.protected.challenge.nonce", challenge["nonce"]
+            for below, part in parts_of_round(observed):
+                challenge = protected_of(part).get("challenge")
+                if challenge is not None:
+                    yield f"{where}{below}.protected.challenge.nonce", challenge["nonce"]
 
 
 def _planned(record: Mapping[str, object], plan: Mapping[str, object]) -> Faults:
     if record.get("adapter") != plan.get("adapter"):
         yield ".adapter", f"the plan that was signed for has {plan.get('adapter')!r}"
-    if record.get("gpus") != plan.get("gpus"):
-        yield ".gpus", f"the plan that was signed for has {plan.get('gpus')!r}"
+    for name in ("gpus", "nodes"):
+        if record.get(name) != plan.get(name):
+            yield f".{name}", f"the plan that was signed for has {plan.get(name)!r}"
     if record.get("base") != plan.get("base") or ("protectedRounds" in record and plan.get("base") != "sealed"):
         yield ".base", f"the plan that was signed for has {plan.get('base')!r}"
     for field, name in _PLAN_FIELDS.items():
@@ -203,12 +204,17 @@ def _drawn(plan: Plan, ran: int) -> tuple[tuple[tuple[str, ...], ...], Callable[
     return starts, turns
 
 
-def _round(record: RowRecord, observation: Observation, observed: RoundNotes, run_id: str) -> Faults:
+def _parts(record: RowRecord, observation: Observation, observed: RoundNotes, run_id: str) -> Faults:
+    for node, (part, notes) in enumerate(parts_of_round(observed)):
+        yield from ((f"{part}{below}", text) for below, text in _round(record, observation, notes, run_id, node))
+
+
+def _round(record: RowRecord, observation: Observation, observed: RoundNotes, run_id: str, node: int) -> Faults:
     protected = protected_of(observed)
     if not protected:
         return
     claims = {name: peek(protected[name]) for name in _TOKENS if protected.get(name)}
-    sub = f"{run_id}/{record['rowId']}/{observed['nonce'][:16]}"
+    sub = f"{run_id}/{record['rowId']}/{observed['nonce'][:16]}" + (f"/node-{node}" if node else "")
     plan = sha256_hex(canonical(observation["plan"]))
     policy = tagged("glasshouse-policy/1", canonical(protected["policy"])) if protected.get("policy") is not None else None
     manifest = sha256_hex(protected["manifest"].encode()) if protected.get("manifest") else None
@@ -232,8 +238,10 @@ def _round(record: RowRecord, observation: Observation, observed: RoundNotes, ru
     if observation["plan"]["simulated"] and allocation["gpuModel"] == SIMULATED_GPU:
         # On a simulated provider a CPU may replace the GPU; the row is a dry run whatever its agent measured.
         measured = measured[1:]
+    # The allocation names the first node's GPU.
+    seen: Mapping[str, object] = {**allocation, "gpuUuid": observed["guest"][0]["gpuUuid"]} if node else {**allocation}
     for component, field in measured:
-        if isinstance(components, dict) and components.get(component) != _digest(allocation, field):
+        if isinstance(components, dict) and components.get(component) != _digest(seen, field):
             yield f".protected.evidence.{component}", "the agent measured another GPU"
 
 

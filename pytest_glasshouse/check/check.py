@@ -122,7 +122,9 @@ def check_bytes(
         return _nothing(Fault(path="$", text=f"not strict JSON ({error})"))
     if legacy:
         return _legacy(check_legacy(document))
-    faults = [Fault(path=path, text=text) for path, _, text in (each.partition(": ") for each in schema_faults(document))]
+    faults = [
+        Fault(path=path, text=text) for path, _, text in (each.partition(": ") for each in schema_faults(document, finite=True))
+    ]
     if is_legacy(document):
         faults.append(Fault(path="$", text="results from before there were reports are checked with --published, and only so"))
     derivation = derivation or Derivation()
@@ -131,7 +133,11 @@ def check_bytes(
     if faults:
         return _nothing(*faults, *islice(_changed_rows(document), MOST_FAULTS))
     report: Report = document
-    faults += _document_faults(report, derivation)
+    faults += (
+        Fault(path=hit.path, text=f"a value that must not be published (rule {hit.rule})")
+        for hit in hits(report, most=_MOST_HITS)
+    )
+    faults += document_faults(report, derivation)
     if len(files) > 1:
         faults += _member_faults(report, files)
     return _judged(report, faults, trust)
@@ -178,7 +184,8 @@ def _legacy(found: LegacyChecked) -> Checked:
     )
 
 
-def _document_faults(document: Report, derivation: Derivation) -> Iterator[Fault]:
+def document_faults(document: Report, derivation: Derivation) -> Iterator[Fault]:
+    """What does not follow, in a document that has the schema and holds nothing that must not be published."""
     ours = document["generatedBy"]["version"] == generated_by()["version"]
     revision = document["methodology"].get("invariantsRevision", 1)
     if revision > newest():
@@ -188,11 +195,10 @@ def _document_faults(document: Report, derivation: Derivation) -> Iterator[Fault
         )
         return
     derivation = replace(derivation, sentences=ours, revision=revision)
-    for hit in hits(document, most=_MOST_HITS):
-        yield Fault(path=hit.path, text=f"a value that must not be published (rule {hit.rule})")
     seen: dict[str, str] = {}
+    written: dict[str, list[bytes]] = {}
     nulls = allocation_nulls(document["nullRows"], document["rows"])
-    for path, _, record in every_row(document):
+    for path, name, record in every_row(document):
         if record["rowId"] in seen:
             yield Fault(path=f"{path}.rowId", text=f"the same row is at {seen[record['rowId']]}")
         seen.setdefault(record["rowId"], path)
@@ -206,12 +212,14 @@ def _document_faults(document: Report, derivation: Derivation) -> Iterator[Fault
             faults = record_faults(record, derivation, max_overhead_pct=limit, null=null)
         for below, text in (*faults, *attempt_faults(record)):
             yield Fault(path=f"{path}{below}", text=text)
-        yield from _seal_faults(path, record, document["keys"]["report"])
+        yield from _seal_faults(path, record, document["keys"]["report"], written=written.setdefault(name, []))
     yield from (Fault(path=path, text=text) for path, text in derivation.binding_faults(document))
     if derivation.devices is not None:
         yield from (Fault(path=path, text=text) for path, text in derivation.devices(document))
     yield from _whole_faults(document)
-    yield from _seal_faults("$", document, document["keys"]["report"])
+    rows: Counter[str] = Counter(name for _, name, _ in every_row(document))
+    lists = {name: b"[" + b",".join(texts) + b"]" for name, texts in written.items() if len(texts) == rows[name]}
+    yield from _seal_faults("$", document, document["keys"]["report"], lists=lists)
 
 
 def _whole_faults(document: Report) -> Iterator[Fault]:
@@ -283,11 +291,22 @@ def _cleanup_faults(document: Report) -> Iterator[Fault]:
             yield Fault(path=f"{path}.publishable", text="the cleanup of its allocation is not proven")
 
 
-def _seal_faults(path: str, body: Mapping[str, object], key: str) -> Iterator[Fault]:
+def _seal_faults(
+    path: str,
+    body: Mapping[str, object],
+    key: str,
+    *,
+    lists: Mapping[str, bytes] | None = None,
+    written: list[bytes] | None = None,
+) -> Iterator[Fault]:
+    """The fault of a seal. `lists` as in `verify_seal`; the canonical form of what is sealed well is added to `written`."""
     try:
-        verify_seal(body, key=public_key(key))
+        text = verify_seal(body, key=public_key(key), lists=lists)
     except IntegrityError as error:
         yield Fault(path=f"{path}.seal", text=str(error))
+    else:
+        if written is not None:
+            written.append(text)
 
 
 def _changed_rows(document: object) -> Iterator[Fault]:

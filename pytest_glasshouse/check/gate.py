@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from pytest_glasshouse.analysis.row_limits import implausible, limit_of
 from pytest_glasshouse.check.check import Checked, Level
 from pytest_glasshouse.invariants.revisions import newest
-from pytest_glasshouse.observation.reading import observed_rounds, protected_of
+from pytest_glasshouse.observation.reading import observed_rounds, parts_of_round, planned_nodes, protected_of
 from pytest_glasshouse.overhead.verdict import LimitVerdict, Verdict
 from pytest_glasshouse.report.attempts import attempts_line, row_title
 from pytest_glasshouse.report.document import counts_for_gate
@@ -329,12 +329,13 @@ def _lenient(row: MeasuredRow | SealedRow) -> list[str]:
     """
     found = [f"waives {each['invariant']}: {each['reason']}" for each in row["waived"]]
     for observed in observed_rounds(row["observation"]):
-        policy = protected_of(observed).get("policy")
-        found += _lenient_policy(policy) if isinstance(policy, dict) else ["its policy is not in the report"]
+        for _, part in parts_of_round(observed):
+            policy, nodes = protected_of(part).get("policy"), planned_nodes(row["observation"])
+            found += _lenient_policy(policy, nodes) if isinstance(policy, dict) else ["its policy is not in the report"]
     return list(dict.fromkeys(found))
 
 
-def _lenient_policy(policy: Mapping[str, object]) -> Iterator[str]:
+def _lenient_policy(policy: Mapping[str, object], nodes: int) -> Iterator[str]:
     components = policy.get("components")
     code = components.get(_CODE) if isinstance(components, dict) else None
     if not isinstance(code, dict) or not isinstance(code.get("required"), str):
@@ -345,8 +346,8 @@ def _lenient_policy(policy: Mapping[str, object]) -> Iterator[str]:
         if antidebug.get("profile") != ANTIDEBUG_PROFILE or not isinstance(version, int) or version < ANTIDEBUG_VERSION:
             yield "its policy accepts another anti-debug profile than this project's"
     limit = policy.get("release_limit")
-    if isinstance(limit, int) and limit > 1:
-        yield f"its policy lets a key be released {limit} times"
+    if isinstance(limit, int) and limit > nodes:
+        yield f"its policy lets a key be released {limit} times" + ("" if nodes == 1 else f", on {nodes} nodes")
 
 
 def _overhead(path: str, row: MeasuredRow, policy: GatePolicy, nulls: Sequence[NullRow]) -> Iterator[GateObjection]:

@@ -34,6 +34,7 @@ from pytest_glasshouse.observation.reading import (
     journal_lines,
     journals,
     observed_rounds,
+    parts_of_round,
     protected_of,
     stand_in,
     strict_memory,
@@ -290,14 +291,15 @@ def _journal_faults(observation: Observation) -> Faults:
     Whether a journal is the one whose head was signed is the finding `journal countersigned`.
     """
     for place, observed in enumerate(observed_rounds(observation)):
-        lines = journal_lines(observed)
-        challenge = protected_of(observed).get("challenge")
-        if not lines:
-            continue
-        try:
-            read(lines, "" if challenge is None else challenge["nonce"], head=None)
-        except IntegrityError as error:
-            yield f".observation.rounds[{place}].protected.journal", str(error)
+        for below, part in parts_of_round(observed):
+            lines = journal_lines(part)
+            challenge = protected_of(part).get("challenge")
+            if not lines:
+                continue
+            try:
+                read(lines, "" if challenge is None else challenge["nonce"], head=None)
+            except IntegrityError as error:
+                yield f".observation.rounds[{place}]{below}.protected.journal", str(error)
 
 
 def _derived_faults(
@@ -373,6 +375,8 @@ def _finding_faults(found: Sequence[FindingRecord], expected: Sequence[FindingRe
 
 def differences(path: str, expected: object, written: object) -> Faults:
     """Where two JSON values differ; numbers are compared to nine digits."""
+    if expected == written:
+        return
     if isinstance(expected, dict) and isinstance(written, dict) and expected.keys() == written.keys():
         for key, value in expected.items():
             yield from differences(f"{path}.{key}", value, written[key])

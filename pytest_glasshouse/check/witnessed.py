@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING
 from pytest_glasshouse.check.marked_time import time_gaps
 from pytest_glasshouse.check.signatures import enrolled_keys
 from pytest_glasshouse.errors import IntegrityError, ProtocolError
-from pytest_glasshouse.observation.reading import observed_rounds, protected_of
+from pytest_glasshouse.observation.reading import observed_rounds, parts_of_round, protected_of
 from pytest_glasshouse.report.attempts import server_attempt
 from pytest_glasshouse.report.fields import every_row
 from pytest_glasshouse.wire.canonical import canonical, sha256_hex
 from pytest_glasshouse.wire.marks import chain_of
-from pytest_glasshouse.wire.run_plan import read_tally
+from pytest_glasshouse.wire.run_plan import planned_ranks, read_tally
 from pytest_glasshouse.wire.tokens import peek
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ def unwitnessed(document: Report, trust: Trust) -> Iterator[str]:
         return
     yield from _wrong_tallies(document, tallies)
     rows = {planned_id(row): (path, row) for path, _, row in every_row(document)}
-    for row_id in dict.fromkeys(str(row) for tally in tallies for row, _ in tally.counted["rows"]):
+    for row_id in dict.fromkeys(str(row[0]) for tally in tallies for row in tally.counted["rows"]):
         if row_id not in rows:
             yield f"row {row_id} was planned before the first key, and the report does not name it"
             continue
@@ -52,7 +52,7 @@ def unwitnessed(document: Report, trust: Trust) -> Iterator[str]:
         begun = [each for tally in tallies for each in tally.counted["begun"] if each["row"] == row_id]
         yield from (f"{path}: {text}" for text in _uncounted(row, begun))
         yield from (f"{path}: {text}" for text in _unplanned(row, row_id, tallies))
-    planned = {str(row) for tally in tallies for row, _ in tally.counted["rows"]}
+    planned = {str(row[0]) for tally in tallies for row in tally.counted["rows"]}
     unplanned = [path for row_id, (path, _) in rows.items() if row_id not in planned]
     yield from (f"{path}: the row was not planned before the first key" for path in unplanned)
     yield from _untimed(document)
@@ -97,8 +97,9 @@ def _results(document: Report) -> Iterator[dict[str, object]]:
     """The claims of every attestation result; each was verified where it counts."""
     for _, _, row in every_row(document):
         for observed in observed_rounds(row["observation"]):
-            if "result" in (protected := protected_of(observed)):
-                yield dict(peek(protected["result"]))
+            for _, part in parts_of_round(observed):
+                if "result" in (protected := protected_of(part)):
+                    yield dict(peek(protected["result"]))
 
 
 def _has_tally(document: Report) -> bool:
@@ -162,9 +163,14 @@ def _unplanned(row: RowRecord, row_id: str, tallies: Sequence[Tally]) -> Iterato
     plan = row["observation"].get("plan")
     if plan is None:
         return
-    rounds = {rounds for tally in tallies for name, rounds in tally.counted["rows"] if name == row_id}
+    registered = [each for tally in tallies for each in tally.counted["rows"] if each[0] == row_id]
+    rounds = {each[1] for each in registered}
     if rounds != {plan["rounds"]}:
         yield f"{plan['rounds']} rounds were planned by the row, and {', '.join(map(str, rounds))} by the plan of the run"
+    ranks, own = {planned_ranks(each) for each in registered}, (plan.get("gpus", 1), plan.get("nodes", 1))
+    if ranks != {own}:
+        told = ", ".join(f"{gpus} on {nodes} nodes" for gpus, nodes in sorted(ranks))
+        yield f"ranks on {own[1]} nodes are {own[0]} by the row's plan, and {told} by the plan of the run"
     attempt, digest = plan.get("attemptId"), sha256_hex(canonical(plan))
     rounds_of = {each["nonce"] for each in observed_rounds(row["observation"])}
     plans = {

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from pytest_glasshouse.errors import ProtocolError
 from pytest_glasshouse.wire import frames
+from pytest_glasshouse.wire.peer_credentials import PeerCredentialSocket
 from pytest_glasshouse.wire.typed import check_typed
 
 if TYPE_CHECKING:
@@ -60,7 +61,7 @@ class Control:
 
     def receive(self, *kinds: str) -> tuple[str, dict[str, Json]]:
         """Wait for one message of one of `kinds`. Raises `ProtocolError` for any other message and when the agent is gone."""
-        received = frames.receive(self._connection)
+        received = self._receive()
         if received is None:
             raise ProtocolError("the agent closed the leg's control socket")
         message, _ = received
@@ -68,6 +69,25 @@ class Control:
         if kind not in kinds or not isinstance(kind, str) or not isinstance(body, dict):
             raise ProtocolError(f"expected {' or '.join(kinds)} from the agent; saw {kind!r}")
         return kind, body
+
+    def _receive(self) -> tuple[dict[str, Json], bytearray] | None:
+        return frames.receive(self._connection)
+
+
+class Link(Control):
+    """Messages between two ranks of a node, over a socketpair: those of any other process than `pid` are refused."""
+
+    def __init__(self, connection: socket.socket, pid: int) -> None:
+        self._peer = PeerCredentialSocket(connection)
+        self._peer.pid = pid
+        super().__init__(connection)
+
+    def descriptors(self, count: int) -> list[int]:
+        """As `Control.descriptors`, from that process."""
+        return self._peer.descriptors(count)
+
+    def _receive(self) -> tuple[dict[str, Json], bytearray] | None:
+        return frames.receive(self._peer)
 
 
 class BackgroundWriter:

@@ -59,7 +59,7 @@ class Protected:
         self._manifest_token = order["manifest"]
         self._server_key = tokens.public_key(order["server_key"])
         self._owner_key = tokens.public_key(order["owner_key"])
-        self._place = place
+        self._place, self._nodes = place, order.get("nodes")
         self._ranks: Ranks | None = None
 
     def run(self) -> None:
@@ -119,7 +119,7 @@ class Protected:
         # The launcher hardened this process; what holds is observed after everything that training needs was imported.
         import_training(self._plan["workload"], self._plan["device"])
         if self._place is not None:
-            self._ranks = Ranks.join(self._place, self._control, self._plan["device"])
+            self._ranks = Ranks.join(self._place, self._control, self._plan["device"], self._nodes)
         observed = antidebug.observe()
         self._scan = ScanClient(self._control)
         # No key exists before the process is hardened.
@@ -233,7 +233,8 @@ class Protected:
         if self._ranks is not None and others:
             self._ranks.group.close()
             # No rank may use what is about to be wiped. Their heads bind their journals to this one.
-            heads = {"heads": [*self._ranks.all_left()]}
+            left: list[Json] = [*self._ranks.all_left()]
+            heads = {"heads": left} if left else {}
         began = time.monotonic_ns()
         gc.collect()
         host_bytes = opened.host_bytes

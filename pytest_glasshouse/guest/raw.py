@@ -35,7 +35,7 @@ class Raw:
         self, control: Control, order: RawOrder, material: Mapping[str, memoryview], place: RankPlace | None = None
     ) -> None:
         """Of a leg of several ranks, `place` says which one it is."""
-        self._place = place
+        self._place, self._nodes = place, order.get("nodes")
         self._control = control
         self._nonce = order["nonce"]
         self._plan = order["plan"]
@@ -49,7 +49,7 @@ class Raw:
         import_training(self._plan["workload"], self._plan["device"])
         ranks: Ranks | None = None
         if self._place is not None:
-            ranks = Ranks.join(self._place, self._control, self._plan["device"])
+            ranks = Ranks.join(self._place, self._control, self._plan["device"], self._nodes)
             parts = self._share(ranks)
         if self._plan["device"] == "cuda" and ranks is None:
             # As the protected leg's package does; the ring needs torch, which is imported by now.
@@ -77,7 +77,7 @@ class Raw:
         self._control.send("images", loaded_code.collect())
         if ranks is not None:
             ranks.group.close()
-        if ranks is None or ranks.first:
+        if ranks is None or ranks.leads:
             self._control.send_large("export", "adapter", trained.adapter)
         self._control.send(
             "callback",
@@ -85,8 +85,8 @@ class Raw:
         )
 
     def _share(self, ranks: Ranks) -> Parts:
-        """The first rank copies the parts into memory that all ranks share, as a protected leg opens its package into."""
-        if not ranks.first:
+        """A node's first rank copies the parts into memory that all of them share, as a protected leg opens its package into."""
+        if not ranks.leads:
             return ranks.shared()[1]
         arena = SharedArena(self._size())
         parts = self._copy_into(arena)

@@ -74,7 +74,13 @@ def same_allocation(observation: Observation) -> Finding:
         _trained_there(reader)
         return held
 
-    return judge_rounds("same allocation", observation, judge, of_rank=rank_checks.own_device)
+    def judge_node(reader: EvidenceReader) -> str:
+        held = same_keys(reader)
+        rank_checks.own_guest(reader)
+        _trained_there(reader)
+        return held
+
+    return judge_rounds("same allocation", observation, judge, of_rank=rank_checks.own_device, of_node=judge_node)
 
 
 def same_keys(reader: EvidenceReader) -> str:
@@ -86,7 +92,7 @@ def same_keys(reader: EvidenceReader) -> str:
 
 def _trained_there(reader: EvidenceReader) -> None:
     """Every leg that completed names the GPU that it trained on by its UUID; it has to be the one that the report names."""
-    named = reader.of_row("allocation")["gpuUuid"]
+    named = _first_met(reader)["gpuUuid"] if reader.node else reader.of_row("allocation")["gpuUuid"]
     for leg, facts in _facts(reader):
         trained_on = facts.get("deviceUuid")
         if trained_on is None and named is not None and facts["device"] != "cpu":
@@ -156,7 +162,7 @@ def same_guest(
         compared = {
             "allocation": (seen["allocation"], allocation["name"]),
             "gpuModel": (seen["gpuModel"], first["gpuModel"] if stands_in else allocation["gpuModel"]),
-            "gpuUuid": (seen["gpuUuid"], allocation["gpuUuid"]),
+            "gpuUuid": (seen["gpuUuid"], first["gpuUuid"] if reader.node else allocation["gpuUuid"]),
             "bootId": (seen["bootId"], first["bootId"]),
             "agentNonce": (seen["agentNonce"], first["agentNonce"]),
         }
@@ -182,7 +188,7 @@ def same_guest(
 
 def _first_met(reader: EvidenceReader) -> GuestSeen:
     """The guest as it was met before the first leg of the row; `unseen` when it was not."""
-    met: list[GuestSeen] = reader.of_row("rounds")[0]["guest"]
+    met: list[GuestSeen] = reader.first_round()["guest"]
     if not met:
         raise unseen("the guest was not met before the first leg")
     return met[0]

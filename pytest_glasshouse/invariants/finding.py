@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from pytest_glasshouse.errors import IntegrityError, ProtocolError
 from pytest_glasshouse.observation.document import Observation, RoundNotes
-from pytest_glasshouse.observation.reading import is_sealed, notes_of_rank, planned_gpus
+from pytest_glasshouse.observation.reading import is_sealed, notes_of_node, notes_of_rank, planned_gpus, planned_nodes
 from pytest_glasshouse.wire.canonical import canonical, sha256_hex
 from pytest_glasshouse.wire.printable import printable
 
@@ -58,22 +58,46 @@ class JudgedInvariant(Exception):  # noqa: N818  (ends a judgement; it is no err
 class EvidenceReader:
     """Reads parts of one round's observation and records which were read, for the finding's digest."""
 
-    def __init__(self, observation: Observation, notes: RoundNotes, *, rank: int = 0, leg: EvidenceReader | None = None) -> None:
-        """Of another `rank` than the first, `notes` are `observation.reading.notes_of_rank`'s, and `leg` reads the first's."""
+    def __init__(
+        self,
+        observation: Observation,
+        notes: RoundNotes,
+        *,
+        rank: int = 0,
+        leg: EvidenceReader | None = None,
+        node: int = 0,
+        first: EvidenceReader | None = None,
+    ) -> None:
+        """Of another `rank` of a node than its first, `notes` are `notes_of_rank`'s, and `leg` reads its node's first.
+
+        Of another `node` than the first, `notes` are `notes_of_node`'s, and `first` reads the first's.
+        """
         self._observation = observation
         self.notes = notes
         self.rank = rank
         self.leg = leg
+        self.node = node
+        self.first = first
         self.read: list[Any] = [notes["round"], rank] if rank else [notes["round"]]
 
     @property
-    def gpus(self) -> int:
-        """How many ranks the row's legs were planned with."""
-        return planned_gpus(self._observation)
+    def ranks(self) -> int:
+        """How many ranks the row's legs were planned with on each node."""
+        return planned_gpus(self._observation) // planned_nodes(self._observation)
+
+    def of_node(self, node: int) -> EvidenceReader:
+        """Reads another node's part of this round; what is read there counts as read here too."""
+        other = EvidenceReader(self._observation, notes_of_node(self.notes, node), node=node, first=self)
+        self.read.append(["node", node, other.read])
+        return other
+
+    def first_round(self) -> RoundNotes:
+        """This node's part of the row's first round."""
+        return notes_of_node(self.of_row("rounds")[0], self.node)
 
     def of_rank(self, rank: int) -> EvidenceReader:
         """Reads another rank's part of this round; what is read there counts as read here too."""
-        other = EvidenceReader(self._observation, notes_of_rank(self.notes, rank), rank=rank, leg=self)
+        other = EvidenceReader(self._observation, notes_of_rank(self.notes, rank), rank=rank, leg=self, node=self.node)
         self.read.append(other.read)
         return other
 
@@ -124,22 +148,31 @@ def judge_rounds(
     judge: Callable[[EvidenceReader], str],
     *,
     of_rank: Callable[[EvidenceReader], str] | None = None,
+    of_node: Callable[[EvidenceReader], str] | None = None,
 ) -> Finding:
     """Judge every round; the row's finding is the worst of them. `judge` returns what was held, or raises `JudgedInvariant`.
 
     Where legs have several ranks, `judge` judges the leg as its first rank left it, and `of_rank` every other one: what holds
-    of one rank alone holds of none. None where there is nothing to be said of a rank.
+    of one rank alone holds of none. None where there is nothing to be said of a rank. Over several nodes all of that is judged of
+    each; `of_node` judges the first rank of every other node, as `judge` does unless it is given.
     """
     judged: list[_Judged] = []
     read: list[Any] = []
-    rounds, gpus = observation.get("rounds", []), planned_gpus(observation)
+    rounds, gpus, nodes = observation.get("rounds", []), planned_gpus(observation), planned_nodes(observation)
     for notes in rounds:
         leg = EvidenceReader(observation, notes)
         if gpus > 1:
             leg.of_row("plan", "gpus")
-        ranks = [_judged(judge, leg)]
-        if of_rank is not None:
-            ranks += [_judged(of_rank, leg.of_rank(rank)) for rank in range(1, gpus)]
+        if nodes > 1:
+            leg.of_row("plan", "nodes")
+        # By their numbers among all ranks of the leg.
+        ranks: dict[int, tuple[int, _Judged]] = {}
+        for node in range(nodes):
+            part = leg.of_node(node) if node else leg
+            first = node * leg.ranks
+            ranks[first] = _judged((of_node or judge) if node else judge, part)
+            if of_rank is not None:
+                ranks |= {first + rank: _judged(of_rank, part.of_rank(rank)) for rank in range(1, leg.ranks)}
         judged.append(_of_ranks(ranks) if len(ranks) > 1 else ranks[0][1])
         read.append(leg.read)
     digest = sha256_hex(canonical({"invariant": invariant, "read": read}))
@@ -173,6 +206,10 @@ def with_causes(findings: Sequence[Finding], observation: Observation) -> tuple[
 
 
 def _noted_cause(notes: RoundNotes) -> str:
+    return next(filter(None, map(_cause_on_node, (notes, *notes.get("nodes", [])))), "")
+
+
+def _cause_on_node(notes: RoundNotes) -> str:
     legs: Mapping[str, Any] = {**notes}
     if (legs.get("protected") or {}).get("refusal") is not None:
         return "attestation verified: the server refused the evidence"
@@ -195,12 +232,12 @@ def _judged(judge: Callable[[EvidenceReader], str], reader: EvidenceReader) -> t
         return 0, ("unseen", f"what was observed has another shape ({shown})", "", "", "")
 
 
-def _of_ranks(ranks: list[tuple[int, _Judged]]) -> _Judged:
+def _of_ranks(ranks: Mapping[int, tuple[int, _Judged]]) -> _Judged:
     """The worst of the ranks' findings, with that rank's name: of two, the one that showed first.
 
     Ranks train one model, so that what one of them does wrong is in the losses of all from the next step on.
     """
-    rank, (_, worst) = min(enumerate(ranks), key=lambda item: (_WORST.index(item[1][1][0]), item[1][0]))
+    rank, (_, worst) = min(ranks.items(), key=lambda item: (_WORST.index(item[1][1][0]), item[1][0]))
     if worst[0] == "held":
         return "held", f"{worst[1]}; all {len(ranks)} ranks", "", "", ""
     return worst[0], f"rank {rank}: {worst[1]}", *worst[2:]

@@ -1,7 +1,7 @@
 """What must hold of every rank of a leg that has several, beside what must hold of the first one, which is the leg.
 
 Most of it is what must hold of a leg, judged again on what the rank left (`judge_rounds`). Here is what has no counterpart
-there: that the ranks are parts of one leg, and do one work.
+there: that the ranks are parts of one leg, and do one work; over several nodes, that each is a machine of its own in it.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ _OF_A_DEVICE = "gpu-uuid"
 def all_in_evidence(reader: EvidenceReader, claims: EvidenceClaims) -> None:
     """The evidence, which has these claims, speaks of as many ranks as the plan."""
     named = [rank["rank"] for rank in claims.get("ranks", [])]
-    if named != [*range(1, reader.gpus)]:
+    if named != [*range(1, reader.ranks)]:
         raise broken(
             f"the evidence is of {len(named) + 1} ranks",
-            expected=f"ranks 0 to {reader.gpus - 1}, as the row was planned",
+            expected=f"ranks 0 to {reader.ranks - 1}, as the row was planned",
             seen=f"rank 0 and {', '.join(map(str, named)) or 'no other'}",
             todo=_DO_NOT,
         )
@@ -142,10 +142,68 @@ def one_adapter(reader: EvidenceReader) -> str:
     return "one adapter"
 
 
+def own_agent(reader: EvidenceReader) -> None:
+    """A node's part was attested by an agent of its own, in a session of its own: what one node did never counts for two.
+
+    The package is the one that the first node was sent.
+    """
+    first = _first(reader)
+    for path in (("protected", "ak"), ("protected", "challenge", "nonce")):
+        others = [first, *(first.of_node(node) for node in range(1, reader.node))]
+        own, theirs = reader.of(*path), [other.of(*path) for other in others]
+        if own in theirs:
+            raise broken(
+                f"its {path[-1]} is another node's: one node's evidence stands for two",
+                expected="an agent and a session of each node's own",
+                seen=str(own),
+                todo=_DO_NOT,
+            )
+    own, manifest = reader.of("protected", "manifest"), first.of("protected", "manifest")
+    if own != manifest:
+        raise broken("it was sent another package than the first node", expected=manifest[:64], seen=str(own)[:64], todo=_DO_NOT)
+
+
+def own_guest(reader: EvidenceReader) -> None:
+    """Before every leg a node's guest was another one than the first node's, and had another GPU where they have any."""
+    met = {leg["leg"]: leg for leg in _first(reader).of("guest")}
+    for seen in reader.of("guest"):
+        first = met.get(seen["leg"])
+        same = [name for name in ("agentNonce", "ak") if first is not None and seen[name] == first[name]]
+        if first is not None and seen["gpuUuid"] is not None and seen["gpuUuid"] == first["gpuUuid"]:
+            same.append("gpuUuid")
+        if same:
+            raise broken(
+                f"before the {seen['leg']} leg it was the first node's guest: the same {', '.join(same)}",
+                expected="a guest of each node's own",
+                seen=", ".join(str(seen[name]) for name in same),
+                todo=_DO_NOT,
+            )
+
+
+def one_adapter_over_nodes(reader: EvidenceReader) -> str:
+    """Every node exported the adapter that the first one did."""
+    first = _first(reader)
+    for leg in verified.legs(reader):
+        own, exported = reader.of(leg, "adapterSha256"), first.of(leg, "adapterSha256")
+        if own != exported:
+            raise broken(
+                f"in the {leg} leg it exported another adapter than the first node",
+                expected=f"adapter {exported}",
+                seen=f"adapter {own}",
+                todo="do not use this row: the nodes did not train together",
+            )
+    return "one adapter"
+
+
+def _first(reader: EvidenceReader) -> EvidenceReader:
+    assert reader.first is not None  # noqa: S101  (another node's reader has the first's)
+    return reader.first
+
+
 def same_units(reader: EvidenceReader) -> None:
     """Every rank did the steps that the leg counts, stretch for stretch: they are counted once."""
-    assert reader.leg is not None  # noqa: S101  (a rank's reader has its leg's)
-    own, counted = verified.ends(reader), verified.ends(reader.leg)
+    first = reader.leg or _first(reader)
+    own, counted = verified.ends(reader), verified.ends(first)
     for leg, body in own.items():
         of_rank = [body["units"], *[[row[0], row[1]] for row in body.get("segments", [])]]
         of_leg = [counted[leg]["units"], *[[row[0], row[1]] for row in counted[leg].get("segments", [])]]

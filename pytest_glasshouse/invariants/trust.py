@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 def attestation_verified(observation: Observation) -> Finding:
     """The server affirmed evidence of this round, made by the enrolled agent about the archive the host expects."""
-    return judge_rounds("attestation verified", observation, _attestation, of_rank=_rank_attestation)
+    return judge_rounds("attestation verified", observation, _attestation, of_rank=_rank_attestation, of_node=_node_attestation)
 
 
 def _attestation(reader: EvidenceReader) -> str:
@@ -57,6 +57,12 @@ def _attestation(reader: EvidenceReader) -> str:
     rank_checks.all_in_evidence(reader, measured)
     _code_unchanged(reader)
     return f"affirming result for nonce {result['eat_nonce'][:16]}, attempt {result['attempt']}"
+
+
+def _node_attestation(reader: EvidenceReader) -> str:
+    held = _attestation(reader)
+    rank_checks.own_agent(reader)
+    return held
 
 
 def _rank_attestation(reader: EvidenceReader) -> str:

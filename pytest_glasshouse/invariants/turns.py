@@ -54,18 +54,18 @@ def _idle(reader: EvidenceReader) -> str:
     raw_ns = sum(part["elapsed_ns"] for role, parts in segments.items() if role != "protected" for part in parts.values())
     if raw_ns <= 0:
         raise unseen("the raw legs have no timed segment", expected="timed segments of the raw leg", seen="none")
-    outside_ns = _outside_ns(turns) - _repeated_ns(claims, gpus=reader.gpus)
-    if reader.gpus > 1:
+    outside_ns = _outside_ns(turns) - _repeated_ns(claims, ranks=reader.ranks)
+    if reader.ranks > 1:
         # gloo's thread wakes a hundred times a second in every leg whose ranks are connected, paused or not: 0.3 % of a core for
         # each rank. What the raw leg uses while it is paused is no cost of protection.
-        outside_ns = max(0, outside_ns - _outside_ns(turns, "raw") + _repeated_ns(claims, "raw", gpus=reader.gpus))
+        outside_ns = max(0, outside_ns - _outside_ns(turns, "raw") + _repeated_ns(claims, "raw", ranks=reader.ranks))
     counted = {role: sum(map(_counted_ns, parts.values())) for role, parts in segments.items()}
-    for rank in range(1, reader.gpus):
+    for rank in range(1, reader.ranks):
         # The agent's counters are of all ranks of a leg together.
         for role, body in verified.ends(reader.of_rank(rank)).items():
             counted[role] += sum(map(_counted_ns, segments_of(body).values()))
     untimed_ns = _untimed_ns("protected", turns, counted) - _untimed_ns("raw", turns, counted)
-    handovers_ns = _HANDOVER_NS * reader.gpus * sum(turn.role == "protected" for turn in turns)
+    handovers_ns = _HANDOVER_NS * reader.ranks * sum(turn.role == "protected" for turn in turns)
     share = outside_ns / raw_ns
     seen_share = (
         f"{outside_ns / 1e6:.3f} ms of processor time outside its own turns, {share:.4%} of {raw_ns / 1e9:.3f} s of raw segments"
@@ -93,13 +93,13 @@ def _outside_ns(turns: tuple[Turn, ...], role: Role = "protected") -> int:
     return whole - sum(turn.cpu_ns(role) for turn in turns if turn.role == role)
 
 
-def _repeated_ns(claims: BordersClaims, role: Role = "protected", *, gpus: int = 1) -> int:
+def _repeated_ns(claims: BordersClaims, role: Role = "protected", *, ranks: int = 1) -> int:
     """Processor time of a leg between the turns that was asked for: no more, for each repetition, than the raw leg's twice."""
     used: dict[Role, list[tuple[int, int]]] = {each: [] for each in claims["roles"]}
     for turn, whose, used_ns in repeats_of(claims):
         used[whose].append((turn, used_ns))
     raw = [used_ns for _, used_ns in used.get("raw", [])]
-    most_ns = _REPEAT_TIMES * sum(raw) // max(1, len(raw)) + _REPEAT_NS * gpus
+    most_ns = _REPEAT_TIMES * sum(raw) // max(1, len(raw)) + _REPEAT_NS * ranks
     return sum(min(used_ns, most_ns) for turn, used_ns in used[role] if turn > 1)
 
 

@@ -52,16 +52,16 @@ def work_witnessed(observation: Observation) -> Finding:
 
 def judge_witnessed(observation: Observation, *, steps: bool) -> Finding:
     """`work witnessed`. Up to revision 5 nothing was known of what a leg's `steps` were (`steps_seen`)."""
-    judged: defaultdict[int, RoundsJudged] = defaultdict(RoundsJudged)
+    judged: defaultdict[tuple[int, int], RoundsJudged] = defaultdict(RoundsJudged)
 
     def witnessed(reader: EvidenceReader) -> str:
-        return _witnessed(reader, judged[reader.rank], steps=steps)
+        return _witnessed(reader, judged[reader.node, reader.rank], steps=steps)
 
     def of_rank(reader: EvidenceReader) -> str:
         rank_checks.same_units(reader)
         return witnessed(reader)
 
-    return judge_rounds("work witnessed", observation, witnessed, of_rank=of_rank)
+    return judge_rounds("work witnessed", observation, witnessed, of_rank=of_rank, of_node=of_rank)
 
 
 def _witnessed(reader: EvidenceReader, judged: RoundsJudged, *, steps: bool) -> str:

@@ -44,7 +44,8 @@ def adapter_digests_distinct(observation: Observation) -> Finding:
             before[digest] = f"the {leg} leg in round {reader.notes['round']}"
         return held
 
-    return judge_rounds("adapter digests distinct", observation, judge)
+    # Every node exports the one adapter, which `both adapters trained` compares.
+    return judge_rounds("adapter digests distinct", observation, judge, of_node=distinct)
 
 
 def distinct(reader: EvidenceReader) -> str:
@@ -62,7 +63,13 @@ def distinct(reader: EvidenceReader) -> str:
 
 def adapters_trained(observation: Observation) -> Finding:
     """Neither adapter is the initial one."""
-    return judge_rounds("both adapters trained", observation, _trained, of_rank=rank_checks.one_adapter)
+    return judge_rounds("both adapters trained", observation, _trained, of_rank=rank_checks.one_adapter, of_node=_trained_on_node)
+
+
+def _trained_on_node(reader: EvidenceReader) -> str:
+    held = _trained(reader)
+    rank_checks.one_adapter_over_nodes(reader)
+    return held
 
 
 def _trained(reader: EvidenceReader) -> str:

@@ -24,13 +24,15 @@ _RECORDED = (
 )  # fmt: skip
 
 
-def base_policy(*, name: str, archive_sha256: str, container: str, completion_s: int) -> Policy:
+def base_policy(*, name: str, archive_sha256: str, container: str, completion_s: int, release_limit: int = 1) -> Policy:
     """What the host requires by itself: the archive is the one it built, nothing foreign is loaded, the rest is recorded."""
     components: dict[str, Component] = {each: Recorded() for each in _RECORDED}
     components["archive"] = Required(sha256=archive_sha256)
     # The one reference value that needs no guest to be known: nothing foreign may be loaded.
     components["foreign"] = Required(sha256=NOTHING_FOREIGN)
-    return Policy(name=name, version=1, components=components, container=container, completion_s=completion_s)
+    return Policy(
+        name=name, version=1, components=components, container=container, completion_s=completion_s, release_limit=release_limit
+    )
 
 
 #: The chips of the GPUs that rows name and that attest: a device's own certificate says which it has.
@@ -38,21 +40,32 @@ _CHIPS = {"h100": "GH100"}
 
 
 def policy_for(
-    *, archive_sha256: str, allocation: str, completion_s: int, gpu: str = "anygpu", owner_policy: Policy | None = None
+    *,
+    archive_sha256: str,
+    allocation: str,
+    completion_s: int,
+    gpu: str = "anygpu",
+    owner_policy: Policy | None = None,
+    nodes: int = 1,
 ) -> Policy:
     """The policy of one allocation: all that `owner_policy` requires, with the allocation's place and the row's deadline.
 
+    A key may be released to each of its `nodes` as often as the policy says.
     Where it requires evidence of a GPU, that must be of the chip of the `gpu` that the row names.
     """
+    place = f"{allocation}/{completion_s}" + (f"/{nodes}" if nodes > 1 else "")
     if owner_policy is None:
         return base_policy(
-            name=f"{allocation}/{completion_s}", archive_sha256=archive_sha256, container=allocation, completion_s=completion_s
+            name=place, archive_sha256=archive_sha256, container=allocation, completion_s=completion_s, release_limit=nodes
         )
-    name = f"{owner_policy.name}/{allocation}/{completion_s}"
+    name = f"{owner_policy.name}/{place}"
     hardware = owner_policy.hardware
     if hardware is not None and hardware.gpu is not None and gpu in _CHIPS:
         hardware = dataclasses.replace(hardware, gpu=dataclasses.replace(hardware.gpu, models=(_CHIPS[gpu],)))
-    return dataclasses.replace(owner_policy, name=name, container=allocation, completion_s=completion_s, hardware=hardware)
+    return dataclasses.replace(
+        owner_policy, name=name, container=allocation, completion_s=completion_s, hardware=hardware,
+        release_limit=owner_policy.release_limit * nodes,
+    )  # fmt: skip
 
 
 @functools.cache

@@ -7,7 +7,7 @@ every message as it was.
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from pytest_glasshouse.errors import (
     GlasshouseError,
@@ -20,9 +20,10 @@ from pytest_glasshouse.errors import (
 )
 from pytest_glasshouse.legs.allocation_policy import policy_for
 from pytest_glasshouse.legs.attempt_marks import AttemptMarks
+from pytest_glasshouse.legs.nodes import over_nodes
 from pytest_glasshouse.legs.package_sending import PackageSending
 from pytest_glasshouse.legs.relay import Relay, session_name
-from pytest_glasshouse.legs.round import EXCLUDED, Round, note_figures, note_ranks, protected_notes, ranks_order, why_failed
+from pytest_glasshouse.legs.round import EXCLUDED, Round, note_figures, note_ranks, protected_notes, why_failed
 from pytest_glasshouse.observation.document import Exit, Failure, Keys, LoadedCode, Spawned, Stretches
 from pytest_glasshouse.observation.outcome import Ended
 from pytest_glasshouse.observation.refusal import refusal_text
@@ -45,6 +46,9 @@ if TYPE_CHECKING:
     from pytest_glasshouse.wire.host_messages import ProtectedOrder
     from pytest_glasshouse.wire.run_plan import PlannedRow
 
+    #: A package of the round, and the policy that it is registered with.
+    RegisteredPackage: TypeAlias = tuple[Sealing, Policy]
+
 #: How long a grant is valid, in seconds, beside the time that sending the package takes at this rate.
 _GRANT_S = 3600
 _SLOWEST_BYTES_PER_S = 1 << 20
@@ -66,7 +70,19 @@ class ProtectedRuntime:
         return {"server": server, "owner": owner.public_text, "attestationServer": self._host_attestation.place}
 
     def run(self, current: Round) -> Ended | None:
-        """One whole protected lifecycle. Returns how the row ended if it ended here, else None."""
+        """One whole protected lifecycle. Returns how the row ended if it ended here, else None.
+
+        Over several nodes it is one on each, of one package, whose key is released once to every node's part of the leg.
+        """
+        if current.others:
+            registered: list[RegisteredPackage] = []
+
+            def begin(part: Round) -> ProtectedLeg:
+                if not registered:
+                    registered.append(self._register_package(part))
+                return self._begin(part, registered[0])
+
+            return over_nodes(current.parts, begin, guarded)
 
         def lifecycle() -> Ended | None:
             begun = self.begin(current)
@@ -104,8 +120,10 @@ class ProtectedRuntime:
 
         Raises `RefusedError` when the server refuses it.
         """
-        notes = protected_notes(current.notes)
-        # 1. The owner seals a package for this round and registers it with its policy.
+        return self._begin(current, self._register_package(current))
+
+    def _register_package(self, current: Round) -> RegisteredPackage:
+        """1. The owner seals a package for this round and registers it with its policy."""
         sealed = self._seal(current)
         policy = policy_for(
             archive_sha256=current.grant.archive_sha256,
@@ -113,11 +131,18 @@ class ProtectedRuntime:
             completion_s=_completion_s(current),
             gpu=current.row.gpu,
             owner_policy=self._policy,
+            nodes=current.row.nodes,
         )
-        notes["manifest"] = sealed.manifest
-        notes["policy"], notes["policySha256"] = policy.to_json(), policy.sha256
-        notes["plan"] = current.plan_sha256
+        notes = protected_notes(current.notes)
+        _note_package(notes, current, sealed, policy)
         self._register(sealed, policy)
+        return sealed, policy
+
+    def _begin(self, current: Round, package: RegisteredPackage) -> ProtectedLeg:
+        """Steps 2 and 3, on one node."""
+        sealed, policy = package
+        notes = protected_notes(current.notes)
+        _note_package(notes, current, sealed, policy)
 
         # 2. The guest is met and enrolled: a grant from the owner, a proof from the agent's key.
         current.meet_guest("protected")
@@ -133,7 +158,7 @@ class ProtectedRuntime:
             "kind": "protected",
             "strict_memory": current.strict_memory,
             "nonce": current.nonce,
-            **ranks_order(current.row),  # type: ignore[typeddict-item]
+            **current.ranks_order("protected"),  # type: ignore[typeddict-item]
             "plan": current.guest_plan("protected"),
             "manifest": sealed.manifest,
             "server_key": public_text(self._host_attestation.server_key),
@@ -300,6 +325,12 @@ def ended_by_refusal(current: Round, refused: RefusedError) -> Ended:
         reason=f"the attestation server refused: {refusal_text(notes, refused.reason)}",
         decision="no key was released; the protected leg did not train",
     )
+
+
+def _note_package(notes: ProtectedNotes, current: Round, sealed: Sealing, policy: Policy) -> None:
+    notes["manifest"] = sealed.manifest
+    notes["policy"], notes["policySha256"] = policy.to_json(), policy.sha256
+    notes["plan"] = current.plan_sha256
 
 
 def _note_watch(notes: ProtectedNotes, watch: LegWatch) -> None:

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Literal, NoReturn
 
 from pytest_glasshouse.channel.guest_channel import put
 from pytest_glasshouse.errors import ConfigurationError, GuestGoneError, GuestRefusedError, IntegrityError, ProtocolError
-from pytest_glasshouse.legs.round import EXCLUDED, Round, note_figures, note_ranks, ranks_order, raw_notes, why_failed
+from pytest_glasshouse.legs.nodes import over_nodes
+from pytest_glasshouse.legs.round import EXCLUDED, Round, note_figures, note_ranks, raw_notes, why_failed
 from pytest_glasshouse.observation.document import Exit, Failure, LoadedCode, Spawned, Stretches
 from pytest_glasshouse.observation.outcome import Ended
 from pytest_glasshouse.observation.trained import Callback, Started
@@ -28,6 +29,8 @@ class RawRunner:
 
     def run(self, current: Round, role: RawRole = "raw") -> Ended | None:
         """One raw leg. Returns how the row ended if it ended here, else None."""
+        if current.others:
+            return over_nodes(current.parts, lambda part: self.begin(part, role), lambda part, step: guarded(part, role, step))
 
         def leg() -> Ended | None:
             begun = self.begin(current, role)
@@ -52,7 +55,7 @@ class RawRunner:
             "kind": "raw",
             "strict_memory": current.strict_memory,
             "nonce": current.nonce,
-            **ranks_order(current.row),  # type: ignore[typeddict-item]
+            **current.ranks_order(role),  # type: ignore[typeddict-item]
             "plan": current.guest_plan(role),
             "base_sha256": None if base is None else base.sha256,
             "material": material,

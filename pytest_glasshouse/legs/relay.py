@@ -124,5 +124,9 @@ class Relay:
 
 
 def session_name(current: Round) -> str:
-    """The lifecycle's name at the server. It contains the round's nonce, so that workers who share a server never collide."""
-    return f"{current.run_id}/{current.row.row_id}/{current.nonce[:16]}"
+    """The lifecycle's name at the server. It contains the round's nonce, so that workers who share a server never collide.
+
+    Of a leg over several nodes, each has a session of its own.
+    """
+    name = f"{current.run_id}/{current.row.row_id}/{current.nonce[:16]}"
+    return f"{name}/node-{current.node}" if current.node else name

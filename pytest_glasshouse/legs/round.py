@@ -15,11 +15,13 @@ from pytest_glasshouse.channel.allowance import Allowance
 from pytest_glasshouse.channel.guest_channel import Channel
 from pytest_glasshouse.errors import GuestGoneError, InfrastructureError, IntegrityError, ProtocolError
 from pytest_glasshouse.legs.leg_watch import LegDeadlineError, LegWatch, Progress
+from pytest_glasshouse.legs.nodes import LegMeeting
 from pytest_glasshouse.observation.document import Exit, Failure, Greeting, Head, LoadedCode, Stretches
 from pytest_glasshouse.observation.outcome import Ended
 from pytest_glasshouse.observation.trained import Callback, Started
 from pytest_glasshouse.wire.elapsed import since_boot_ns
 from pytest_glasshouse.wire.guest_messages import DETAIL, GREETING
+from pytest_glasshouse.wire.host_messages import Meeting
 from pytest_glasshouse.wire.leg_messages import rank_id
 from pytest_glasshouse.wire.marks import MarkWanted
 from pytest_glasshouse.wire.printable import printable
@@ -45,7 +47,15 @@ if TYPE_CHECKING:
     from pytest_glasshouse.rows.leg_order import Role
     from pytest_glasshouse.rows.spec import RowSpec
     from pytest_glasshouse.wire.canonical import Json
-    from pytest_glasshouse.wire.host_messages import ProtectedOrder, RawOrder, SegmentPlanRecord, StartRequest, TrainingPlan
+    from pytest_glasshouse.wire.host_messages import (
+        NodesOrder,
+        ProtectedOrder,
+        RanksOrder,
+        RawOrder,
+        SegmentPlanRecord,
+        StartRequest,
+        TrainingPlan,
+    )
     from pytest_glasshouse.wire.tensors import Buffer
     from pytest_glasshouse.workloads.base import Material
 
@@ -84,9 +94,15 @@ class Round:
     """In which order the legs run, or start."""
     untrusted_guest: str = ""
     """Why nothing more may be started on this guest."""
+    nonce: str = field(default_factory=lambda: secrets.token_hex(32))
+    node: int = 0
+    """Whose part of the round this is, on an allocation of several nodes; `channel` leads to its agent."""
+    meetings: dict[Role, LegMeeting] = field(default_factory=dict)
+    """Of legs over several nodes, by leg: the parts on all nodes share this."""
 
     def __post_init__(self) -> None:
-        self.nonce = secrets.token_hex(32)
+        #: The parts on the other nodes.
+        self.others: list[Round] = []
         self._watches: list[LegWatch] = []
         self._begun: set[str] = set()
         self._started_ns: dict[Role, int] = {}
@@ -100,6 +116,39 @@ class Round:
             "raw": None,
             "order": list(self.order),
         }
+
+    def add_nodes(self, channels: Sequence[Channel]) -> None:
+        """Add this round's parts on the other nodes, whose notes become part of this one's."""
+        for node, channel in enumerate(channels, 1):
+            part = replace(self, channel=channel, node=node, marks=None, cursor=0, emit=lambda _progress: None)
+            self.others.append(part)
+            self.notes.setdefault("nodes", []).append(part.notes)
+
+    @property
+    def untrusted(self) -> str:
+        """Why nothing more may be started on the guest of any node; "" where it may."""
+        return next((part.untrusted_guest for part in self.parts if part.untrusted_guest), "")
+
+    @property
+    def parts(self) -> list[Round]:
+        """The round's part on every node, in their order: this one first."""
+        return [self, *self.others]
+
+    @property
+    def ranks(self) -> int:
+        """How many ranks a leg has on each node."""
+        return self.row.gpus // self.row.nodes
+
+    def ranks_order(self, leg: Role) -> RanksOrder:
+        """The members of a leg's order about its ranks; nothing for a leg of one rank."""
+        order: RanksOrder = {} if self.ranks == 1 else {"ranks": self.ranks}
+        if self.row.nodes > 1:
+            meeting = self.meetings.setdefault(leg, LegMeeting())
+            nodes: NodesOrder = {"node": self.node, "nodes": self.row.nodes, "secret": meeting.secret}
+            if meeting.place is not None:
+                nodes["meeting"] = meeting.place
+            order["nodes"] = nodes
+        return order
 
     def leg_id(self, leg: Role) -> str:
         """Unique on the allocation: it names the leg's workspace and exports there."""
@@ -156,7 +205,8 @@ class Round:
         self._started_ns[leg] = since_boot_ns()
         start: StartRequest = {"leg": self.leg_id(leg), "order": order}
         if self.design is None:
-            self.allowance.begin()
+            if self.node == 0:
+                self.allowance.begin(self.row.nodes)
             if self.witness is not None:
                 order["witness"] = self.witness
         else:
@@ -165,6 +215,11 @@ class Round:
         reply = self.channel.request("start", start)
         if self.design is None:
             self.skip_earlier_events(reply)
+        if self.row.nodes > 1 and self.node == 0:
+            try:
+                self.meetings[leg].place = check_typed(reply["meeting"], Meeting, "start.meeting")
+            except KeyError:
+                raise self.broke_protocol("start: expected to hear where the other nodes' ranks meet its own") from None
 
     def skip_earlier_events(self, reply: dict[str, Json]) -> None:
         """Events from before a leg was started belong to other rows: they are not read again."""
@@ -178,7 +233,8 @@ class Round:
     @property
     def running(self) -> bool:
         """Whether a leg was started whose exit was not seen."""
-        return any(not watch.ended for watch in self._watches if watch.leg_id in self._begun)
+        here = any(not watch.ended for watch in self._watches if watch.leg_id in self._begun)
+        return here or any(other.running for other in self.others)
 
     def host_times(self, leg: Role, watch: LegWatch) -> HostTimes:
         """The host's clock, from the round's beginning: before the leg was started, and when its signed exit had arrived."""
@@ -256,7 +312,7 @@ class Round:
 
     def watch(self, leg: Role) -> LegWatch:
         """A watch on one leg with this round's deadline."""
-        ranks = [self._watch(leg, rank) for rank in range(1, self.row.gpus)]
+        ranks = [self._watch(leg, rank) for rank in range(1, self.ranks)]
         watch = self._watch(leg, 0, ranks=ranks)
         self._watches.append(watch)
         return watch
@@ -358,11 +414,6 @@ def note_figures(current: Round, notes: LegNotes, adapter: Buffer) -> None:
     """What the owner finds out about an adapter; nothing where it is none of this material's."""
     with contextlib.suppress(IntegrityError):
         notes["adapterFigures"] = adapter_figures(current.row.workload, current.material.parts, adapter)
-
-
-def ranks_order(row: RowSpec) -> dict[str, int]:
-    """The `ranks` of a leg's order; nothing for a leg of one rank."""
-    return {"ranks": row.gpus} if row.gpus > 1 else {}
 
 
 def note_ranks(notes: LegNotes, watch: LegWatch) -> None:

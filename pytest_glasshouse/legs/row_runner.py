@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Literal, Protocol
 
 from pytest_glasshouse.channel.allowance import Allowance
 from pytest_glasshouse.channel.guest_channel import RECONNECT_S, Channel, GuestChannel
-from pytest_glasshouse.errors import ConfigurationError, GlasshouseError
+from pytest_glasshouse.errors import ConfigurationError, GlasshouseError, InfrastructureError
 from pytest_glasshouse.legs.base_model import bring
 from pytest_glasshouse.legs.interleaved import InterleavedRound
 from pytest_glasshouse.legs.leg_watch import Progress
@@ -30,6 +30,7 @@ from pytest_glasshouse.providers.mock_faulty_channel import FaultyChannel, poiso
 from pytest_glasshouse.rows.interleaving import interleaving, of_whole_lifecycles, row_seconds
 from pytest_glasshouse.rows.leg_order import orders_of_row, row_seed, sealed_orders, starts_of_row
 from pytest_glasshouse.wire.guest_messages import OUT_OF_MEMORY
+from pytest_glasshouse.wire.run_plan import planned_row
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -118,12 +119,13 @@ class Allocation:
             plan["selectedRowId"] = selected.row_id
         marks = protected.marks(
             run=settings.run_id,
-            planned=settings.planned or ((selected.row_id, selected.rounds),),
+            planned=settings.planned
+            or (planned_row(selected.row_id, selected.rounds, gpus=selected.gpus, nodes=selected.nodes),),
             row=selected.row_id,
             attempt=attempt,
             plan=plan_sha256(plan),
         )
-        channel = self._connect()
+        channels = self._channels(row)
         ended: Ended | None = None
         current: Round | None = None
         cursor = 0
@@ -135,7 +137,7 @@ class Allocation:
                 current = Round(
                     row=row,
                     grant=self.grant,
-                    channel=channel,
+                    channel=channels[0],
                     material=material,
                     number=number,
                     rounds=len(orders),
@@ -155,6 +157,7 @@ class Allocation:
                     design=_design(row, pairs),
                     order=order,
                 )
+                current.add_nodes(channels[1:])
                 observation["rounds"].append(current.notes)
                 current.begin_marked()
                 ended = self._bring_model(current, observation) or _round(current, order, protected, raw)
@@ -175,20 +178,24 @@ class Allocation:
                 self._end_guest("its row was aborted while one of its legs was running")
             raise
         finally:
-            channel.close()
-        outcome = self._outcome(row, observation, self._explained(ended, observation["rounds"][-1], gone=channel.gone))
-        if current is not None and current.untrusted_guest:
-            self._end_guest(current.untrusted_guest)
+            _close(channels)
+        gone = any(each.gone for each in channels)
+        outcome = self._outcome(row, observation, self._explained(ended, observation["rounds"][-1], gone=gone))
+        if current is not None and (untrusted := current.untrusted):
+            self._end_guest(untrusted)
         return outcome
 
     def _bring_model(self, current: Round, observation: Observation) -> Ended | None:
         """Before the first leg: a base model that is not sealed goes to the guest. How the row ends where that fails."""
         if current.number > 1 or current.row.sealed:
             return None
-        arrival, ended = bring(current, self._settings.model_sources)
-        if arrival is not None:
-            observation["baseModel"] = arrival
-        return ended
+        for part in current.parts:
+            arrival, ended = bring(part, self._settings.model_sources)
+            if arrival is not None and part is current:
+                observation["baseModel"] = arrival
+            if ended is not None:
+                return ended
+        return None
 
     def _end_guest(self, why: str) -> None:
         """The next row gets another guest. What cannot be ended now is ended with the run."""
@@ -224,9 +231,10 @@ class Allocation:
             return Ended(outcome="infrastructure", reason=reason, decision="Run it again") if kind == "lost" else None
         if not gone and kind != "ended":
             return ended
-        if kind == "ended" and notes["protected"] is not None and not notes["protected"].get("exit"):
-            # Without a signed exit there is no evidence that it zeroized: it was terminated.
-            notes["protected"]["terminated"] = reason
+        for part in (notes, *notes.get("nodes", [])) if kind == "ended" else ():
+            if part["protected"] is not None and not part["protected"].get("exit"):
+                # Without a signed exit there is no evidence that it zeroized: it was terminated.
+                part["protected"]["terminated"] = reason
         if not kind:
             return ended
         outcome: Literal["excluded", "infrastructure"] = "excluded" if kind == "ended" else "infrastructure"
@@ -288,6 +296,8 @@ class Allocation:
             plan["base"] = row.base
         if row.gpus > 1:
             plan["gpus"] = row.gpus
+        if row.nodes > 1:
+            plan["nodes"] = row.nodes
         if settings.revision is not None:
             plan["invariantsRevision"] = settings.revision
         if settings.half_width_pct is not None and self._extends(row):
@@ -313,11 +323,18 @@ class Allocation:
         """Whether broker or provider know that the guest will not answer again."""
         return self._grants.loss_reason(self.grant)[0] in ("ended", "lost")
 
-    def _connect(self) -> Channel:
+    def _channels(self, row: RowSpec) -> list[Channel]:
+        """One to the guest on each node. Raises `InfrastructureError` where the allocation has another number of them."""
+        addresses = (self.grant.address, *self.grant.node_addresses)
+        if len(addresses) != row.nodes:
+            raise InfrastructureError(f"row {row.name}: expected an allocation of {row.nodes} nodes, saw {len(addresses)}")
+        return [self._connect(address) for address in addresses]
+
+    def _connect(self, address: str) -> Channel:
         def connect() -> GuestChannel:
             reconnect_s = RECONNECT_S if self.grant.remote else 0.0
             return GuestChannel(
-                self.grant.address,
+                address,
                 allocation_id=self.grant.allocation_id,
                 reconnect_s=reconnect_s,
                 lost=self._lost,
@@ -344,6 +361,11 @@ class Allocation:
             dry_run=self._is_dry_run(row),
             simulated=self.grant.simulated,
         )
+
+
+def _close(channels: Sequence[Channel]) -> None:
+    for channel in channels:
+        channel.close()
 
 
 def did_not_fit(outcome: Outcome) -> bool:

@@ -90,6 +90,7 @@ class Plan(AdapterRecord):
     parameters: NotRequired[list[list[str]]]
     base: NotRequired[Literal["sealed"]]
     gpus: NotRequired[int]
+    nodes: NotRequired[int]
     interleaving: NotRequired[InterleavingPlan]
     null: NotRequired[bool]
     subject: Facts
@@ -324,7 +325,10 @@ class MarksSeen(TypedDict):
 
 
 class RoundNotes(TypedDict):
-    """One round. `turns` are the turns as drawn, `borders` the agent's signed account of them."""
+    """One round. `turns` are the turns as drawn, `borders` the agent's signed account of them.
+
+    Of legs over several nodes this is the first node's part, and `nodes` are the others', of the same form.
+    """
 
     round: int
     nonce: str
@@ -336,6 +340,7 @@ class RoundNotes(TypedDict):
     turns: NotRequired[list[Role]]
     borders: NotRequired[str]
     marks: NotRequired[MarksSeen]
+    nodes: NotRequired["list[RoundNotes]"]
     covariates: NotRequired[CovariatesSeen]
 
 

@@ -65,6 +65,28 @@ def planned_gpus(observation: Observation) -> int:
     return max(1, min(observation["plan"].get("gpus", 1), MOST_RANKS)) if "plan" in observation else 1
 
 
+def planned_nodes(observation: Observation) -> int:
+    """Over how many nodes these are spread, as many on each."""
+    return max(1, min(observation["plan"].get("nodes", 1), planned_gpus(observation))) if "plan" in observation else 1
+
+
+def notes_of_node(notes: RoundNotes, node: int) -> RoundNotes:
+    """One node's part of a round, counted from 0; empty where it left none."""
+    if node == 0:
+        return notes
+    parts = notes.get("nodes", [])
+    if node <= len(parts):
+        return parts[node - 1]
+    return {
+        "round": notes["round"],
+        "nonce": notes["nonce"],
+        "order": notes["order"],
+        "guest": [],
+        "protected": None,
+        "raw": None,
+    }
+
+
 def notes_of_rank(notes: RoundNotes, rank: int) -> RoundNotes:
     """A round as another rank than the first left it: for each leg, that rank's notes in place of the first one's."""
     found: dict[str, Any] = {**notes}
@@ -74,6 +96,11 @@ def notes_of_rank(notes: RoundNotes, rank: int) -> RoundNotes:
             own = [each for each in leg.get("ranks", []) if each.get("rank") == rank]
             found[role] = {**{name: leg[name] for name in _OF_THE_LEG if name in leg}, **(own[0] if len(own) == 1 else {})}
     return cast("RoundNotes", found)
+
+
+def parts_of_round(observed: RoundNotes) -> list[tuple[str, RoundNotes]]:
+    """Each node's part of a round, the first node's first, and its path below the round."""
+    return [("", observed), *((f".nodes[{place}]", part) for place, part in enumerate(observed.get("nodes", [])))]
 
 
 def observed_rounds(observation: Observation) -> list[RoundNotes]:

@@ -16,6 +16,7 @@ import pytest
 from pytest_glasshouse.errors import ConfigurationError, GlasshouseError, InfrastructureError
 from pytest_glasshouse.plugin.stash import ATTEMPTS, OPTIONS, RECORD, ROW, RUN_CONTEXT, TAMPER
 from pytest_glasshouse.wire.printable import printable
+from pytest_glasshouse.wire.run_plan import read_planned_row
 
 if TYPE_CHECKING:
     from pytest_glasshouse.analysis.fields import RowRecord
@@ -134,7 +135,7 @@ def _glasshouse_row_objects(request: pytest.FixtureRequest) -> Iterator[RowObjec
         subject=dict(context.plan.subject),
         strict_memory=options.strict_memory,
         half_width_pct=options.half_width_pct,
-        planned=tuple((row_id, rounds) for row_id, rounds in context.plan.planned),
+        planned=tuple(map(read_planned_row, context.plan.planned)),
         looks=options.looks,
         on_round=on_round,
         server=options.outside_server,

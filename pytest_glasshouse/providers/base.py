@@ -75,8 +75,9 @@ class Offer:
     price_usd_per_hour: float = 0.0
     offer_id: str = ""
     machine: str = ""
-    #: How many GPUs it holds.
+    #: How many GPUs it holds, on how many machines together.
     gpus: int = 1
+    nodes: int = 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -265,6 +266,15 @@ class Routed(Protocol):
 
 
 @runtime_checkable
+class SpansNodes(Protocol):
+    """A place whose allocation may be several machines, each with a guest of its own."""
+
+    def node_route(self, name: str, node: int) -> Route:
+        """As `Routed.route`, to the guest on one node of several, counted from 0."""
+        ...
+
+
+@runtime_checkable
 class Queued(Protocol):
     """A provider whose allocations wait in a queue, and may be taken away again by others."""
 
@@ -301,16 +311,18 @@ class Grant:
     other_processes: int = 0
     other_memory_mib: int = 0
     faults: tuple[str, ...] = ()
+    #: Of an allocation over several machines, the addresses of the guests on all but the first, in the order of the nodes.
+    node_addresses: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Json]:
         """As a JSON object."""
-        return {**self.__dict__, "faults": list(self.faults)}
+        return {**self.__dict__, "faults": list(self.faults), "node_addresses": list(self.node_addresses)}
 
     @classmethod
     def from_json(cls, fields: dict[str, Json]) -> Grant:
         """What `to_json` wrote."""
-        faults = fields["faults"]
-        values = {**fields, "faults": tuple(faults) if isinstance(faults, list) else ()}
+        lists = {name: fields.get(name) for name in ("faults", "node_addresses")}
+        values = {**fields, **{name: tuple(found) if isinstance(found, list) else () for name, found in lists.items()}}
         return cls(**values)  # type: ignore[arg-type]
 
 

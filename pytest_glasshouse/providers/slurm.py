@@ -110,6 +110,11 @@ class SlurmProvider:
 
     def offers(self, row: RowSpec) -> tuple[Offer, ...]:
         """What the map says for the row's GPU; for a row that runs on any, every line of the map."""
+        if row.nodes > 1 and self._options.stream == "ssh":
+            raise ConfigurationError(
+                f"row {row.name}: several nodes are reached by steps of the job; set glasshouse_slurm_stream to srun. "
+                "Nothing was submitted"
+            )
         usable = {gpu: gres for gpu, gres in self._options.gres.items() if gpu in GPU_MODELS}
         wanted = {gpu: gres for gpu, gres in usable.items() if row.gpu_model in (None, GPU_MODELS[gpu])}
         if not wanted:
@@ -119,9 +124,9 @@ class SlurmProvider:
                 f"saw {', '.join(self._options.gres) or 'none'}; `sinfo -o %G` shows what the site has. Nothing was submitted"
             )
         return tuple(
-            Offer(provider=self.name, gpu_model=GPU_MODELS[gpu], offer_id=asked, gpus=_gpus(asked))
+            Offer(provider=self.name, gpu_model=GPU_MODELS[gpu], offer_id=asked, gpus=row.nodes * _gpus(asked), nodes=row.nodes)
             for gpu, gres in wanted.items()
-            for asked in (_for(gres, row.gpus),)
+            for asked in (_for(gres, row.gpus // row.nodes),)
         )
 
     def lifetime_s(self, work_s: float) -> float:
@@ -134,10 +139,11 @@ class SlurmProvider:
         minutes = max(math.ceil((launch.deadline - time.time() - launch.queue_s) / 60), 1)
         settings: JobSettings = {
             "name": launch.name, "prefix": NAME_PREFIX, "deadline": launch.deadline, "contact_by": launch.contact_by,
-            "lease_s": launch.lease_s,
+            "lease_s": launch.lease_s, "nodes": offer.nodes,
         }  # fmt: skip
-        script = job_script(settings, python=self._options.python)
-        command = ["sbatch", "--parsable", *self._options.arguments(launch.name, gres=offer.offer_id, minutes=minutes)]
+        script = job_script(settings, python=self._options.python, nodes=offer.nodes)
+        arguments = self._options.arguments(launch.name, gres=offer.offer_id, minutes=minutes, nodes=offer.nodes)
+        command = ["sbatch", "--parsable", *arguments]
         ran = self._commands.run(command, stdin=script.encode(), timeout_s=_SUBMIT_S, give_up_on=_FULL)
         found = _JOB_ID.fullmatch(ran.stdout.decode("ascii", errors="replace"))
         if ran.status == 0 and found is not None:
@@ -192,12 +198,13 @@ class SlurmProvider:
                 "lower --glasshouse-slurm-time, or set glasshouse_slurm_partition. Nothing was submitted"
             )
         try:
-            self._check(offer.offer_id, minutes)
+            self._check(offer.offer_id, minutes, nodes=offer.nodes)
         except NoCapacityError:
             return
 
-    def _check(self, gres: str, minutes: int) -> None:
-        command = ["sbatch", "--test-only", *self._options.arguments("glasshouse-check", gres=gres, minutes=minutes)]
+    def _check(self, gres: str, minutes: int, *, nodes: int = 1) -> None:
+        arguments = self._options.arguments("glasshouse-check", gres=gres, minutes=minutes, nodes=nodes)
+        command = ["sbatch", "--test-only", *arguments]
         ran = self._commands.run(command, stdin=b"#!/bin/sh\n:\n", timeout_s=_SUBMIT_S, give_up_on=_FULL)
         if ran.status != 0:
             error = self._refusal(ran, "")
@@ -237,6 +244,10 @@ class SlurmProvider:
     def route(self, name: str) -> SlurmRoute:
         """See `Routed`."""
         return SlurmRoute(name, commands=self._commands, python=self._options.python, node_ssh=self._options.stream == "ssh")
+
+    def node_route(self, name: str, node: int) -> SlurmRoute:
+        """See `SpansNodes`: a step on that node of the job."""
+        return SlurmRoute(name, commands=self._commands, python=self._options.python, node=node)
 
     def _longest_minutes(self) -> int:
         """What the partition allows; a day where that is more, or is not said."""

@@ -58,12 +58,13 @@ class SlurmOptions:
             **{**plain, "stream": plain["stream"] or "srun"},
         )  # fmt: skip
 
-    def arguments(self, name: str, *, gres: str, minutes: int) -> list[str]:
-        """The options of `sbatch` for one job: on one node, never requeued, and without a file for its output."""
+    def arguments(self, name: str, *, gres: str, minutes: int, nodes: int = 1) -> list[str]:
+        """The options of `sbatch` for one job: never requeued, and without a file for its output. `gres` is of each node."""
         chosen = {
             "--job-name": name, "--gres": gres, "--time": str(minutes), "--partition": self.partition,
-            "--account": self.account, "--qos": self.qos, "--container-image": self.container_image, "--nodes": "1",
-            "--ntasks": "1", "--output": "/dev/null", "--error": "/dev/null", "--chdir": "/",
+            "--account": self.account, "--qos": self.qos, "--container-image": self.container_image, "--nodes": str(nodes),
+            "--ntasks": str(nodes), "--ntasks-per-node": "" if nodes == 1 else "1", "--output": "/dev/null",
+            "--error": "/dev/null", "--chdir": "/",
         }  # fmt: skip
         return [f"{option}={value}" for option, value in chosen.items() if value] + ["--no-requeue"]
 

@@ -8,11 +8,13 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import dataclass
+from itertools import islice
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from pytest_glasshouse.check.check import check_bytes
+from pytest_glasshouse.check.check import document_faults
+from pytest_glasshouse.check.recompute import Derivation
 from pytest_glasshouse.errors import GlasshouseError, IntegrityError
-from pytest_glasshouse.report.bundle import REPORT_LIMIT, report_bytes
+from pytest_glasshouse.report.bundle import REPORT_LIMIT, parse_report, report_bytes
 from pytest_glasshouse.report.fields import LISTS
 from pytest_glasshouse.report.redaction import hits
 from pytest_glasshouse.report.schema import schema_faults
@@ -21,8 +23,6 @@ from pytest_glasshouse.wire.printable import printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
-
-    from pytest_glasshouse.check.recompute import Derivation
 
 #: A document or row that may break the schema: nothing is known of its members.
 Unchecked: TypeAlias = dict[str, Any]
@@ -66,21 +66,49 @@ class Objection:
         return self.path if found is None else self.path[found.end() :]
 
 
+_NOT_JSON = Objection(path="$", text="not strict JSON")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Examined:
+    """What prevents a document from being published, and its bytes, where it has any."""
+
+    objections: list[Objection]
+    data: bytes = b""
+
+
 def objections(document: Mapping[str, object], *, taint: Iterable[str], derivation: Derivation | None) -> list[Objection]:
-    """Everything that prevents this document from being published; empty where nothing does.
+    """Everything that prevents this document from being published; empty where nothing does."""
+    return examined(document, taint=taint, derivation=derivation).objections
+
+
+def examined(document: Mapping[str, object], *, taint: Iterable[str], derivation: Derivation | None) -> Examined:
+    """The bytes of a document, and the objections to them.
 
     First its form, then schema and redaction, then everything else that `check` covers: each relies on the ones before.
     """
-    if found := list(_not_strict_json(document)):
-        return found
-    data = report_bytes(document)
-    if found := list(_too_large(document, data)):
-        return found
-    found = [Objection(path=path, text="does not follow the schema") for path in _schema_paths(document)]
-    found += [Objection(path=hit.path, text=f"rule {hit.rule}", rule=hit.rule) for hit in hits(document, taint=taint)][:_MOST]
-    if found:
-        return found
-    return [Objection(path=fault.path, text=fault.text) for fault in check_bytes(data, derivation=derivation).faults[:_MOST]]
+    data = b""
+    try:
+        data = report_bytes(document)
+        written: Any = parse_report(data)
+    except IntegrityError as error:
+        found = list(_too_large(document, data) if error.reason == "too-large" else _not_strict_json(document))
+        return Examined(objections=found or [_NOT_JSON])
+    except (ValueError, TypeError, RecursionError):
+        return Examined(objections=list(_not_strict_json(document)) or [_NOT_JSON])
+    # Something may have become another thing on the way, as a tuple becomes a list, or a number that is a key a text.
+    if written != document and (found := list(_not_strict_json(document))):
+        return Examined(objections=found)
+    found = [Objection(path=path, text="does not follow the schema") for path in _schema_paths(written)]
+    found += [Objection(path=hit.path, text=f"rule {hit.rule}", rule=hit.rule) for hit in hits(written, taint=taint)][:_MOST]
+    return Examined(objections=found or list(islice(_faults(written, derivation or Derivation()), _MOST)), data=data)
+
+
+def _faults(document: Any, derivation: Derivation) -> Iterator[Objection]:
+    malformed = [Objection(path=path, text=text) for path, text in derivation.malformed(document)]
+    yield from malformed
+    if not malformed:
+        yield from (Objection(path=fault.path, text=fault.text) for fault in document_faults(document, derivation))
 
 
 def most_serious(against: Iterable[Objection]) -> Objection:
@@ -98,7 +126,7 @@ _SHOWN = 5
 
 
 def _schema_paths(document: Mapping[str, object]) -> list[str]:
-    return list(dict.fromkeys(_place(each) for each in schema_faults(document)))[:_MOST]
+    return list(dict.fromkeys(_place(each) for each in schema_faults(document, finite=True)))[:_MOST]
 
 
 def _place(fault: str) -> str:

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pytest_glasshouse.errors import RedactionError, ReportError
-from pytest_glasshouse.publish.objections import Objection, listed, objections
+from pytest_glasshouse.publish.objections import Objection, examined, listed
 from pytest_glasshouse.publish.withheld_records import withhold_records
-from pytest_glasshouse.report.bundle import bundle_bytes, report_bytes
+from pytest_glasshouse.report.bundle import bundle_bytes
 from pytest_glasshouse.report.paths import bundle_path, machine_paths
 from pytest_glasshouse.report.run_directory import QUARANTINE, private_directory, write_tagged
 from pytest_glasshouse.report.run_key import RUN_ID, TagKey
@@ -64,11 +64,11 @@ def publish(
     in the quarantine. The caller gives the taint list; this machine's own directories are added to it. With the report's
     `key` the bundle has a signed statement per row.
     """
-    found = objections(document, taint=_all_taint(taint, run_directory), derivation=derivation)
-    if found:
-        quarantine(document, report=report, run_directory=run_directory, found=found, key=key)
-        _refuse(found)
-    return _put(document, report=report, key=key)
+    found = examined(document, taint=_all_taint(taint, run_directory), derivation=derivation)
+    if found.objections:
+        quarantine(document, report=report, run_directory=run_directory, found=found.objections, key=key)
+        _refuse(found.objections)
+    return _put(document, found.data, report=report, key=key)
 
 
 def publish_records(
@@ -86,26 +86,32 @@ def publish_records(
     Withheld records are in the quarantine. Raises like `publish` for objections to the run itself.
     """
     every = _all_taint(taint, run_directory)
-    publishable = withhold_records(
-        records, make=make, find=lambda document: objections(document, taint=every, derivation=derivation)
-    )
+    data = b""
+
+    def find(document: Report) -> list[Objection]:
+        nonlocal data
+        found = examined(document, taint=every, derivation=derivation)
+        data = found.data
+        return found.objections
+
+    publishable = withhold_records(records, make=make, find=find)  # what is published was the last that was examined
     against = [*publishable.blocked, *(each for found in publishable.withheld.values() for each in found)]
     if against:
         withheld = [{"against": list(map(str, found)), **records[place]} for place, found in publishable.withheld.items()]
         quarantine(publishable.whole, report=report, run_directory=run_directory, found=against, key=key, rows=withheld)
     if publishable.blocked:
         _refuse(publishable.blocked)
-    return _put(publishable.document, report=report, key=key), publishable
+    return _put(publishable.document, data, report=report, key=key), publishable
 
 
-def _put(document: Report, *, report: Path, key: Ed25519PrivateKey | None) -> PublishedFiles:
+def _put(document: Report, data: bytes, *, report: Path, key: Ed25519PrivateKey | None) -> PublishedFiles:
     if is_passed_through(report):
-        put(report, report_bytes(document))
+        put(report, data)
         return PublishedFiles(report=report, bundle=None)
     bundle, replaced = bundle_path(report), report.exists()
     report.parent.mkdir(parents=True, exist_ok=True)
-    put(bundle, bundle_bytes(document, key=key))
-    put(report, report_bytes(document))
+    put(bundle, bundle_bytes(document, key=key, written=data))
+    put(report, data)
     return PublishedFiles(report=report, bundle=bundle, replaced=replaced)
 
 

@@ -83,7 +83,8 @@ def lifecycle_sentence(summary: Summary) -> str:
 def ran_on(row: MeasuredRow | ExcludedRow | NullRow) -> str:
     """The GPU that a row's legs trained on, and how many of them where there were several."""
     model = row["gpuModel"] or _NOT_SEEN
-    return f"{row['gpus']} x {model}" if "gpus" in row else model
+    spread = f" on {row['nodes']} nodes" if "nodes" in row else ""
+    return f"{row['gpus']} x {model}{spread}" if "gpus" in row else model
 
 
 def scaling_text(row: MeasuredRow) -> str | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from pytest_glasshouse.errors import IntegrityError
-from pytest_glasshouse.observation.reading import observed_rounds, protected_of
+from pytest_glasshouse.observation.reading import observed_rounds, parts_of_round, protected_of
 from pytest_glasshouse.wire.hardware import CPU_TEES, NVIDIA_GPU, RUNTIME
 from pytest_glasshouse.wire.tokens import peek
 
@@ -30,7 +30,8 @@ def attestation_root(lists: RowLists) -> AttestationRoot:
 
 def _bound(row: MeasuredRow | SealedRow) -> bool:
     rounds = observed_rounds(row["observation"])
-    return bool(rounds) and all(bound_to_hardware(each, gpu=bool(row["gpuModel"])) for each in rounds)
+    parts = [part for each in rounds for _, part in parts_of_round(each)]
+    return bool(parts) and all(bound_to_hardware(part, gpu=bool(row["gpuModel"])) for part in parts)
 
 
 def bound_to_hardware(observed: RoundNotes, *, gpu: bool) -> bool:

@@ -7,13 +7,13 @@ report and, where it holds signed statements (`report.intoto`), the report key.
 from __future__ import annotations
 
 import io
-import json
 import zipfile
 from typing import TYPE_CHECKING, Any
 
 from pytest_glasshouse.errors import IntegrityError, ReportError
-from pytest_glasshouse.observation.reading import journal_lines, observed_rounds, protected_of
+from pytest_glasshouse.observation.reading import journal_lines, observed_rounds, parts_of_round, protected_of
 from pytest_glasshouse.report.fields import protected_rows
+from pytest_glasshouse.report.indented_json import indented_json
 from pytest_glasshouse.report.intoto import envelopes
 from pytest_glasshouse.wire.bounded_file import read_regular
 from pytest_glasshouse.wire.bounded_zip import read_zip
@@ -43,12 +43,15 @@ _TOKENS = ("evidence", "result", "receipt", "head", "exit", "manifest", "grant")
 
 def report_bytes(document: Mapping[str, object]) -> bytes:
     """The report as written: members in their order, no NaN, a newline at the end."""
-    return (json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()
+    return _json(document)
 
 
-def members(document: Report) -> dict[str, bytes]:
-    """Every file of the bundle by name, in order."""
-    found = {REPORT_MEMBER: report_bytes(document), "keys/report.pub": _line(document["keys"]["report"])}
+def members(document: Report, written: bytes | None = None) -> dict[str, bytes]:
+    """Every file of the bundle by name, in order. `written` are the report's bytes, where they are known."""
+    found = {
+        REPORT_MEMBER: report_bytes(document) if written is None else written,
+        "keys/report.pub": _line(document["keys"]["report"]),
+    }
     for name, keys in (("server", document["keys"]["servers"]), ("owner", document["keys"]["owners"])):
         found |= {f"keys/{name}-{number}.pub": _line(key) for number, key in enumerate(keys, start=1)}
     for record in protected_rows(document):
@@ -56,9 +59,12 @@ def members(document: Report) -> dict[str, bytes]:
     return found
 
 
-def bundle_bytes(document: Report, *, key: Ed25519PrivateKey | None = None) -> bytes:
-    """The bundle's bytes: fixed times and modes, sorted names. With the report's `key`, signed statements too."""
-    files = members(document) | ({} if key is None else envelopes(document, key=key))
+def bundle_bytes(document: Report, *, key: Ed25519PrivateKey | None = None, written: bytes | None = None) -> bytes:
+    """The bundle's bytes: fixed times and modes, sorted names. With the report's `key`, signed statements too.
+
+    `written` are the report's bytes, where they are known.
+    """
+    files = members(document, written) | ({} if key is None else envelopes(document, key=key))
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", compression=zipfile.ZIP_DEFLATED, compresslevel=6) as archive:
         for name, data in sorted(files.items()):
@@ -112,7 +118,8 @@ def _of_row(folder: str, record: RowRecord) -> Iterator[tuple[str, bytes]]:
         return
     yield f"{folder}/observation.json", _json(observation)
     for place, observed in enumerate(observed_rounds(observation), start=1):
-        yield from _of_round(f"{folder}/round-{place}", observed)
+        for node, (_, part) in enumerate(parts_of_round(observed)):
+            yield from _of_round(f"{folder}/round-{place}" + (f"/node-{node}" if node else ""), part)
 
 
 def _of_round(folder: str, observed: RoundNotes) -> Iterator[tuple[str, bytes]]:
@@ -139,4 +146,4 @@ def _line(text: str) -> bytes:
 
 
 def _json(value: object) -> bytes:
-    return (json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()
+    return (indented_json(value) + "\n").encode()

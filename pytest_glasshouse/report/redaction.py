@@ -14,7 +14,7 @@ import re
 import urllib.parse
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, TypeAlias
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -97,6 +97,9 @@ _JSON, _HEADER, _CLAIMS = "(json)", "(header)", "(claims)"
 _INSIDES = frozenset({_JSON, _HEADER, _CLAIMS, ""})
 #: Longest name of a field that is shown in a path.
 _NAME = 80
+_DIGEST = re.compile(r"[0-9a-f]{64}")
+_SHORTEST_TOKEN = 80
+_NO_TEXT = (type(None), bool, int, float)
 _TOKEN = re.compile(r"[A-Za-z0-9_-]{10,}\.[A-Za-z0-9_-]{2,}\.[A-Za-z0-9_-]{80,}")
 
 
@@ -113,17 +116,51 @@ class Hit:
 
 def hits(document: object, *, taint: Iterable[str] = (), most: int | None = None) -> list[Hit]:
     """Every forbidden value, by place and rule; with `most`, about that many of them."""
-    spellings = tainted_spellings(taint)
+    spellings, texts = tainted_spellings(taint), list[str]()
+    found = _search(document, frozenset(), texts if spellings else None, most)
+    if spellings and any(map("\n".join(texts).__contains__, spellings)):
+        # No text holds a spelling that all of them together do not hold, and nearly always they hold none.
+        found = _search(document, spellings, None, most)
+    return found
+
+
+def _search(document: object, spellings: frozenset[str], texts: list[str] | None, most: int | None) -> list[Hit]:
+    """What the rules find, and which strings hold one of `spellings`; every string is added to `texts`, where that is a list.
+
+    Strings are values, keys, JSON in strings, and token claims. Each has the name of its field, and of the object which that
+    is in, past any lists. Not recursive: a guest chooses the depth.
+    """
     found: list[tuple[_Place, str]] = []
     forbidden_keys: set[str] = set()
-    for place, text in _strings(document):
-        rules = list(_rules_hit(place, text, spellings))
-        found += [(place, rule) for rule in rules]
-        if rules and place.own == _KEY:
-            forbidden_keys.add(text)
-        if most is not None and len(found) >= most:
-            break
-    return [Hit(path=place.path(forbidden_keys), rule=rule) for place, rule in found]
+    harmless_keys: set[tuple[str, str]] = set()  # with the name above, which decides what is looked for
+    pending: list[tuple[object, _Place | None, str, str]] = [(document, None, "", "")]
+
+    def look(place: _Place, own: str, above: str, text: str) -> tuple[str, ...]:
+        rules = _rules_hit(own, above, text, spellings)
+        found.extend((place, rule) for rule in rules)
+        if texts is not None:
+            texts.append(text)
+        return rules
+
+    while pending and (most is None or len(found) < most):
+        value, place, own, above = pending.pop()
+        if isinstance(value, str):
+            inside = _inside(value)
+            pending += [(item, (step, place), own, above) for step, item in inside]
+            look(place or ("", None), _OPENED if inside else own, above, value)
+        elif isinstance(value, dict):
+            for key, item in value.items():
+                name = str(key)
+                below = (name, place)
+                if (own, name) not in harmless_keys:
+                    rules = look(below, _KEY, own, name)
+                    forbidden_keys.update([name] if rules else ())
+                    harmless_keys.update(() if rules else [(own, name)])
+                if type(item) not in _NO_TEXT:
+                    pending.append((item, below, name, own))
+        elif isinstance(value, list | tuple):
+            pending += [(item, (number, place), own, above) for number, item in enumerate(value)]
+    return [Hit(path=_path(place, forbidden_keys), rule=rule) for place, rule in found]
 
 
 def environment_taint(environ: Mapping[str, str]) -> tuple[str, ...]:
@@ -157,14 +194,15 @@ def _base64_spellings(raw: bytes) -> Iterator[str]:
         yield core.replace("+", "-").replace("/", "_")
 
 
-def _rules_hit(place: _Place, text: str, spellings: frozenset[str]) -> Iterator[str]:
-    if any(spelling in text for spelling in spellings):
-        yield "taint"
+def _rules_hit(own: str, above: str, text: str, spellings: frozenset[str]) -> tuple[str, ...]:
     shaped = _short_shapes if len(text) <= _SHORT else _shapes
-    yield from shaped(text, _is_named(place.own, place.above))
+    rules = shaped(text, _is_named(own, above))
+    return ("taint", *rules) if spellings and any(spelling in text for spelling in spellings) else rules
 
 
 def _shapes(text: str, opaque_allowed: bool) -> tuple[str, ...]:  # noqa: FBT001
+    if opaque_allowed and _DIGEST.fullmatch(text):
+        return ()  # half of a report's longer texts; only an opaque rule matches so many hex digits
     return tuple(
         rule.name for rule in RULES if not (rule.opaque and opaque_allowed) and rule.holds in text and rule.pattern.search(text)
     )
@@ -175,30 +213,24 @@ _SHORT = 48
 _short_shapes = lru_cache(maxsize=8192)(_shapes)
 
 
+@lru_cache(maxsize=8192)
 def _is_named(own: str, above: str) -> bool:
     """Whether the field's own name, or that of the object directly above it, is one of a digest or key."""
     return own == _OPENED or own in _NAMED_FIELDS or _DIGEST_FIELD.search(own) is not None or above in _DIGEST_OBJECTS
 
 
-class _Place(NamedTuple):
-    """Where a string stands: its last step and the place before it, so that a path is built only for a hit.
+#: Where a string stands: its last step and the place before it, so that a path is built only for a hit.
+_Place: TypeAlias = "tuple[str | int, _Place | None]"
 
-    `own` and `above` are the names of the field and of the object it is in, past any lists.
-    """
 
-    step: str | int
-    before: _Place | None
-    own: str
-    above: str
-
-    def path(self, forbidden: set[str]) -> str:
-        """The JSON path; a field name that is itself forbidden, or no plain name, is masked, as it may hold the value."""
-        steps: list[str] = []
-        here: _Place | None = self
-        while here is not None:
-            steps.append(_spelled(here.step, forbidden))
-            here = here.before
-        return "$" + "".join(reversed(steps))
+def _path(place: _Place, forbidden: set[str]) -> str:
+    """The JSON path; a field name that is itself forbidden, or no plain name, is masked, as it may hold the value."""
+    steps: list[str] = []
+    here: _Place | None = place
+    while here is not None:
+        step, here = here
+        steps.append(_spelled(step, forbidden))
+    return "$" + "".join(reversed(steps))
 
 
 def _spelled(step: str | int, forbidden: set[str]) -> str:
@@ -211,27 +243,10 @@ def _spelled(step: str | int, forbidden: set[str]) -> str:
     return f".{step}" if len(step) <= _NAME and step.isascii() and re.fullmatch(r"\w+", step) else "[*]"
 
 
-def _strings(document: object) -> Iterator[tuple[_Place, str]]:
-    """Every string with its place: keys, JSON in strings and token claims too. Not recursive: a guest chooses the depth."""
-    pending: list[tuple[object, _Place | None, str, str]] = [(document, None, "", "")]
-    while pending:
-        value, place, own, above = pending.pop()
-        if isinstance(value, dict):
-            for key, item in value.items():
-                below = _Place(str(key), place, _KEY, own)
-                yield below, str(key)
-                pending.append((item, below._replace(own=str(key)), str(key), own))
-        elif isinstance(value, list | tuple):
-            pending += [(item, _Place(number, place, own, above), own, above) for number, item in enumerate(value)]
-        elif isinstance(value, str):
-            inside = _inside(value)
-            shown = _OPENED if inside else own
-            yield _Place("", None, shown, above) if place is None else place._replace(own=shown, above=above), value
-            pending += [(item, _Place(step, place, own, above), own, above) for step, item in inside]
-
-
 def _inside(text: str) -> list[tuple[str, object]]:
     """The value of a JSON text, or a token's header and claims; empty where the text is neither."""
+    if len(text) <= _SHORTEST_TOKEN and text[:1] not in "{[":
+        return []
     if text.startswith(("{", "[")):
         try:
             return [(_JSON, json.loads(text))]

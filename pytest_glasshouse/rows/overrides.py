@@ -80,10 +80,11 @@ class Overrides:
     def _shortened(self, row: RowSpec) -> RowSpec:
         if not self.dry_run and not (self.own_provider and row.provider == "mock"):
             return row
+        changes: dict[str, Any] = {"warmup_s": min(row.warmup_s, DRY_RUN_WARMUP_S)}
         if self.target_s is None and self.steps is None:
             # Nothing is measured by it, so its first round cuts nothing: how many rounds it has must not depend on this machine.
-            row = dataclasses.replace(row, target_s=DRY_RUN_TARGET_S, steps=None, cut=False)
-        row = dataclasses.replace(row, warmup_s=min(row.warmup_s, DRY_RUN_WARMUP_S))
+            changes |= {"target_s": DRY_RUN_TARGET_S, "steps": None, "cut": False}
+        row = dataclasses.replace(row, **changes)
         return with_preset_rounds(row) if row.cut else row
 
 
@@ -104,6 +105,8 @@ def collapse(rows: Sequence[tuple[KeyT, RowSpec]], overrides: Overrides) -> tupl
     """
     left_out: list[Collapsed[KeyT]] = []
     for equal in _groups(rows, overrides):
+        if len(equal) == 1:
+            continue
         stays = next((member for member in equal if overrides.chosen(member[1]) == member[1]), equal[0])
         content = _content(stays[1])
         staying = {stays[1].row_id}
@@ -119,14 +122,18 @@ def collapse(rows: Sequence[tuple[KeyT, RowSpec]], overrides: Overrides) -> tupl
 
 
 def _groups(rows: Iterable[tuple[KeyT, RowSpec]], overrides: Overrides) -> list[list[tuple[KeyT, RowSpec]]]:
-    groups: dict[RowSpec, list[tuple[KeyT, RowSpec]]] = {}
+    groups: dict[tuple[object, ...], list[tuple[KeyT, RowSpec]]] = {}
     for key, declared in rows:
         groups.setdefault(_content(overrides.chosen(declared)), []).append((key, declared))
     return list(groups.values())
 
 
-def _content(row: RowSpec) -> RowSpec:
-    return dataclasses.replace(row, name="row", smoke=False, published=None)
+def _content(row: RowSpec) -> tuple[object, ...]:
+    """Everything that a row is, but its name, its marker and where it was published."""
+    return tuple(getattr(row, name) for name in _CONTENT)
+
+
+_CONTENT = tuple(each.name for each in dataclasses.fields(RowSpec) if each.name not in {"name", "smoke", "published"})
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,7 +13,7 @@ import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from typing import TYPE_CHECKING, Any, Literal, NotRequired, Protocol, TypedDict, TypeVar, get_args
 
 from pytest_glasshouse.errors import ConfigurationError
@@ -60,7 +60,10 @@ _BASE: Mapping[str, object] = {"base": "pinned"}
 _LARGEST_RANK = 1024
 #: How many GPUs a leg may have. A batch of mlp is shared out evenly.
 _GPUS = (1, 2, 4, 8)
-_ONE_GPU: Mapping[str, object] = {"gpus": 1}
+_ONE_GPU: Mapping[str, object] = {"gpus": 1, "nodes": 1}
+#: Fields that the first rows did not have, and their defaults: they count in a row's id only where they differ.
+_ADDED_LATER: Mapping[str, object] = {**_INTERLEAVED, **_LORA, **_BASE, **_ONE_GPU, "parameters": ()}
+_NEVER = object()
 _LARGEST_ALPHA = 1 << 16
 _MOST_TARGETS = 16
 _TARGET = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
@@ -106,7 +109,7 @@ class _KeywordOnly(type):
     if not TYPE_CHECKING:
 
         def __call__(cls, *positional: object, **given: object) -> object:
-            fields = {each.name: each.default is dataclasses.MISSING for each in dataclasses.fields(cls)}
+            fields = _fields_of(cls)
             row = f"row {given['name']!r}" if "name" in given else "a row"
             known = f"A row has {', '.join(fields)}"
             if positional:
@@ -122,6 +125,12 @@ class _KeywordOnly(type):
                 more = f" (nor {', '.join(missing[1:])})" if missing[1:] else ""
                 raise ConfigurationError(f"{row}: field {missing[0]}: expected {expected}; saw none{more}")
             return super().__call__(**given)
+
+
+@cache
+def _fields_of(row: Any) -> dict[str, bool]:
+    """The fields of a row, and whether each must be given."""
+    return {each.name: each.default is dataclasses.MISSING for each in dataclasses.fields(row)}
 
 
 def _close(name: str, fields: Iterable[str]) -> str:
@@ -176,8 +185,10 @@ class RowSpec(metaclass=_KeywordOnly):
     resident: bool = True
     """Whether both legs of an interleaved row fit on the device together; otherwise whole lifecycles alternate."""
     gpus: int = 1
-    """How many GPUs a leg trains on, of one machine: data-parallel, as many ranks, each on a GPU of its own. On a machine without
-    a GPU they are processes on its CPU."""
+    """How many GPUs a leg trains on in all: data-parallel, as many ranks, each on a GPU of its own. On a machine without a GPU
+    they are processes on its CPU."""
+    nodes: int = 1
+    """Over how many machines the GPUs of a leg are spread, as many on each (`slurm` only, and legs one after the other)."""
     smoke: bool = False
     published: Published | None = None
     parameters: tuple[tuple[str, str], ...] = ()
@@ -219,6 +230,7 @@ class RowSpec(metaclass=_KeywordOnly):
         self._whole("gpus", self.gpus)
         if self.gpus not in _GPUS:
             self._refuse("gpus", "one of " + ", ".join(map(str, _GPUS)))
+        self._nodes()
         self._interleaved()
         self._lora()
         self._parameters()
@@ -226,6 +238,12 @@ class RowSpec(metaclass=_KeywordOnly):
             self._refuse("model", "a hub id or a directory, for a lora row")
         if self.workload == "mlp" and (self.model or self.data):
             self._refuse("model" if self.model else "data", "nothing, for an mlp row")
+
+    def _nodes(self) -> None:
+        if self._whole("nodes", self.nodes) and self.gpus % self.nodes:
+            self._refuse("nodes", f"a divisor of the {self.gpus} GPUs")
+        if self.nodes != 1 and self.order == "interleaved":
+            self._refuse("nodes", "1, for an interleaved row")
 
     def _interleaved(self) -> None:
         if self.preset is not None and self.preset not in get_args(Preset):
@@ -327,17 +345,15 @@ class RowSpec(metaclass=_KeywordOnly):
     def row_id(self) -> str:
         """Name and the first 12 hex digits of the SHA-256 of the row's content, without `published`, `smoke` and `model_source`.
 
-        Fields that were added later (interleaving, adapter, base, GPUs, parameters) count only where they differ from their
-        default, so that older rows keep their ids.
+        Fields that were added later (interleaving, adapter, base, GPUs, nodes, parameters) count only where they differ from
+        their default, so that older rows keep their ids.
         """
-        content = dataclasses.asdict(self)
-        if not self.parameters:
-            del content["parameters"]
-        for field in ("published", "smoke", "model_source"):
-            del content[field]
-        for field, usual in {**_INTERLEAVED, **_LORA, **_BASE, **_ONE_GPU}.items():
-            if content[field] == usual:
-                del content[field]
+        unused = {"published", "smoke", "model_source"}
+        content = {
+            name: value
+            for name in _fields_of(RowSpec)
+            if name not in unused and ((value := getattr(self, name)) != _ADDED_LATER.get(name, _NEVER))
+        }
         digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
         return f"{self.name}-{digest[:12]}"
 

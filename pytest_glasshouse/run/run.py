@@ -27,6 +27,7 @@ from pytest_glasshouse.run.record_store import RecordStore
 from pytest_glasshouse.run.resume import refuse_another_run
 from pytest_glasshouse.run.run_report import RunReport
 from pytest_glasshouse.run.signals import Signals
+from pytest_glasshouse.wire.run_plan import planned_row
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -84,7 +85,7 @@ class Run:
         plan = dataclasses.replace(
             plan,
             subject=with_tests(plan.subject, inputs.root, selected),
-            planned=[(row.row_id, row.rounds) for row in rows],
+            planned=[planned_row(row.row_id, row.rounds, gpus=row.gpus, nodes=row.nodes) for row in rows],
         )
         options = inputs.options
         if inputs.earlier is not None:

@@ -14,6 +14,8 @@ import hashlib
 import json
 import math
 import re
+from collections.abc import Iterable
+from json.encoder import encode_basestring
 from typing import Any, NoReturn, TypeAlias, cast
 
 import rfc8785
@@ -36,53 +38,72 @@ _TEXT = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+(?:"|\Z)', re.DOTALL)
 #: A string, to its end or that of the text, or a bracket.
 _MARK = re.compile(r'"(?:[^"\\]|\\.)*+"?|[\[\]{}]', re.DOTALL)
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
-_WRITTEN = json.JSONEncoder(ensure_ascii=False, sort_keys=True, separators=(",", ":"), allow_nan=False)
+_CONSTANTS = {None: "null", True: "true", False: "false"}
+#: Numbers below 1e-6 have an exponent in ECMAScript; those up to here have one in Python too.
+_LAST_EXPONENT = -7
 
 
-class _UnlikeJsonError(Exception):
-    """The standard encoder may write this value otherwise than RFC 8785 says."""
+class _UncertainError(Exception):
+    """A value that the writer below does not know, or knows not to write as RFC 8785 says."""
 
 
 def canonical(value: object) -> bytes:
     """The RFC 8785 bytes of `value`. It takes any object, because dict and list are invariant; what is not JSON is refused."""
-    with contextlib.suppress(_UnlikeJsonError, UnicodeError, RecursionError):
-        return _WRITTEN.encode(_plain(value)).encode("utf-8")
+    with contextlib.suppress(_UncertainError, UnicodeError, RecursionError):
+        return _written(value).encode("utf-8")
     try:
         return rfc8785.dumps(value)  # type: ignore[arg-type]
     except (rfc8785.CanonicalizationError, UnicodeError, RecursionError) as error:
         raise IntegrityError("malformed", f"no canonical form: {type(error).__name__}") from None
 
 
-def _plain(value: Any) -> Any:
-    """`value` as the standard encoder, which takes half the time, writes it in the form of RFC 8785.
+def _written(value: Any) -> str:
+    """`value` in the form of RFC 8785, in a fifth of the time that `rfc8785` takes.
 
-    Its strings are the same (section 3.2.2.2), and so are ASCII keys in order (3.2.3) and the shortest decimals without an
-    exponent (3.2.2.3); a whole double is written as an integer is. Raises `_UnlikeJsonError` for anything else.
+    The standard library's strings are the same (section 3.2.2.2), and so are ASCII keys in order (3.2.3). Raises
+    `_UncertainError`.
     """
     kind = type(value)
-    if kind is str or kind is bool or value is None:
-        return value
+    if kind is str:
+        return encode_basestring(value)
     if kind is dict:
-        for key in value:
-            if type(key) is not str or not key.isascii():
-                raise _UnlikeJsonError
-        return {key: each if type(each) is str else _plain(each) for key, each in value.items()}
+        if not _ascii_names(value):
+            raise _UncertainError
+        members = [
+            f"{encode_basestring(key)}:{encode_basestring(each) if type(each) is str else _written(each)}"
+            for key, each in sorted(value.items())
+        ]
+        return f"{{{','.join(members)}}}"
     if kind is list or kind is tuple:
-        return [each if type(each) is str else _plain(each) for each in value]
-    return _plain_number(value)
+        return f"[{','.join([encode_basestring(each) if type(each) is str else _written(each) for each in value])}]"
+    if value is None or kind is bool:
+        return _CONSTANTS[value]
+    return _number(value)
 
 
-def _plain_number(value: Any) -> int | float:
+def _ascii_names(value: dict[Any, Any]) -> bool:
+    try:
+        return "".join(value).isascii()
+    except TypeError:
+        return False  # a key that is no string
+
+
+def _number(value: Any) -> str:
+    """A number as ECMAScript writes it (section 3.2.2.3): the shortest decimals, as in Python, with exponents below 1e-6."""
     kind = type(value)
-    if kind is int and -INTEGER_LIMIT <= value <= INTEGER_LIMIT:
-        return cast("int", value)
-    if kind is float:
-        if value.is_integer():
-            if -INTEGER_LIMIT <= value <= INTEGER_LIMIT:
-                return int(value)
-        elif math.isfinite(value) and "e" not in repr(value):
-            return cast("float", value)
-    raise _UnlikeJsonError
+    if kind is int or (kind is float and value.is_integer()):
+        if -INTEGER_LIMIT <= value <= INTEGER_LIMIT:
+            return repr(int(value))
+        raise _UncertainError
+    if kind is not float or not math.isfinite(value):
+        raise _UncertainError
+    text = repr(value)
+    digits, found, exponent = text.partition("e")
+    if not found:
+        return text
+    if int(exponent) > _LAST_EXPONENT:
+        raise _UncertainError
+    return f"{digits}e{int(exponent)}"
 
 
 def parse_strict(data: bytes | str, *, limit: int = MESSAGE_LIMIT, floats: bool = False) -> Json:
@@ -95,8 +116,9 @@ def parse_strict(data: bytes | str, *, limit: int = MESSAGE_LIMIT, floats: bool 
     if values_in(raw) > VALUE_LIMIT:
         raise IntegrityError("too-large", f"more than {VALUE_LIMIT} values")
     try:
+        text = raw.decode("utf-8")
         value: Json = json.loads(
-            raw.decode("utf-8"),
+            text,
             object_pairs_hook=_unique,
             parse_constant=_no_constant,
             parse_float=_finite if floats else _no_float,
@@ -108,7 +130,8 @@ def parse_strict(data: bytes | str, *, limit: int = MESSAGE_LIMIT, floats: bool 
         raise IntegrityError("malformed", f"nested deeper than {DEPTH_LIMIT}") from None
     except ValueError as error:
         raise IntegrityError("malformed", f"not JSON: {type(error).__name__}") from None
-    _walk(value)
+    _refuse_surrogates(text)
+    _refuse_depth(value)
     return value
 
 
@@ -219,7 +242,7 @@ def _finite(text: str) -> float:
 
 
 def _integer(text: str) -> int:
-    if len(text) > _INTEGER_CHARACTERS:
+    if len(text) > _INTEGER_CHARACTERS or abs(int(text)) > INTEGER_LIMIT:
         raise IntegrityError("malformed", "an integer beyond 2^53")
     return int(text)
 
@@ -228,34 +251,31 @@ def _no_float(_text: str) -> NoReturn:
     raise IntegrityError("malformed", "a float where only integers are")
 
 
-def _walk(value: Json) -> None:
-    """Refuse what the parser lets through: depth, integers beyond 2^53, lone surrogates. Iterative, so it has no depth itself."""
-    level: list[Json] = [value]
-    for _ in range(DEPTH_LIMIT):
-        below: list[Json] = []
-        for item in level:
-            if isinstance(item, dict):
-                below.extend(item)
-                below.extend(item.values())
-            elif isinstance(item, list):
-                below.extend(item)
-            elif isinstance(item, str):
-                _encodable(item)
-            elif isinstance(item, int) and abs(item) > INTEGER_LIMIT:
-                raise IntegrityError("malformed", "an integer beyond 2^53")
-        if not below:
+def _refuse_depth(value: Json) -> None:
+    """Refuse what is nested deeper than the limit. Iterative, so it has no depth itself."""
+    level = _filled([value])
+    for _ in range(DEPTH_LIMIT - 1):
+        if not level:
             return
-        level = below
-    raise IntegrityError("malformed", f"nested deeper than {DEPTH_LIMIT}")
+        level = [each for one in level for each in _filled(one.values() if isinstance(one, dict) else one)]
+    if level:
+        raise IntegrityError("malformed", f"nested deeper than {DEPTH_LIMIT}")
 
 
-def _encodable(text: str) -> None:
-    if text.isascii():
+def _filled(values: Iterable[Json]) -> list[dict[str, Json] | list[Json]]:
+    return [each for each in values if isinstance(each, dict | list) and each]
+
+
+def _refuse_surrogates(text: str) -> None:
+    """Refuse half a surrogate pair, which only an escape can spell: no other reader need make the same text of it."""
+    if _SURROGATE.search(text) is None:
         return
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError:
-        raise IntegrityError("malformed", "a lone surrogate") from None
+    for found in _MARK.finditer(text):
+        if len(found[0]) > 1 and _SURROGATE.search(found[0]):
+            try:
+                json.loads(found[0]).encode("utf-8")
+            except UnicodeEncodeError:
+                raise IntegrityError("malformed", "a lone surrogate") from None
 
 
 def sha256_hex(data: bytes | memoryview) -> str:

@@ -52,6 +52,7 @@ _UNITS = Whole(high=2**40)
 _BYTE_S = Whole(high=2**51)
 #: A place in the spool: what is behind it is a number, too.
 _PLACE = Whole(high=2**40)
+_PORT = Whole(low=1, high=65535)
 _HEX = Text(most=64, pattern="[0-9a-f]{64}")
 _NONCE = Text(most=128, pattern="[0-9a-f]{0,128}")
 _KEY = Text(most=43, pattern="[A-Za-z0-9_-]{43}")
@@ -115,7 +116,10 @@ REPLIES: Mapping[str, Shape] = MappingProxyType({
         "done": _COUNT, "total": _COUNT, "wants": Maybe(Fields({"name": Text(most=200), "offset": _COUNT})),
         "reason": Maybe(_CODE), "detail": Maybe(_REASON), "ms": _COUNT, "held": Maybe(OneOf(("memory", "files"))),
     }),
-    "start": Fields({}, {"cursor": _PLACE}),
+    "start": Fields({}, {
+        "cursor": _PLACE,
+        "meeting": Fields({"address": Text(most=15, pattern="[0-9]{1,3}(\\.[0-9]{1,3}){3}"), "port": _PORT, "link_port": _PORT}),
+    }),
     "kill": Fields({}, {"stopped": Items(of=Whole(high=evidence.MOST_RANKS), most=evidence.MOST_RANKS)}),
     "conduct": Fields({}, {"cursor": _PLACE}),
     "get": Fields({"total": _COUNT}),

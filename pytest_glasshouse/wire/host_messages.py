@@ -45,9 +45,40 @@ class TrainingPlan(TypedDict):
     segments: SegmentPlanRecord | None
 
 
+class Meeting(TypedDict):
+    """Where the ranks of a leg over several nodes meet: an address of the first node, and two ports there.
+
+    `port` is of torch's store, `link_port` of the links between the nodes (`guest.node_links`).
+    """
+
+    address: str
+    port: int
+    link_port: int
+
+
+class NodesOrder(TypedDict):
+    """Of a leg over several nodes: which of how many this one is, counted from 0, and what the nodes prove to each other to know.
+
+    The first node listens, and its answer to `start` is the `meeting` of every other one.
+    """
+
+    node: int
+    nodes: int
+    secret: str
+    meeting: NotRequired[Meeting]
+
+
+class RanksOrder(TypedDict, total=False):
+    """What a leg's order says of its ranks: how many it has on a node, and of several nodes which one this is."""
+
+    ranks: int
+    nodes: NodesOrder
+
+
 class LegOrder(TypedDict):
     """One leg to start, of one rank unless `ranks` says otherwise. `material` names the agent's memory files, by part.
 
+    Of a leg over several `nodes`, this is one node's part, and `ranks` are those of this node.
     `witness` is the key of the server whose marks are wanted at the borders of a leg that trains in one go.
     """
 
@@ -55,6 +86,7 @@ class LegOrder(TypedDict):
     kind: Literal["protected", "raw"]
     strict_memory: NotRequired[bool]
     ranks: NotRequired[int]
+    nodes: NotRequired[NodesOrder]
     nonce: str
     plan: TrainingPlan
     material: dict[str, str]

@@ -15,11 +15,16 @@ def rank_id(leg_id: str, rank: int) -> str:
 
 
 class RankPlace(TypedDict):
-    """Which rank of how many a process is. `listener` is the first rank's listening socket, a descriptor, for torch's store."""
+    """Which of how many ranks of its node a process is: most legs have one node.
+
+    `listener` is the leg's first rank's listening socket, a descriptor, for torch's store. Of several nodes, `links` is the one
+    that the other nodes' first ranks connect to.
+    """
 
     rank: int
     size: int
     listener: int | None
+    links: NotRequired[int | None]
 
 
 class Begin(TypedDict):
@@ -28,6 +33,12 @@ class Begin(TypedDict):
     order: LegOrder
     descriptors: dict[str, int]
     rank: NotRequired[RankPlace]
+
+
+class LinkedProcesses(TypedDict):
+    """Agent to a rank: the processes at the other ends of its links, in their order; nobody else's messages are read there."""
+
+    pids: list[int]
 
 
 class Agreed(TypedDict):

@@ -15,12 +15,13 @@ from pytest_glasshouse.wire.tokens import expect, public_text, thumbprint, verif
 from pytest_glasshouse.wire.typed import check_typed
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
 
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
-#: A row of a plan, by its id, and how many rounds it was to have.
-PlannedRow: TypeAlias = tuple[str, int]
+#: A row of a plan, by its id, and how many rounds it was to have. Of legs with several ranks also how many in all, and on how
+#: many nodes.
+PlannedRow: TypeAlias = tuple[str, int] | tuple[str, int, int, int]
 
 #: No request expires: whoever sends one again gets the same answer, and a host's clock is trusted in nothing.
 _REQUEST: dict[str, type] = {"iss": str, "aud": str, "jti": str, "run": str}
@@ -47,7 +48,7 @@ class BegunRoundRecord(TypedDict):
 
 
 class Counted(TypedDict):
-    """What the server counted of a run: its planned rows `[row, rounds]`, and every round that was begun, in order."""
+    """What the server counted of a run: its planned rows (`PlannedRow`), and every round that was begun, in order."""
 
     rows: list[list[str | int]]
     begun: list[BegunRoundRecord]
@@ -70,9 +71,26 @@ class Tally:
     counted: Counted
 
 
+def planned_row(row: str, rounds: int, *, gpus: int = 1, nodes: int = 1) -> PlannedRow:
+    """A row of a plan, whose legs have `gpus` ranks."""
+    return (row, rounds) if gpus == 1 else (row, rounds, gpus, nodes)
+
+
+def planned_ranks(planned: Sequence[Json]) -> tuple[int, int]:
+    """How many ranks the legs of a planned row have in all, and on how many nodes."""
+    gpus, nodes = planned[2:4] if len(planned) > 2 else (1, 1)  # noqa: PLR2004
+    return int(str(gpus)), int(str(nodes))
+
+
+def read_planned_row(planned: Sequence[Json]) -> PlannedRow:
+    """A row of a plan from its JSON."""
+    gpus, nodes = planned_ranks(planned)
+    return planned_row(str(planned[0]), int(str(planned[1])), gpus=gpus, nodes=nodes)
+
+
 def planned_rows(rows: Iterable[PlannedRow]) -> list[Json]:
     """The rows of a plan in their one form: each once, by name."""
-    return [[row, rounds] for row, rounds in sorted(set(rows))]
+    return [[*row] for row in sorted(set(rows))]
 
 
 def run_plan_sha256(run: str, rows: list[Json]) -> str:

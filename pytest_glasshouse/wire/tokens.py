@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import lru_cache
+from typing import TYPE_CHECKING
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
@@ -15,6 +16,9 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from pytest_glasshouse.errors import IntegrityError
 from pytest_glasshouse.wire import public_keys
 from pytest_glasshouse.wire.canonical import Json, b64u, canonical, parse_strict, sha256_hex, unb64u
+
+if TYPE_CHECKING:
+    from joserfc.jwk import OKPKey
 
 #: The longest token that is looked at.
 TOKEN_LIMIT = 65_536
@@ -49,14 +53,19 @@ def _genuine(token: str, key_text: str) -> bool:
     """Whether the signature is this key's. Each finding of a row reads the same few tokens again."""
     from joserfc import jws
     from joserfc.errors import JoseError
-    from joserfc.jwk import OKPKey
 
     try:
         # The signature is judged here; header and payload are judged by our own parser, which is stricter.
-        key = OKPKey.import_key(public_key(key_text))
-        return jws.deserialize_compact(token, key, algorithms=["Ed25519"]) is not None
+        return jws.deserialize_compact(token, _jwk(key_text), algorithms=["Ed25519"]) is not None
     except (JoseError, ValueError, TypeError):
         return False
+
+
+@lru_cache(maxsize=64)
+def _jwk(key_text: str) -> OKPKey:
+    from joserfc.jwk import OKPKey
+
+    return OKPKey.import_key(public_key(key_text))
 
 
 def peek(token: str) -> dict[str, Json]:

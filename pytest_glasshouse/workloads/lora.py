@@ -127,18 +127,24 @@ class LoraTrainer:
     def _train_on(self, ids: Any) -> None:
         import torch
 
-        logits = self._model(input_ids=ids.unsqueeze(0), use_cache=False).logits  # [1, tokens, vocabulary]
-        # Each position predicts the next; float32, because a log-sum-exp over a vocabulary is too coarse in bfloat16.
-        loss = torch.nn.functional.cross_entropy(logits[0, :-1].float(), ids[1:])
-        self._used.note(ids.unsqueeze(0), self._parameters[0], logits)
+        # Before the forward pass: what it keeps for the backward pass needs the room that the last gradients had.
         self._optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss = self._loss_of(ids)
+        loss.backward()
         if self._ranks is not None:
             self._ranks.average([parameter.grad for parameter in self._parameters])
         torch.nn.utils.clip_grad_norm_(self._parameters, self._clip_norm)
         self._optimizer.step()
         self._loss = loss.detach()
         self._all_finite &= torch.isfinite(self._loss)
+
+    def _loss_of(self, ids: Any) -> Any:
+        import torch
+
+        logits = self._model(input_ids=ids.unsqueeze(0), use_cache=False).logits  # [1, tokens, vocabulary]
+        self._used.note(ids.unsqueeze(0), self._parameters[0], logits)
+        # Each position predicts the next; float32, because a log-sum-exp over a vocabulary is too coarse in bfloat16.
+        return torch.nn.functional.cross_entropy(logits[0, :-1].float(), ids[1:])
 
     def synchronize(self) -> None:
         devices.synchronize(self._device)

@@ -21,7 +21,8 @@ from tests.loopback.hosts import Host
 from tests.loopback.manual_clock import ManualClock
 from tests.loopback.pod_disk import Volume
 from tests.loopback.pod_rights import need_pods
-from tests.loopback.pods import BOOT_VARIABLE, PORT_VARIABLE, Pod, free_port
+from tests.loopback.pods import BOOT_VARIABLE, PORT_VARIABLE, Pod
+from tests.loopback.ports import reserve_port
 
 if TYPE_CHECKING:
     from tests.loopback.paging import Paging
@@ -349,7 +350,7 @@ class Cloud:
     def _start_pod(self, made: Rented) -> None:
         made.state = "running"
         made.boot_id = str(uuid.uuid4())
-        made.port = free_port() if "22/tcp" in made.order.ports else None
+        made.port = reserve_port() if "22/tcp" in made.order.ports else None
         if self.pods == "none":
             return
         command = list(made.order.command) if self.pods == "start" else list(self.pods)

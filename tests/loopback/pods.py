@@ -9,10 +9,8 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import socket
 import subprocess
 import sys
-import threading
 import weakref
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -25,21 +23,6 @@ PORT_VARIABLE = "GLASSHOUSE_POD_PORT"
 BOOT_VARIABLE = "GLASSHOUSE_POD_BOOT_ID"
 
 _INIT = Path(__file__).with_name("pod_init.py")
-
-_ports_lock = threading.Lock()
-_ports_given: set[int] = set()
-
-
-def free_port() -> int:
-    """A port of 127.0.0.1 that is free and that no other pod of this process was promised."""
-    with _ports_lock:
-        while True:
-            with socket.socket() as probe:
-                probe.bind(("127.0.0.1", 0))
-                port = int(probe.getsockname()[1])
-            if port not in _ports_given:
-                _ports_given.add(port)
-                return port
 
 
 class Pod:

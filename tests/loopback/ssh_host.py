@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from tests.limits import HANG_S, until
-from tests.loopback.pods import free_port
+from tests.loopback.ports import reserve_port
 
 SSHD = shutil.which("sshd", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
 _SSHD_CONFIG = """Port {port}
@@ -77,7 +77,7 @@ class SshHost:
         for shared in (self.disk, self.locks):
             shared.chmod(0o1777)
         self.folder.chmod(0o711)
-        self.port = free_port()
+        self.port = reserve_port()
         for key in ("host_key", "key"):
             subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(self.folder / key)], check=True)
         public = (self.folder / "key.pub").read_text()

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import copy
+import json
+import os
 import secrets
-from collections.abc import Callable
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +24,8 @@ from pytest_glasshouse.observation.outcome import Outcome
 from pytest_glasshouse.providers.base import Cleanup
 from pytest_glasshouse.providers.mock import MockProvider
 from pytest_glasshouse.rows.spec import RowSpec
+from pytest_glasshouse.wire.canonical import canonical
+from pytest_glasshouse.workloads.base import GUEST_ENVIRONMENT
 from tests.limits import HANG_S
 from tests.numpy_guest.archive import numpy_archive
 from tests.numpy_guest.bytecode import keep_in_cache, use_kept
@@ -128,3 +135,39 @@ def turns_run(tmp_path_factory: pytest.TempPathFactory) -> Ran:
 def good_observation(good_run: Ran) -> Any:
     """Its observation."""
     return good_run.outcome.observation
+
+
+#: Reads tasks, one in a line, as the product's process reads its only one: torch is imported once for all of them.
+_TRAIN_EACH = """
+import io, sys
+from pytest_glasshouse.cli import replay_leg
+for line in iter(sys.stdin.readline, ""):
+    sys.stdin = io.StringIO(line)
+    replay_leg.main()
+    sys.stdout.flush()
+    sys.stdin = sys.__stdin__
+"""
+
+
+@pytest.fixture(scope="session", name="trained")
+def a_process_that_trains() -> Iterator[Callable[..., Any]]:
+    """What is trained again is the same for the same task: each is trained once, all in one process."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", _TRAIN_EACH],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env={**os.environ, **GUEST_ENVIRONMENT},
+    )  # fmt: skip
+    tasks, answers = process.stdin, process.stdout
+    assert tasks is not None
+    assert answers is not None
+    done: dict[bytes, Any] = {}
+
+    def trained(task: Any, **_within: float) -> Any:
+        key = canonical(task)
+        if key not in done:
+            print(json.dumps(task), file=tasks, flush=True)
+            done[key] = json.loads(answers.readline())
+        return copy.deepcopy(done[key])
+
+    with process:
+        yield trained
+        tasks.close()

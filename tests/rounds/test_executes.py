@@ -25,7 +25,7 @@ WITHOUT: tuple[tuple[str, str, str], ...] = (
     ),
     ("guest/launcher.py", "    harden_process()\n    pid = os.fork()", "    harden_process()\n    pid = 0"),
     ("guest/launcher.py", "        die_with_parent()\n        return", "        return"),
-    ("agent/peer_credentials.py", "foreign = bool(count) and senders != {self.pid}", "foreign = False"),
+    ("wire/peer_credentials.py", "foreign = bool(count) and senders != {self.pid}", "foreign = False"),
     ("agent/installed_code.py", 'foreign.append(f"{name}: not as installed")', "pass"),
     ("agent/installed_code.py", 'foreign.append(f"{Path(path).name}: not as installed")', "pass"),
     ("agent/installed_code.py", "if not self._is_hook(path, archive)", "if False"),

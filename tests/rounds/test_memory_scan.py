@@ -13,11 +13,11 @@ from typing import Any
 import pytest
 
 from pytest_glasshouse.agent.leg_scan import LegScan
-from pytest_glasshouse.agent.peer_credentials import PeerCredentialSocket
 from pytest_glasshouse.invariants import judge, memory_scanned_clean
 from pytest_glasshouse.observation.results import results
 from pytest_glasshouse.tamper.fault_table import _resign_exit
 from pytest_glasshouse.wire import evidence, frames, tokens
+from pytest_glasshouse.wire.peer_credentials import PeerCredentialSocket
 from tests.limits import HANG_S
 from tests.numpy_guest.archive import numpy_archive_with
 from tests.rounds.conftest import Ran, carry_out, short_row

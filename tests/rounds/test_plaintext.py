@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import functools
 import os
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from pytest_glasshouse.cli import replay as replay_module
 from pytest_glasshouse.invariants import ALL, judge
 from pytest_glasshouse.legs import protected
 from pytest_glasshouse.legs.attestation import HostAttestation
@@ -17,7 +21,7 @@ from pytest_glasshouse.legs.row_runner import ProtectedRuntime
 from pytest_glasshouse.owner.sealing import Sealing, sealing
 from pytest_glasshouse.wire.tensors import parse_safetensors
 from pytest_glasshouse.workloads.registry import prepare
-from tests.rounds.conftest import carry_out, short_row
+from tests.rounds.conftest import Ran, carry_out, short_row
 from tests.rounds.plaintext import Search, windows
 
 
@@ -33,11 +37,12 @@ class _RememberingRuntime(ProtectedRuntime):
         return self.sealed[-1]
 
 
+_LORA = ("lora", "torch", "interleaved", "threads")
 #: Workload, what trains it, order, and how the package is opened. With torch the opener's one thread and several are both here.
 _ROWS = [
     ("mlp", "torch", "raw-first", "one-thread"),
     ("mlp", "numpy", "protected-first", "threads"),
-    ("lora", "torch", "interleaved", "threads"),
+    _LORA,
 ]
 #: A row of lora imports for half a minute. In turns both of its legs are on the disk at once; one after the other in `make soak`.
 _MORE = [
@@ -50,17 +55,20 @@ _IN_TURNS = {"both turns", "raw exit", "protected exit"}
 _IN_ORDER = {"raw train", "raw exit", "protected train", "protected exit"}
 
 
-@pytest.mark.soak
-@pytest.mark.parametrize(("workload", "library", "order", "opening"), _ROWS + (_MORE if os.environ.get("SOAK") else []))
-def test_no_plaintext_is_on_the_guests_disk_in_a_row_where_everything_holds(
-    workload: str, library: str, order: str, opening: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The package is sealed so that the operator's disk never sees it. A row of lora in turns: both legs on the same base files."""
-    if opening == "threads":
-        # Segments so small that every part has many: each of the opener's threads gets some.
-        monkeypatch.setattr(protected, "sealing", functools.partial(sealing, segment=4096))
-    row = short_row(workload, order, target_s=0.4 if order == "interleaved" else 1.2)
-    initial = prepare(workload, seed=7, model=row.model).parts["initial"]  # type: ignore[arg-type]
+@dataclass(frozen=True)
+class _Searched:
+    """A row that was carried out while its guest's disk was searched."""
+
+    ran: Ran
+    patterns: list[bytes]
+    looked_during: set[str]
+    hits: list[str]
+
+
+def _search(row: tuple[str, str, str, str], run_dir: Path) -> _Searched:
+    workload, library, order, opening = row
+    spec = short_row(workload, order, target_s=0.4 if order == "interleaved" else 1.2)
+    initial = prepare(spec.workload, seed=7, model=spec.model).parts["initial"]
     weights = [initial[entry.start : entry.end] for entry in parse_safetensors(memoryview(initial)).values()]
     # All-zero tensors (LoRA B) are on every disk; they prove nothing.
     patterns = [window for data in weights for window in windows(data)[:8] if any(window)]
@@ -78,17 +86,49 @@ def test_no_plaintext_is_on_the_guests_disk_in_a_row_where_everything_holds(
             canaries = [window for sealed in runtimes[0].sealed for window in windows(sealed.canary.reveal())]
             search.look(directory, patterns + canaries)
 
-    ran = carry_out(row, tmp_path, on_progress=on_progress, runtime=runtime, torch=library == "torch")
-    assert ran.outcome.ended is None
+    with pytest.MonkeyPatch.context() as patch:
+        if opening == "threads":
+            # Segments so small that every part has many: each of the opener's threads gets some.
+            patch.setattr(protected, "sealing", functools.partial(sealing, segment=4096))
+        ran = carry_out(spec, run_dir, on_progress=on_progress, runtime=runtime, torch=library == "torch")
+    return _Searched(ran, patterns, looked_during, search.hits)
+
+
+@pytest.fixture(scope="module")
+def searched(tmp_path_factory: pytest.TempPathFactory) -> Callable[[tuple[str, str, str, str]], _Searched]:
+    """Each row once."""
+    return functools.cache(lambda row: _search(row, tmp_path_factory.mktemp("run")))
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("row", _ROWS + (_MORE if os.environ.get("SOAK") else []), ids="-".join)
+def test_no_plaintext_is_on_the_guests_disk_in_a_row_where_everything_holds(
+    row: tuple[str, str, str, str], searched: Callable[[tuple[str, str, str, str]], _Searched]
+) -> None:
+    """The package is sealed so that the operator's disk never sees it. A row of lora in turns: both legs on the same base files."""
+    found, in_turns = searched(row), row[2] == "interleaved"
+    assert found.ran.outcome.ended is None
     # With the memory scan: those of torch are the legs that train with it.
-    findings = judge(ran.outcome.observation)
+    findings = judge(found.ran.outcome.observation)
     assert [(f.invariant, f.reason) for f in findings if f.finding != "held"] == []
-    assert len(findings) == len(ALL) - (order != "interleaved")  # only a leg in turns is paused
-    assert ran.cleanup.status == "proven"
-    assert not ran.guest_directory.exists()
-    assert looked_during == (_IN_TURNS if order == "interleaved" else _IN_ORDER)
-    assert patterns
-    assert search.hits == []
+    assert len(findings) == len(ALL) - (not in_turns)  # only a leg in turns is paused
+    assert found.ran.cleanup.status == "proven"
+    assert not found.ran.guest_directory.exists()
+    assert found.looked_during == (_IN_TURNS if in_turns else _IN_ORDER)
+    assert found.patterns
+    assert found.hits == []
+
+
+@pytest.mark.soak
+def test_legs_of_lora_give_their_adapters_again(
+    searched: Callable[[tuple[str, str, str, str]], _Searched], trained: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A real model of the stand-in's shape, in bfloat16, with an optimizer that has a state of its own: the row above."""
+    monkeypatch.setattr(replay_module, "_trained", trained)
+    document: Any = {"rows": [{"rowId": "a-row", "observation": searched(_LORA).ran.outcome.observation}], "nullRows": []}
+    found = list(replay_module.replay(document, 2))
+    assert {each.leg for each in found} == {"protected", "raw"}
+    assert all(each.equal and "bit for bit" in each.reason for each in found), [str(each) for each in found]
 
 
 _SECRET, _OTHER = b"secret canary of thirty-two byte", b"another canary of thirty-two b.!"

@@ -41,7 +41,10 @@ def test_row_ends_at_the_look_that_decides_it(tmp_path: Path) -> None:
 
     record = record_of(ran, max_overhead_pct=1e7)
     assert (len(record["roundFigures"]), record["sequential"]["rounds"]) == (5, 5)
-    assert record["sequential"]["looks"][0]["judgement"] == record["limit"]["judgement"] == "within the limit"
+    assert record["sequential"]["looks"][0]["judgement"] == "within the limit"
+    # On a busy machine noise may put a whole round far below zero: such a row is within no limit.
+    implausible = record["verdict"] == "implausible negative"
+    assert record["limit"]["judgement"] == ("inconclusive" if implausible else "within the limit")
     assert faults(record, 1e7) == []
     looks = looks_of(ran.outcome.observation, results(ran.outcome.observation))
     assert looks is not None

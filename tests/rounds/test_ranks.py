@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import json
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -19,6 +18,7 @@ from pytest_glasshouse.observation.turns import segments_of
 from pytest_glasshouse.workloads.base import GUEST_ENVIRONMENT
 from pytest_glasshouse.workloads.registry import prepare
 from tests.limits import HANG_S
+from tests.loopback.ports import reserve_port
 from tests.numpy_guest.archive import numpy_archive_with
 from tests.rounds.conftest import Ran, carry_out, short_row
 
@@ -189,9 +189,7 @@ def _trained_raw(row: Any, order_seed: int, directory: Path) -> set[str]:
         "workload": row.workload, "parts": str(directory / "parts"), "base": None if base is None else str(base),
         "order_seed": order_seed, "steps": row.steps,
     }  # fmt: skip
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = reserve_port()
     ranks = [
         subprocess.Popen(
             [sys.executable, "-m", "tests.rounds.raw_rank"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,

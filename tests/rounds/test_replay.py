@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import copy
-import json
 import os
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from pytest_glasshouse.attacks.lying_legs import LyingGuest, LyingLeg, lying_archive
 from pytest_glasshouse.cli import replay as module
 from pytest_glasshouse.cli.replay import Replayed, replay
+from pytest_glasshouse.invariants import judge
 from pytest_glasshouse.observation.training_trace import checkpoints_of
-from pytest_glasshouse.wire.canonical import canonical
-from pytest_glasshouse.workloads.base import GUEST_ENVIRONMENT
 from tests.limits import HANG_S
+from tests.numpy_guest.bytecode import use_kept
 from tests.rounds.conftest import carry_out, short_row
 
 pytestmark = pytest.mark.torch
@@ -33,42 +31,6 @@ def an_observation(tmp_path_factory: pytest.TempPathFactory) -> Any:
     ran = carry_out(row, tmp_path_factory.mktemp("replay"), torch=True)
     assert ran.outcome.ended is None
     return ran.outcome.observation
-
-
-#: Reads tasks, one in a line, as the product's process reads its only one: torch is imported once for all of them.
-_TRAIN_EACH = """
-import io, sys
-from pytest_glasshouse.cli import replay_leg
-for line in iter(sys.stdin.readline, ""):
-    sys.stdin = io.StringIO(line)
-    replay_leg.main()
-    sys.stdout.flush()
-    sys.stdin = sys.__stdin__
-"""
-
-
-@pytest.fixture(scope="module", name="trained")
-def a_process_that_trains(observation: Json) -> Iterator[Callable[..., Any]]:
-    """What is trained again is the same for the same task: each is trained once, all in one process."""
-    process = subprocess.Popen(
-        [sys.executable, "-c", _TRAIN_EACH],
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env={**os.environ, **GUEST_ENVIRONMENT},
-    )  # fmt: skip
-    tasks, answers = process.stdin, process.stdout
-    assert tasks is not None
-    assert answers is not None
-    done: dict[str, Any] = {}
-
-    def trained(task: Any, **_within: float) -> Any:
-        key = canonical(task).decode()
-        if key not in done:
-            print(json.dumps(task), file=tasks, flush=True)
-            done[key] = json.loads(answers.readline())
-        return copy.deepcopy(done[key])
-
-    with process:
-        yield trained
-        tasks.close()
 
 
 @pytest.fixture(autouse=True)
@@ -278,12 +240,29 @@ def test_which_legs_are_drawn_follows_from_what_was_signed_at_their_end(observat
     assert sum(one != other for one, other in zip(drawn, redrawn, strict=True)) == 1
 
 
+#: By number of the row, and kind of leg.
+_LIES: dict[int, dict[str, str]] = {
+    0: {"protected": "one-step-skipped", "raw": "one-weight-changed"},
+    1: {"protected": "one-batch-elsewhere", "raw": "every-50th-step-skipped"},
+    **({2: {"protected": "bfloat16-after-the-prologue"}} if os.environ.get("SOAK") else {}),
+}
+
+
+@pytest.fixture(scope="module")
+def lying() -> Iterator[LyingGuest]:
+    """One guest for all of them."""
+    with LyingGuest(lying_archive(_LIES), prepare=lambda provider: use_kept(provider, "torch")) as guest:
+        yield guest
+
+
 @pytest.mark.soak
-def test_a_leg_of_lora_gives_its_adapter_again(tmp_path: Path) -> None:
-    """A real model of the stand-in's shape, in bfloat16, with an optimizer that has a state of its own."""
-    ran = carry_out(short_row("lora", target_s=None, steps=6), tmp_path)
-    assert ran.outcome.ended is None
-    lora: Any = ran.outcome.observation
-    found = _replayed(lora, count=2)
-    assert {each.leg for each in found} == {"protected", "raw"}
-    assert all(each.equal and "bit for bit" in each.reason for each in found), [str(each) for each in found]
+@pytest.mark.parametrize("number", _LIES, ids=lambda number: " ".join(_LIES[number].values()))
+def test_a_lie_that_no_finding_sees_is_seen_where_the_leg_is_trained_again(number: int, lying: LyingGuest) -> None:
+    """One step, one weight, one batch: everything else is as it should be."""
+    observation: Any = lying.carry_out(LyingLeg(lie="", steps=60).row, number)
+    assert [(each.invariant, each.reason) for each in judge(observation) if each.finding == "broken"] == []
+    found = {each.leg: each for each in _replayed(observation, count=9)}
+    assert {*found} == {"protected", "raw"}
+    for leg, replayed in found.items():
+        assert replayed.equal is (leg not in _LIES[number]), str(replayed)
+        assert replayed.equal or "the leg did not train what it reports" in replayed.reason

@@ -1,4 +1,4 @@
-"""A real Slurm on this machine: munged, slurmctld and a slurmd for each node, on free ports, in a directory of its own.
+"""A real Slurm on this machine: munged, slurmctld and a slurmd for each node, on ports that nobody else takes, in a directory of its own.
 
 It starts empty, shares nothing with a Slurm that the machine may have, and ends by SIGTERM, also when the process that started it dies.
 A node's GPU is an ordinary file, so a job gets one and no more jobs than GPUs run at once; there is no device behind it.
@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Self
 
 from tests.limits import HANG_S, until
+from tests.loopback.ports import reserve_ports
 
 PARTS = ("munged", "slurmctld", "slurmd", "sbatch", "squeue", "scancel", "srun", "scontrol")
 #: Where Debian installs daemons, which the path of an ordinary user lacks.
@@ -191,7 +192,7 @@ class Cluster:
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def _configure(self) -> None:
-        ports = _free_ports(1 + len(self.nodes))
+        ports = reserve_ports(1 + len(self.nodes))
         (self.folder / "state").mkdir()
         for number in range(self._gpus):
             (self.folder / f"gpu{number}").touch()
@@ -256,24 +257,6 @@ class Cluster:
             log = self.folder / {"slurmctld": "ctld.log"}.get(name, f"d.{name}.log")
             said = [path.read_text(errors="replace")[-1000:] for path in (self.folder / f"{name}.out", log) if path.exists()]
             raise AssertionError(f"{name} of the test's Slurm ended with {daemon.returncode}: {' '.join(said)}")
-
-
-def _free_ports(count: int) -> list[int]:
-    """A free port and `count - 1` more: those are consecutive, as a node list of Slurm wants them."""
-    for _ in range(100):
-        with contextlib.ExitStack() as held:
-            first = held.enter_context(socket.socket())
-            first.bind(("127.0.0.1", 0))
-            start = held.enter_context(socket.socket())
-            start.bind(("127.0.0.1", 0))
-            base = start.getsockname()[1]
-            try:
-                for port in range(base + 1, base + count - 1):
-                    held.enter_context(socket.socket()).bind(("127.0.0.1", port))
-            except (OSError, OverflowError):
-                continue
-            return [first.getsockname()[1], *range(base, base + count - 1)]
-    raise AssertionError("expected free ports in a row; found none")
 
 
 def _range(ports: Sequence[int]) -> str:

@@ -25,7 +25,7 @@ import pytest
 from pytest_glasshouse.invariants import assert_held, attestation_verified, raw_callback_completed, runtime_zeroized
 from pytest_glasshouse.rows import RowSpec
 
-ROWS = [RowSpec(name=f"row{{place}}", workload="mlp", gpu="h100", gpus={gpus}, order="protected-first", target_s=target, warmup_s=0.05,
+ROWS = [RowSpec(name=f"row{{place}}", workload="mlp", gpu="h100", gpus={gpus}, nodes={nodes}, order={order!r}, target_s=target, warmup_s=0.05,
                 margin_pct=1.0 + place) for place, target in enumerate({seconds!r})]
 
 @pytest.mark.parametrize("row", ROWS)
@@ -63,6 +63,8 @@ class Site:
     environment: Mapping[str, str]
     seconds: Sequence[float] = (0.2,)
     gpus: int = 1
+    nodes: int = 1
+    order: str = "protected-first"
     ini: str = ""
     over: threading.Event = field(default_factory=threading.Event)
 
@@ -110,7 +112,9 @@ class Site:
         ]  # fmt: skip
 
     def write(self) -> None:
-        (self.folder / "test_rows.py").write_text(ROWS.format(seconds=list(self.seconds), gpus=self.gpus))
+        (self.folder / "test_rows.py").write_text(
+            ROWS.format(seconds=list(self.seconds), gpus=self.gpus, nodes=self.nodes, order=self.order)
+        )
         (self.folder / "pytest.ini").write_text(f'[pytest]\nglasshouse_slurm_gres = h100 = "gpu:h100:1"\n{self.ini}\n')
         (self.folder / "conftest.py").write_text(CONFTEST)
 

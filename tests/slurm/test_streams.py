@@ -45,7 +45,7 @@ class Job:
         self.slurm = slurm
         self.name = f"glasshouse-streams-{os.getpid()}-{int(time.time() * 1000) % 10_000}-{int(time.time()) + 600}"
         settings: JobSettings = {
-            "name": self.name, "prefix": "glasshouse-", "deadline": time.time() + changed.get("deadline", 600),
+            "name": self.name, "nodes": 1, "prefix": "glasshouse-", "deadline": time.time() + changed.get("deadline", 600),
             "contact_by": time.time() + 600, "lease_s": 600,
         }  # fmt: skip
         done = subprocess.run(

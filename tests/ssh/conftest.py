@@ -22,7 +22,8 @@ from pytest_glasshouse.channel.ssh import SshFiles
 from tests.limits import HANG_S
 from tests.loopback.pod_disk import DIRECTORY
 from tests.loopback.pod_rights import need_pods
-from tests.loopback.pods import PORT_VARIABLE, Pod, free_port
+from tests.loopback.pods import PORT_VARIABLE, Pod
+from tests.loopback.ports import reserve_port
 
 
 class SshPod:
@@ -40,7 +41,7 @@ class SshPod:
     ) -> None:
         self.keys = keys
         self.name = f"glasshouse-ssh-{secrets.token_hex(3)}"
-        self.port = free_port()
+        self.port = reserve_port()
         self._directory = directory
         self._folder = Path(tempfile.mkdtemp(prefix="gp-"))
         now = time.time()

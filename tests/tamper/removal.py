@@ -24,7 +24,7 @@ Ask: TypeAlias = Callable[[], object]
 #: Calls that do nothing but refuse.
 REFUSING_CALLS = {
     "require", "verify", "expect", "require_shape", "check_steps", "check_head", "check_enrolment", "replay", "read", "_check_wall", "_check_key",
-    "_encodable", "_walk", "_fits", "verify_seal", "ran", "parse_object",
+    "_refuse_surrogates", "_refuse_depth", "_fits", "verify_seal", "ran", "parse_object",
 }  # fmt: skip
 #: Exceptions that are refusals. Others (`TypeError` for a wrong use, `ConfigurationError` for the user's own files) are not about what was received.
 REFUSALS = {"IntegrityError", "RefusedError", "ReportError", "Verdict", "broken", "unseen"}

@@ -14,10 +14,10 @@ from pytest_glasshouse.agent.gpu_memory import GpuMemory
 from pytest_glasshouse.agent.leg_process import LegProcess
 from pytest_glasshouse.agent.leg_scan import _ServedMemory
 from pytest_glasshouse.agent.memory_files import MemoryFiles
-from pytest_glasshouse.agent.peer_credentials import PeerCredentialSocket
 from pytest_glasshouse.agent.spool import Spool
 from pytest_glasshouse.errors import ProtocolError
 from pytest_glasshouse.wire import frames
+from pytest_glasshouse.wire.peer_credentials import PeerCredentialSocket
 
 Pair = tuple[PeerCredentialSocket, socket.socket]
 

@@ -110,6 +110,7 @@ def test_ranks_meet_on_loopback_only() -> None:
     """torch's own store would listen on every address of the machine."""
     group = RankGroup(2)
     try:
+        assert group.network.listener is not None
         assert group.network.listener.getsockname() == ("127.0.0.1", group.network.port)
     finally:
         group.close()

@@ -26,6 +26,7 @@ from pytest_glasshouse.wire import frames
 from pytest_glasshouse.workloads.base import BaseModel, HubSource, Material
 from pytest_glasshouse.workloads.model_files import listed_content
 from tests.limits import HANG_S
+from tests.unit.agent.arriving_models import TOTAL
 from tests.unit.legs.lying_row import granted
 
 if TYPE_CHECKING:
@@ -114,3 +115,11 @@ def brought_to(
         return bring(current, sources)
     finally:
         current.channel.close()
+
+
+def state(phase: str, **fields: Any) -> dict[str, Any]:
+    """What a guest answers to `arrival` while a model is pushed to it."""
+    return {
+        "phase": phase, "source": "pushed", "done": 0, "total": TOTAL, "wants": None, "reason": None, "detail": None, "ms": 1,
+        "held": "memory" if phase == "ready" else None, **fields,
+    }  # fmt: skip

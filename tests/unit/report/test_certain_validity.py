@@ -93,7 +93,8 @@ def test_sound_report_is_certain_but_for_what_only_jsonschema_knows() -> None:
     certain = CertainValidity(SCHEMA)
     definitions: Any = SCHEMA["$defs"]
 
-    assert all(certain.holds(row["observation"], definitions["observation"]) for row in DOCUMENT["rows"])
+    assert all(certain.holds(row, definitions["row"]) for row in DOCUMENT["rows"])
+    assert all(certain.holds(row, definitions["excludedResult"]) for row in DOCUMENT["excludedResults"])
     assert all(certain.holds(DOCUMENT[name], SCHEMA["properties"][name]) for name in ("cleanup", "keys", "environment"))  # type: ignore[index,call-overload]
 
 
@@ -101,8 +102,9 @@ def test_sound_report_is_certain_but_for_what_only_jsonschema_knows() -> None:
     "part",
     [
         {"type": "string", "unheardOf": 1}, {"not": {"type": "string"}}, {"$ref": "#/properties/x"}, {"$ref": "#/$defs/none"},
-        {"items": False, "prefixItems": []}, {"additionalProperties": True, "patternProperties": {}}, {"oneOf": [{}]}, False,
-        {"format": "date-time"}, {"if": {}}, {"uniqueItems": True}, {"const": 1.0}, {"enum": [[1]]},
+        {"items": False, "patternProperties": {}}, {"additionalProperties": True, "patternProperties": {}}, False,
+        {"oneOf": [{"minLength": 1}]}, {"if": {"minimum": 1}}, {"then": {}}, {"if": {"properties": {"a": {"const": 1}}}},
+        {"format": "date-time"}, {"const": 1.0}, {"enum": [[1]]},
     ],
 )  # fmt: skip
 def test_what_is_not_understood_is_never_certain(part: Any) -> None:
@@ -126,6 +128,11 @@ def test_keywords_are_taken_as_in_the_standard() -> None:
         ({"propertyNames": {"maxLength": 1}}, {"a": 1}, {"ab": 1}),
         ({"properties": {"a": {"type": "null"}}, "additionalProperties": False}, {"a": None}, {"b": None}),
         ({"properties": {"a": True}, "additionalProperties": {"type": "null"}}, {"a": 1, "b": None}, {"b": 1}),
+        ({"oneOf": [{"required": ["a"]}, {"required": ["b"]}]}, {"a": 1}, {"a": 1, "b": 1}),
+        ({"if": {"properties": {"a": {"const": True}}}, "then": {"required": ["b"]}}, {"a": 1}, {"a": True}),
+        ({"if": {"required": ["a"]}, "else": {"required": ["b"]}}, {"a": 1}, {}),
+        ({"prefixItems": [{"type": "null"}], "items": False}, [None], [None, None]),
+        ({"uniqueItems": True}, ["a", "b"], ["a", "a"]),
         ({"anyOf": [{"type": "null"}, {"minItems": 1, "type": "array"}]}, [0], []),
     ]
     for part, yes, no in cases:

@@ -25,7 +25,7 @@ _ANCILLARY_BYTES = socket.CMSG_SPACE(_CREDENTIALS.size) + socket.CMSG_SPACE(_MOS
 
 
 class PeerCredentialSocket:
-    """The agent's end of a leg's socketpair. Must be made before the other end is passed on.
+    """One end of a socketpair: the agent's to a leg, or a rank's to another. Must be made before the other end is passed on.
 
     Set `pid` once the sender is known. Reading raises `RefusedError("sender")` for bytes of any other process.
     """
@@ -46,7 +46,7 @@ class PeerCredentialSocket:
         _, taken = self._received(memoryview(byte), keep=True)
         if len(taken) != count:
             _close(taken)
-            raise ProtocolError(f"expected {count} descriptors from the leg; saw {len(taken)}")
+            raise ProtocolError(f"expected {count} descriptors; saw {len(taken)}")
         return taken
 
     def send_descriptors(self, descriptors: list[int]) -> None:
@@ -77,7 +77,7 @@ class PeerCredentialSocket:
         if foreign or not keep:
             _close(taken)
         if foreign:
-            raise RefusedError("sender", f"expected the leg, process {self.pid}; saw {sorted(senders)}")
+            raise RefusedError("sender", f"expected process {self.pid}; saw {sorted(senders)}")
         return count, list(taken)
 
 

@@ -8,9 +8,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from pytest_glasshouse.agent.peer_credentials import PeerCredentialSocket, is_child
 from pytest_glasshouse.errors import ProtocolError, RefusedError
 from pytest_glasshouse.wire import frames
+from pytest_glasshouse.wire.peer_credentials import PeerCredentialSocket, is_child
 
 
 @pytest.fixture(name="pair")
