@@ -25,6 +25,8 @@ WITHOUT: tuple[tuple[str, str, str], ...] = (
     ),
     ("guest/launcher.py", "    harden_process()\n    pid = os.fork()", "    harden_process()\n    pid = 0"),
     ("guest/launcher.py", "        die_with_parent()\n        return", "        return"),
+    ("agent/launchers.py", 'if self.foreign or self._code.comparison["status"] != "unchanged"', "if False"),
+    ("agent/leg_code.py", 'f"launcher: {name}" for name in self.inherited', 'f"launcher: {name}" for name in ()'),
     ("wire/peer_credentials.py", "foreign = bool(count) and senders != {self.pid}", "foreign = False"),
     ("agent/installed_code.py", 'foreign.append(f"{name}: not as installed")', "pass"),
     ("agent/installed_code.py", 'foreign.append(f"{Path(path).name}: not as installed")', "pass"),
