@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import queue
 import shutil
 import socket
 import threading
@@ -23,6 +22,7 @@ from pytest_glasshouse.agent.leg_code import LegCode
 from pytest_glasshouse.agent.leg_environment import leg_environment
 from pytest_glasshouse.agent.leg_evidence import sign_evidence
 from pytest_glasshouse.agent.leg_scan import LegScan
+from pytest_glasshouse.agent.leg_turns import LegTurns
 from pytest_glasshouse.agent.page_cache import warm_page_cache
 from pytest_glasshouse.agent.server_answers import ServerAnswers
 from pytest_glasshouse.agent.stretches import StretchRecorder
@@ -85,7 +85,6 @@ class LegProcess(threading.Thread):
         super().__init__(name=f"leg-{leg_id}", daemon=True)
         self.scheduler = scheduler
         self._role = role
-        self._commands: queue.Queue[tuple[str, int]] = queue.Queue()
         self._leg_id = leg_id
         self._order = order
         self._workspace = workspace
@@ -106,6 +105,7 @@ class LegProcess(threading.Thread):
         self._challenge: ChallengeAnswer | None = None
         self._challenged_ns = 0
         self._stretches = StretchRecorder()
+        self._turns = LegTurns(scheduler, role, self._stretches)
         self._marks = BorderMarks(
             order.get("witness"), nonce=order["nonce"], label=leg_id, spool=spool, answer=self._answers.next
         )
@@ -122,7 +122,7 @@ class LegProcess(threading.Thread):
 
     def command(self, kind: str, turn: int) -> None:
         """Queue `turn` or `finish` for the leg; this thread sends it."""
-        self._commands.put((kind, turn))
+        self._turns.command(kind, turn)
 
     def stopped(self) -> list[int]:
         """The ranks of several whose processes are stopped."""
@@ -156,7 +156,7 @@ class LegProcess(threading.Thread):
         """End the leg at once, even while it is being started; its exit is still observed and signed."""
         self._killed = True
         self._answers.put("ended", {})
-        self._commands.put(("ended", 0))
+        self._turns.command("ended", 0)
         self._may_start.set()
         if self._forked is not None:
             self._forked.kill()
@@ -256,6 +256,8 @@ class LegProcess(threading.Thread):
             "scan": lambda: self._on_scan(ours, body),
             "resident": lambda: self._on_turn(ours, kind, body),
             "turn-done": lambda: self._on_turn(ours, kind, body),
+            "warm": lambda: self._turns.warm(lambda command, number: self._send(ours, command, number)),
+            "repeated": lambda: self._turns.repeated(lambda command, number: self._send(ours, command, number), body),
             "drain": lambda: self._on_drain(ours),
             "clock-read": self._on_clock_read,
             "images": lambda: self._spool.append(
@@ -310,11 +312,7 @@ class LegProcess(threading.Thread):
             check_event(kind, body)
             self._spool.append(self._leg_id, kind, body)
         self._stretches.note(kind, body)
-        self.scheduler.leg_waiting(self._role)
-        command, turn = self._commands.get()
-        if command == "ended":
-            raise ProtocolError("the leg was ended while it waited for its turn")
-        self._send(ours, command, {"turn": turn})
+        self._turns.await_command(lambda command, number: self._send(ours, command, number))
 
     def _on_ready(self, ours: PeerCredentialSocket, body: dict[str, Json]) -> None:
         self._ready = check_typed(body, Ready, "ready")
