@@ -2,11 +2,11 @@
 
     python benchmarks/witness_wall.py [PAIRS]
 
-Prints and judges nothing. Rows of a fixed number of steps, so that either does the same work, on two guests of this machine that
-are up all the while: the product's own, and one whose archive reads no conditions and processor times, notes no checkpoints,
-counts no batches, repeats no prologue and asks for no marks. Each pair is drawn in its order (the seed is printed); a figure is
-of the logarithms of the pairs' ratios, with its 95 % interval by Student's t. Sizes, counts and seed stand here, written before the
-first figure was seen: 12 pairs for each order of legs, 5 % as what a row may cost.
+Prints and judges nothing. Rows of a fixed number of steps, so that either does the same work, on two guests of this machine
+that are up all the while: the product's own, and one whose archive reads no conditions and processor times, notes no
+checkpoints, counts no batches, repeats no prologue and asks for no marks. Each pair is drawn in its order (the seed is
+printed); a figure is of the logarithms of the pairs' ratios, with its 95 % interval by Student's t. Sizes, counts and seed
+stand here, written before the first figure was seen: 12 pairs for each order of legs, 5 % as what a row may cost.
 """
 
 from __future__ import annotations
