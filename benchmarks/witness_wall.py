@@ -34,8 +34,9 @@ WITHOUT = """
 import sys
 
 sys.path.extend(value for flag, value in zip(sys.argv, sys.argv[1:]) if flag == "--site-packages")
-from pytest_glasshouse.agent import leg_process, main, turn_scheduler
+from pytest_glasshouse.agent import main, turn_scheduler
 from pytest_glasshouse.agent.border_marks import BorderMarks
+from pytest_glasshouse.agent.leg_turns import LegTurns
 from pytest_glasshouse.agent.stretches import StretchRecorder
 from pytest_glasshouse.guest import training
 from pytest_glasshouse.workloads.checkpoints import Checkpoints
@@ -54,7 +55,7 @@ StretchRecorder._note_processor = no_processor
 Checkpoints.note = lambda checkpoints, trainer, loss: None
 UsedBatches.note = lambda used, batch, weight, output: None
 BorderMarks.cross = lambda marks: None
-leg_process.LegProcess._on_warm = lambda leg, ours: leg._send(ours, "go", {})
+LegTurns.on_warm = lambda turns: ("go", {})
 turn_scheduler.drawn_turns = lambda turns: set()
 training.EPILOGUE_STEPS = 0
 sys.exit(main.main())
