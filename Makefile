@@ -104,6 +104,7 @@ bench: $(STAMP) ## ratios, printed and not judged
 	$(BIN)/python benchmarks/sealed.py
 	$(BIN)/python benchmarks/server.py
 	$(BIN)/python -m benchmarks.marks
+	$(BIN)/python -m benchmarks.ranks
 	$(BIN)/python benchmarks/scale.py
 	$(BIN)/python benchmarks/witness.py
 	$(BIN)/python -m benchmarks.naive

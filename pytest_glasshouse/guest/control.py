@@ -35,6 +35,14 @@ class Control:
     def __init__(self, connection: socket.socket) -> None:
         self._connection = connection
 
+    def fileno(self) -> int:
+        """The descriptor of this end."""
+        return self._connection.fileno()
+
+    def close(self) -> None:
+        """Close this process's descriptor of this end."""
+        self._connection.close()
+
     def send(self, kind: str, body: Mapping[str, object], payload: bytes | memoryview = b"") -> None:
         """Send one message to the agent."""
         frames.send(self._connection, {"type": kind, "body": body}, payload)
@@ -74,7 +82,7 @@ class Control:
         return frames.receive(self._connection)
 
 
-class Link(Control):
+class RankLink(Control):
     """Messages between two ranks of a node, over a socketpair: those of any other process than `pid` are refused."""
 
     def __init__(self, connection: socket.socket, pid: int) -> None:

@@ -70,11 +70,16 @@ def import_training(workload: str, device: DeviceName) -> None:
     A GPU's libraries and kernels too: a library that is loaded after the measurement would count as a change, and what is
     loaded in the first step would be in its time.
     """
-    for name in _IMPORTS[workload]:
-        importlib.import_module(name)
+    import_modules(workload)
     if device == "cuda":
         cuda.CUDA.init()
         _train_once(workload, device)
+
+
+def import_modules(workload: str) -> None:
+    """The part of it that uses no device and starts no thread: what a launcher may have done before it forks a leg."""
+    for name in _IMPORTS[workload]:
+        importlib.import_module(name)
     # Crypto libraries load lazily; one use in both legs keeps that out of the training's time and leaves the legs with
     # the same modules and libraries.
     signer, opener = Ed25519PrivateKey.generate(), X25519PrivateKey.generate()

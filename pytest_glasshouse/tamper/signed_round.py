@@ -85,6 +85,7 @@ class SignedRound:
             "agent": testbed.ak,
             "leg": self._attempt.sig,
         }
+        self.keys |= self._own_keys()
         self._nonce = self._attempt.nonce
         self._round_nonce = sha256_hex(b"round")
         self._protected: ProtectedNotes = {}
@@ -128,6 +129,10 @@ class SignedRound:
             },
             "rounds": [notes],
         }
+
+    def _own_keys(self) -> dict[str, Ed25519PrivateKey]:
+        """Keys of parties in place of the testbed's."""
+        return {}
 
     def _met(self, leg: LegName) -> GuestSeen:
         return {

@@ -235,6 +235,7 @@ _LINE: Members = {"seq": _COUNT, "prev": _HEX, "t_us": _COUNT, "type": OneOf(tup
 _SCANNED = (*evidence.SCAN_KINDS, evidence.SCAN_WEIGHTS)
 _COUNTS = NamedMembers(name=OneOf(_SCANNED), of=_COUNT, most=len(_SCANNED))
 _SCAN_STATUS = OneOf(("clean", "dirty", "unseen"))
+_LOOKS = (*_STAGES, "launcher")
 _LOOK = Fields({"bytes": _COUNT, "unreadable": _COUNT, "ns": _NS})
 _GPU: Members = {
     "before": Maybe(_COUNT),
@@ -244,7 +245,7 @@ _GPU: Members = {
 }
 _SEEN: Members = {
     "patterns": _COUNTS, "control": _COUNTS, "left": _COUNTS, "copies": _COUNT,
-    "looks": NamedMembers(name=OneOf(_STAGES), of=_LOOK, most=len(_STAGES)),
+    "looks": NamedMembers(name=OneOf(_LOOKS), of=_LOOK, most=len(_LOOKS)),
 }  # fmt: skip
 _ANTIDEBUG = Fields({"enabled": Flag(), "profile": _NAME, "version": _COUNT, "observed": Fields(_OBSERVED)})
 _CLAIM: dict[type, Shape] = {str: Text(most=512), int: _COUNT}

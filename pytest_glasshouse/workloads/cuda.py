@@ -6,9 +6,12 @@ line around it runs where there is no GPU. Nothing in this module but the names 
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import functools
+import os
 import re
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -167,6 +170,20 @@ def require_room(size: int) -> None:
     """Raise `OutOfMemoryError` where fewer than `size` bytes of the device are free, before any of them is taken."""
     if (free := CUDA.free_bytes()) < size:
         raise OutOfMemoryError(f"CUDA out of memory: expected {size >> 20} MiB free on the device; saw {free >> 20} MiB")
+
+
+def refuses_forks() -> bool:
+    """Whether torch, where it was imported, would refuse the GPU to a process that is forked from this one: asked in one."""
+    torch = sys.modules.get("torch")
+    if getattr(getattr(torch, "version", None), "cuda", None) is None:
+        return False
+    child = os.fork()
+    if child == 0:
+        refuses = True
+        with contextlib.suppress(Exception):
+            refuses = bool(torch.cuda._is_in_bad_fork())  # type: ignore[union-attr]  # noqa: SLF001
+        os._exit(int(refuses))
+    return os.waitpid(child, 0)[1] != 0
 
 
 def is_out_of_memory(error: BaseException) -> bool:
