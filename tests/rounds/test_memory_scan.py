@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import os
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from pytest_glasshouse.agent.leg_scan import LegScan
+from pytest_glasshouse.agent.memory_scan import DescriptorMemory
 from pytest_glasshouse.invariants import judge, memory_scanned_clean
 from pytest_glasshouse.observation.results import results
 from pytest_glasshouse.tamper.fault_table import _resign_exit
@@ -196,6 +199,20 @@ scan.wiped()
 """
 
 
+class _AnotherProcess:
+    """In the place of the launcher that forked the leg: a process that holds none of its secrets."""
+
+    @contextlib.contextmanager
+    def memory(self) -> Iterator[DescriptorMemory]:
+        with subprocess.Popen(["cat"], stdin=subprocess.PIPE) as process:
+            paths = (Path(f"/proc/{process.pid}/{name}") for name in ("mem", "maps"))
+            with contextlib.ExitStack() as opened:
+                memory, maps = (opened.enter_context(path.open("rb")).fileno() for path in paths)
+                yield DescriptorMemory(memory, maps)
+            assert process.stdin is not None
+            process.stdin.close()
+
+
 @pytest.mark.parametrize("user", ["own", "ordinary"])
 @pytest.mark.parametrize(("does", "status"), [("wipes", "clean"), ("keeps", "dirty")])
 def test_leg_of_any_user_can_show_its_memory(user: str, does: str, status: str) -> None:
@@ -220,6 +237,7 @@ def test_leg_of_any_user_can_show_its_memory(user: str, does: str, status: str) 
                 scan.scan_stage(message["body"]["stage"], message["body"])
                 frames.send(ours, {"type": "scanned", "body": {}})
     assert leg.wait(timeout=HANG_S) == 0
+    scan.search_launcher(_AnotherProcess())
     claims = scan.claims()
     scan.close()
     assert served is (user == "ordinary" or os.getuid() != 0)
