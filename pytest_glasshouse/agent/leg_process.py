@@ -24,6 +24,7 @@ from pytest_glasshouse.agent.leg_environment import leg_environment
 from pytest_glasshouse.agent.leg_evidence import sign_evidence
 from pytest_glasshouse.agent.leg_scan import LegScan
 from pytest_glasshouse.agent.page_cache import warm_page_cache
+from pytest_glasshouse.agent.prologue_repeats import drawn_steps
 from pytest_glasshouse.agent.server_answers import ServerAnswers
 from pytest_glasshouse.agent.stretches import StretchRecorder
 from pytest_glasshouse.errors import ProtocolError
@@ -106,6 +107,7 @@ class LegProcess(threading.Thread):
         self._challenge: ChallengeAnswer | None = None
         self._challenged_ns = 0
         self._stretches = StretchRecorder()
+        self._repeating = False
         self._marks = BorderMarks(
             order.get("witness"), nonce=order["nonce"], label=leg_id, spool=spool, answer=self._answers.next
         )
@@ -256,6 +258,8 @@ class LegProcess(threading.Thread):
             "scan": lambda: self._on_scan(ours, body),
             "resident": lambda: self._on_turn(ours, kind, body),
             "turn-done": lambda: self._on_turn(ours, kind, body),
+            "warm": lambda: self._on_warm(ours),
+            "repeated": lambda: self._on_repeated(ours, body),
             "drain": lambda: self._on_drain(ours),
             "clock-read": self._on_clock_read,
             "images": lambda: self._spool.append(
@@ -310,11 +314,33 @@ class LegProcess(threading.Thread):
             check_event(kind, body)
             self._spool.append(self._leg_id, kind, body)
         self._stretches.note(kind, body)
+        self._await_command(ours)
+
+    def _await_command(self, ours: PeerCredentialSocket) -> None:
+        assert self.scheduler is not None  # noqa: S101  (only a leg that takes turns comes here)
         self.scheduler.leg_waiting(self._role)
-        command, turn = self._commands.get()
+        command, number = self._commands.get()
         if command == "ended":
             raise ProtocolError("the leg was ended while it waited for its turn")
-        self._send(ours, command, {"turn": turn})
+        self._repeating = command == "repeat"
+        self._send(ours, command, {"steps" if self._repeating else "turn": number})
+
+    def _on_warm(self, ours: PeerCredentialSocket) -> None:
+        """A leg that trains in one go has one border before its clock runs."""
+        if self.scheduler is not None:
+            raise ProtocolError("expected no 'warm' from a leg that takes turns")
+        self._repeating = True
+        self._send(ours, "repeat", {"steps": drawn_steps()})
+
+    def _on_repeated(self, ours: PeerCredentialSocket, body: dict[str, Json]) -> None:
+        if not self._repeating:
+            raise ProtocolError("expected no repetition of the prologue: none was asked for")
+        self._repeating = False
+        self._stretches.repeated(body)
+        if self.scheduler is None:
+            self._send(ours, "go", {})
+        else:
+            self._await_command(ours)
 
     def _on_ready(self, ours: PeerCredentialSocket, body: dict[str, Json]) -> None:
         self._ready = check_typed(body, Ready, "ready")

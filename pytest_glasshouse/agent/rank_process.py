@@ -94,11 +94,14 @@ class RankProcess(LegProcess):
             if links:
                 ours.send_descriptors(links)
             self._group.close_links()
+        elif kind == "repeated" and (self._rank or self._group.network.node):
+            # The leg's first rank was asked, and all do as it does.
+            self._stretches.repeated(body)
         elif kind == "resident" and self._rank:
             check_event(kind, body)
             self._spool.append(self._leg_id, kind, body)
             self._stretches.note(kind, body)
-        elif kind in {"attest", "export", "more", "link", "links"} and self._rank:
+        elif kind in {"attest", "export", "more", "link", "links", "warm"} and self._rank:
             raise ProtocolError(f"expected no {kind!r} from rank {self._rank}: the first rank does that for all")
         else:
             super()._take_in(ours, kind, body, payload)

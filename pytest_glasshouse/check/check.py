@@ -132,15 +132,23 @@ def check_bytes(
         faults += [Fault(path=path, text=text) for path, text in derivation.malformed(document)]
     if faults:
         return _nothing(*faults, *islice(_changed_rows(document), MOST_FAULTS))
-    report: Report = document
-    faults += (
-        Fault(path=hit.path, text=f"a value that must not be published (rule {hit.rule})")
-        for hit in hits(report, most=_MOST_HITS)
-    )
-    faults += document_faults(report, derivation)
+    return _judged(document, _faults(document, files, derivation), trust)
+
+
+def faults_of(document: Report, data: bytes, *, derivation: Derivation | None = None) -> list[Fault]:
+    """The faults of what `load_document` read from these bytes: they are not read again."""
+    derivation = derivation or Derivation()
+    malformed = [Fault(path=path, text=text) for path, text in derivation.malformed(document)]
+    return malformed or _faults(document, bundles.members_of(data), derivation)
+
+
+def _faults(document: Report, files: dict[str, bytes], derivation: Derivation) -> list[Fault]:
+    forbidden = "a value that must not be published"
+    faults = [Fault(path=hit.path, text=f"{forbidden} (rule {hit.rule})") for hit in hits(document, most=_MOST_HITS)]
+    faults += document_faults(document, derivation)
     if len(files) > 1:
-        faults += _member_faults(report, files)
-    return _judged(report, faults, trust)
+        faults += _member_faults(document, files)
+    return faults
 
 
 def load_document(data: bytes) -> Report:

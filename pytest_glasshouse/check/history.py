@@ -90,7 +90,7 @@ def history(
             continue
         if document["runId"] in seen:
             continue
-        if faults := verdicts.faults_of(data):
+        if faults := verdicts.faults_of(document, data):
             left_out.append((name, faults))
             continue
         seen.add(document["runId"])

@@ -13,7 +13,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pytest_glasshouse.check.check import check_bytes
+from pytest_glasshouse.check.check import faults_of
 from pytest_glasshouse.errors import ConfigurationError, IntegrityError
 from pytest_glasshouse.wire.canonical import parse_tolerant
 from pytest_glasshouse.wire.own_file import read_own
@@ -21,6 +21,7 @@ from pytest_glasshouse.wire.whole_file import put
 
 if TYPE_CHECKING:
     from pytest_glasshouse.check.recompute import Derivation
+    from pytest_glasshouse.report.fields import Report
 
 _NAME = "checked.json"
 _LIMIT = 16 << 20
@@ -41,11 +42,11 @@ class VerdictCache:
         self._known = self._read() if keep else {}
         self._new = False
 
-    def faults_of(self, data: bytes) -> str:
-        """Why a report is not sound; empty where it is. Raises `ReportError` for a bundle that cannot be read."""
+    def faults_of(self, document: Report, data: bytes) -> str:
+        """Why a report is not sound; empty where it is. `document` is what `load_document` read from these bytes."""
         key = self.key(data)
         if key not in self._known:
-            self.learn(key, _checked(data, self._derivation))
+            self.learn(key, _checked(document, data, self._derivation))
         return self._known[key]
 
     def key(self, data: bytes) -> str:
@@ -83,10 +84,10 @@ def cache_directory() -> Path:
     return (Path(named) if Path(named).is_absolute() else Path.home() / ".cache") / "glasshouse"
 
 
-def _checked(data: bytes, derivation: Derivation | None) -> str:
+def _checked(document: Report, data: bytes, derivation: Derivation | None) -> str:
     from pytest_glasshouse.wire.printable import counted, printable
 
-    faults = check_bytes(data, derivation=derivation).faults
+    faults = faults_of(document, data, derivation=derivation)
     return printable(f"{counted(len(faults), 'fault')}; first: {faults[0]}", limit=400) if faults else ""
 
 

@@ -166,7 +166,7 @@ def _build(path: Path) -> BuiltRun:
             other = False
         return BuiltRun(left_out="" if other else str(error)[:200])
     verdicts = _INHERITED.verdicts or VerdictCache(None, keep=False)
-    faults = verdicts.faults_of(data)
+    faults = verdicts.faults_of(document, data)
     verdict = (verdicts.key(data), faults)
     if faults:
         return BuiltRun(left_out=faults, verdict=verdict)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from pytest_glasshouse.broker.pricing import row_seconds
 from pytest_glasshouse.errors import GlasshouseError
-from pytest_glasshouse.plugin.stash import OPTIONS, ROW, engine_of
+from pytest_glasshouse.plugin.stash import ROW, engine_of, options_of
 from pytest_glasshouse.providers.places import PLACES
 from pytest_glasshouse.wire.printable import counted, printable
 from pytest_glasshouse.wire.text_table import Column, text_table
@@ -33,9 +33,7 @@ _COLUMNS = (
 def rows_table(config: pytest.Config, items: Sequence[pytest.Item], *, run_id: str, width: int | None) -> Iterator[str]:
     """A line for each row, and the sums. Of a place that rents, the prices are those of its offers now; nothing is rented."""
     rows = [item.stash[ROW].row for item in items if ROW in item.stash]
-    prices, problem = _prices(
-        config, rows, run_id=run_id, run_dir=config.stash[OPTIONS].reports(config.rootpath) / f"{run_id}.run"
-    )
+    prices, problem = _prices(config, rows, run_id=run_id, run_dir=options_of(config).reports(config.rootpath) / f"{run_id}.run")
     costs = [None if (price := prices.get(row.gpu_model or "")) is None else price * row_seconds(row) / 3600 for row in rows]
     body = [_cells(row, cost) for row, cost in zip(rows, costs, strict=True)]
     yield from text_table(_COLUMNS, body, width=width)
@@ -57,7 +55,7 @@ def _cells(row: RowSpec, cost_usd: float | None) -> list[str]:
 
 def _prices(config: pytest.Config, rows: Sequence[RowSpec], *, run_id: str, run_dir: Path) -> tuple[dict[str, float], str]:
     """USD per hour by GPU, and why there are none where a place that rents was asked for them."""
-    options = config.stash[OPTIONS]
+    options = options_of(config)
     if options.provider == "row" or not PLACES[options.provider].rents:
         return {}, ""
     try:

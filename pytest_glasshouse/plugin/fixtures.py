@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pytest_glasshouse.errors import ConfigurationError, GlasshouseError, InfrastructureError
-from pytest_glasshouse.plugin.stash import ATTEMPTS, OPTIONS, RECORD, ROW, RUN_CONTEXT, TAMPER
+from pytest_glasshouse.plugin.stash import ATTEMPTS, RECORD, ROW, RUN_CONTEXT, TAMPER, options_of
 from pytest_glasshouse.wire.printable import printable
 from pytest_glasshouse.wire.run_plan import read_planned_row
 
@@ -111,7 +111,7 @@ def _glasshouse_row_objects(request: pytest.FixtureRequest) -> Iterator[RowObjec
     from pytest_glasshouse.legs.row_settings import RowSettings
     from pytest_glasshouse.plugin.stash import engine_of
 
-    context, options = _context(item), item.config.stash[OPTIONS]
+    context, options = _context(item), options_of(item.config)
 
     def on_round(outcome: Outcome) -> None:
         from pytest_glasshouse.plugin import row_attempts
@@ -202,11 +202,11 @@ def fail_unless_passed(item: pytest.Item) -> None:
             "the row was not recorded: every row test must call row_report.record(outcome) with what row.run(...) returned",
             pytrace=False,
         )
-    failure = failure_of(record, item.config.stash[OPTIONS])
+    failure = failure_of(record, options_of(item.config))
     if failure:
         pytest.fail(failure, pytrace=False)
     number, stands, any_broken = row_attempts.standing(item)
-    failure = failure_of(stands, item.config.stash[OPTIONS]) if stands is not None else ""
+    failure = failure_of(stands, options_of(item.config)) if stands is not None else ""
     if failure or any_broken:
         why = failure or "something was broken in an earlier attempt"
         pytest.fail(f"attempt {number} at this row stands, whatever later attempts gave: {why}", pytrace=False)

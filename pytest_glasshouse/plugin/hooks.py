@@ -34,6 +34,7 @@ from pytest_glasshouse.plugin.stash import (
     RUN,
     RUN_CONTEXT,
     SHORT_NAMES_TAKEN,
+    options_of,
 )
 from pytest_glasshouse.wire.printable import printable
 
@@ -70,9 +71,10 @@ def pytest_configure(config: pytest.Config) -> None:
     for name, meaning in MARKERS.items():
         config.addinivalue_line("markers", f"{name}: {meaning} (glasshouse)")
     try:
-        config.stash[OPTIONS] = _options.read(config, os.environ)
-        if config.stash[OPTIONS].provider_from == "option" and not _is_worker(config):
-            _check_provider(config)
+        if _options.any_given(config, os.environ):
+            config.stash[OPTIONS] = _options.read(config, os.environ)
+            if config.stash[OPTIONS].provider_from == "option" and not _is_worker(config):
+                _check_provider(config)
     except ConfigurationError as error:
         raise pytest.UsageError(printable(error, limit=_LINE)) from None
 
@@ -118,7 +120,7 @@ def pytest_itemcollected(item: pytest.Item) -> None:
         return
     from pytest_glasshouse.plugin.selection import apply_row
 
-    apply_row(item, item.config.stash[OPTIONS].overrides)
+    apply_row(item, options_of(item.config).overrides)
 
 
 @pytest.hookimpl(trylast=True)
@@ -129,7 +131,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     from pytest_glasshouse.plugin.selection import deselection, without_effect
 
     try:
-        deselected, notes = deselection(items, config.stash[OPTIONS])
+        deselected, notes = deselection(items, options_of(config))
     except ConfigurationError as error:
         # A worker cannot end the run: the process that opens it does.
         config.stash[REFUSED] = str(error)
@@ -138,7 +140,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         left_out = {id(item) for item in deselected}
         items[:] = [item for item in items if id(item) not in left_out]
         config.hook.pytest_deselected(items=deselected)
-    idle = without_effect((item.stash[ROW] for item in items if ROW in item.stash), config.stash[OPTIONS])
+    idle = without_effect((item.stash[ROW] for item in items if ROW in item.stash), options_of(config))
     config.stash[NOTES] = (*_options.misspelt(os.environ), *notes, *idle)
 
 
@@ -149,7 +151,7 @@ def pytest_report_collectionfinish(config: pytest.Config, items: Sequence[pytest
     from pytest_glasshouse.plugin.terminal import header
 
     lines = header(
-        config.stash[OPTIONS],
+        options_of(config),
         run_id=_plan(config).run_id,
         rows=rows,
         notes=(*config.stash.get(NOTES, ()), *_plan(config).notes),
@@ -296,7 +298,7 @@ def _complete_report(item: pytest.Item, call: pytest.CallInfo[None], report: Any
 
 def _check_provider(config: pytest.Config) -> None:
     """A provider from the command line is checked at once; one from the ini file only when there are rows."""
-    options = config.stash[OPTIONS]
+    options = options_of(config)
     if options.provider != "mock":
         from pytest_glasshouse.plugin.stash import engine_of
 
@@ -332,7 +334,7 @@ def _plan(config: pytest.Config) -> RunPlan:
         from pytest_glasshouse.run.plan import new_plan
 
         try:
-            config.stash[PLAN], earlier = new_plan(config.stash[OPTIONS], config.rootpath, engine_of(config))
+            config.stash[PLAN], earlier = new_plan(options_of(config), config.rootpath, engine_of(config))
         except ConfigurationError as error:
             raise pytest.UsageError(printable(error, limit=_LINE)) from None
         if earlier is not None:

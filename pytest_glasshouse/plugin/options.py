@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_glasshouse.errors import ConfigurationError
 from pytest_glasshouse.plugin.settings import OTHER_VARIABLES, SETTINGS, Setting
-from pytest_glasshouse.providers.place_settings import SLURM, OwnMachines, SlurmSite
-from pytest_glasshouse.run.options import OWN_ORDER, Options, Source, check_together, order_named
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     import pytest
+
+    from pytest_glasshouse.run.options import Options, Source
 
 
 def declare(parser: pytest.Parser) -> None:
@@ -76,8 +76,27 @@ def _is_value(setting: Setting, text: str) -> bool:
     return True
 
 
+def any_given(config: pytest.Config, environ: Mapping[str, str]) -> bool:
+    """Whether anything may be written anywhere: without it nothing is read until there is a row."""
+    if any(name.startswith("GLASSHOUSE_") for name in environ) or _in_ini(config):
+        return True
+    return any(config.getoption(setting.dest, None) is not None for setting in SETTINGS)
+
+
+def _in_ini(config: pytest.Config) -> bool:
+    """Whether the ini file, or `-o`, may name a setting: to ask pytest for each takes milliseconds, in every project."""
+    if any("glasshouse_" in text for text in config.getoption("override_ini", None) or ()):
+        return True
+    try:
+        return config.inipath is not None and b"glasshouse_" in config.inipath.read_bytes()
+    except OSError:
+        return True
+
+
 def read(config: pytest.Config, environ: Mapping[str, str]) -> Options:
     """Read and check every setting. Raises `ConfigurationError`."""
+    from pytest_glasshouse.run.options import check_together
+
     values: dict[str, Any] = {}
     sources: dict[str, Source] = {}
     for setting in SETTINGS:
@@ -127,6 +146,9 @@ def _usage_error() -> type[Exception]:
 
 
 def _assemble(values: dict[str, Any], sources: dict[str, Source], config: pytest.Config) -> Options:
+    from pytest_glasshouse.providers.place_settings import SLURM, OwnMachines, SlurmSite
+    from pytest_glasshouse.run.options import OWN_ORDER, Options, order_named
+
     provider = values.get("provider", "mock")
     named = {
         name: (config.rootpath if sources[name] == "ini" else config.invocation_params.dir) / values[name]

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pytest_glasshouse.errors import GlasshouseError
-from pytest_glasshouse.plugin.stash import ATTEMPTS, OPTIONS, RECORD, ROW, RUN_CONTEXT
+from pytest_glasshouse.plugin.stash import ATTEMPTS, RECORD, ROW, RUN_CONTEXT, options_of
 
 if TYPE_CHECKING:
     from pytest_glasshouse.analysis.fields import Record
@@ -119,7 +119,7 @@ def _record_error(item: pytest.Item, error: BaseException) -> None:
         _end(item, record)
         return
     skipped = isinstance(error, pytest.skip.Exception)
-    plan, options = item.config.stash[RUN_CONTEXT].plan, item.config.stash[OPTIONS]
+    plan, options = item.config.stash[RUN_CONTEXT].plan, options_of(item.config)
     _end(item, record_of_error(item.stash[ROW], options, error, skipped=skipped, seed=plan.seed))
 
 
@@ -149,7 +149,7 @@ def _record_of(item: pytest.Item, outcome: Outcome) -> Record:
     config = item.config
     several = (NEEDED_MORE,) if _earlier_attempts(item) + len(item.stash.get(ATTEMPTS, [])) > 1 else ()
     seed = config.stash[RUN_CONTEXT].plan.seed
-    return record_of(outcome, config.stash[OPTIONS], engine_of(config), seed=seed, unpublishable=several)
+    return record_of(outcome, options_of(config), engine_of(config), seed=seed, unpublishable=several)
 
 
 def _earlier_attempts(item: pytest.Item) -> int:

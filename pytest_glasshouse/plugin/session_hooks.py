@@ -14,7 +14,7 @@ import pytest
 
 from pytest_glasshouse.errors import BudgetError, ConfigurationError, GlasshouseError
 from pytest_glasshouse.plugin.rental_prompt import ask_to_rent
-from pytest_glasshouse.plugin.stash import EARLIER, OPTIONS, engine_of
+from pytest_glasshouse.plugin.stash import EARLIER, engine_of, options_of
 from pytest_glasshouse.plugin.summary import summary
 from pytest_glasshouse.plugin.terminal import dry_runs, not_a_gate, open_live, write_command, write_line
 from pytest_glasshouse.run.exit_codes import EXIT_BUDGET, EXIT_INFRASTRUCTURE
@@ -172,7 +172,7 @@ def run_inputs(config: pytest.Config) -> RunInputs:
     """What a run needs of this pytest process. To be called while pytest does not capture."""
     from pytest_glasshouse.run.plan import RunInputs
 
-    options, hook = config.stash[OPTIONS], config.hook
+    options, hook = options_of(config), config.hook
     return RunInputs(
         options=options,
         root=config.rootpath,

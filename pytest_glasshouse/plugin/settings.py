@@ -9,7 +9,6 @@ import math
 import os
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -36,16 +35,23 @@ OTHER_VARIABLES = (
 )  # fmt: skip
 
 
-@dataclass(frozen=True)
 class Setting:
-    """One option: its name in every place a user may write it, and how its text becomes a value."""
+    """One option: its name in every place a user may write it, and how its text becomes a value.
 
-    name: str
-    parse: Callable[[str], Any]
-    help: str
-    metavar: str | None = None
-    short: str | None = None
-    ini_type: Literal["string", "int", "float", "bool", "args"] = "string"
+    No dataclass, which takes half a millisecond to make: every start of pytest makes this class.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        parse: Callable[[str], Any],
+        help: str,  # noqa: A002  (as argparse calls it)
+        metavar: str | None = None,
+        short: str | None = None,
+        ini_type: Literal["string", "int", "float", "bool", "args"] = "string",
+    ) -> None:
+        self.name, self.parse, self.help = name, parse, help
+        self.metavar, self.short, self.ini_type = metavar, short, ini_type
 
     @property
     def flag(self) -> str:

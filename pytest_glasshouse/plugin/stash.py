@@ -47,6 +47,15 @@ REFUSED: pytest.StashKey[str] = pytest.StashKey()
 NOTES: pytest.StashKey[Sequence[str]] = pytest.StashKey()
 
 
+def options_of(config: pytest.Config) -> Options:
+    """What the user asked for. Where that was nothing, the value is made once it is needed."""
+    if OPTIONS not in config.stash:
+        from pytest_glasshouse.plugin.options import read
+
+        config.stash[OPTIONS] = read(config, {})  # the environment had none when pytest was configured
+    return config.stash[OPTIONS]
+
+
 def engine_of(config: pytest.Config) -> Engine:
     """What carries rows out in this pytest process."""
     from pytest_glasshouse.run.engine import Engine

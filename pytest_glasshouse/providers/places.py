@@ -5,45 +5,59 @@ It imports no provider. How to add one: docs/providers.md.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from pytest_glasshouse.providers.place_settings import OwnMachines
-
 if TYPE_CHECKING:
     from pytest_glasshouse.providers.base import Provider
-    from pytest_glasshouse.providers.place_settings import PlaceSettings
+    from pytest_glasshouse.providers.place_settings import OwnMachines, PlaceSettings
 
 
-@dataclass(frozen=True, kw_only=True)
 class Place:
     """One place. `opener` is the module and the function there that makes its provider from `PlaceSettings`.
 
     `where` says in the header of a run what is used there. `end_by_hand` is a command with `{instance}` in it, and `console` a
     place to look where the instance's id is not known: how a person ends what is left, without this tool.
+    No dataclass, which takes half a millisecond to make: every start of pytest makes this class.
     """
 
-    name: str
-    opener: str
-    where: str
-    boot_timeout_s: float
-    #: Whether an allocation costs money: then it takes a budget and a yes, and offers have prices.
-    rents: bool = False
-    #: Whether its guests are processes of the machine where pytest runs: nothing of them can be left behind anywhere else.
-    on_this_machine: bool = False
-    #: How long to wait for a GPU that others use, unless the user says otherwise. 0: not at all.
-    queue_timeout_s: float = 0.0
-    #: Whether rows that run at the same time get an allocation each, though one would do: others wait in its queue, and not they.
-    side_by_side: bool = False
-    #: The field of `OwnMachines` that says which one is meant. A command that looks at every place leaves out one of which
-    #: nothing is said: that its programs are on this machine does not make it the user's.
-    setting: str = ""
-    end_by_hand: str = ""
-    console: str = ""
+    def __init__(
+        self,
+        *,
+        name: str,
+        opener: str,
+        where: str,
+        boot_timeout_s: float,
+        rents: bool = False,
+        on_this_machine: bool = False,
+        queue_timeout_s: float = 0.0,
+        side_by_side: bool = False,
+        setting: str = "",
+        end_by_hand: str = "",
+        console: str = "",
+    ) -> None:
+        self.name = name
+        self.opener = opener
+        self.where = where
+        self.boot_timeout_s = boot_timeout_s
+        #: Whether an allocation costs money: then it takes a budget and a yes, and offers have prices.
+        self.rents = rents
+        #: Whether its guests are processes of the machine where pytest runs: nothing of them can be left behind anywhere else.
+        self.on_this_machine = on_this_machine
+        #: How long to wait for a GPU that others use, unless the user says otherwise. 0: not at all.
+        self.queue_timeout_s = queue_timeout_s
+        #: Whether rows that run at the same time get an allocation each, though one would do: others wait in its queue, not they.
+        self.side_by_side = side_by_side
+        #: The field of `OwnMachines` that says which one is meant. A command that looks at every place leaves out one of which
+        #: nothing is said: that its programs are on this machine does not make it the user's.
+        self.setting = setting
+        self.end_by_hand = end_by_hand
+        self.console = console
 
     def is_meant_by(self, machines: OwnMachines) -> bool:
         """See `setting`; true for a place without one, whose opener finds out."""
+        from pytest_glasshouse.providers.place_settings import OwnMachines
+
         return not self.setting or getattr(machines, self.setting) != getattr(OwnMachines(), self.setting)
 
     def open(self, settings: PlaceSettings) -> Provider:

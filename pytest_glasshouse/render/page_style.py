@@ -52,6 +52,7 @@ details.bad>.in{color:var(--text)}.soft{color:var(--soft)}.good{color:var(--good
 th button{all:unset;cursor:pointer;color:inherit;text-decoration:underline dotted}
 th button:focus-visible{outline:3px solid var(--protected)}
 th[aria-sort=ascending] button::after{content:" \\2191"}th[aria-sort=descending] button::after{content:" \\2193"}
+g[hidden]{display:none}
 section.card{margin:.8rem 0}select{font:inherit;color:inherit;background:var(--card);border:1px solid var(--soft);max-width:100%}
 input{font:inherit;color:inherit;background:var(--card);border:1px solid var(--soft);
 border-radius:.3rem;padding:.2rem .5rem;width:min(100%,18rem)}

@@ -21,7 +21,10 @@ _MOST_PCT = 100.0
 
 @dataclass(frozen=True, kw_only=True)
 class HistoryPoint:
-    """One figure of a row in percent. `low` and `high` are its 95 % interval, None for a single sample; `failed` has none."""
+    """One figure of a row in percent. `low` and `high` are its 95 % interval, None for a single sample; `failed` has none.
+
+    `tags` are those by which the index's filters hide it in a forest, escaped.
+    """
 
     label: str
     address: str
@@ -29,6 +32,7 @@ class HistoryPoint:
     low: float | None = None
     high: float | None = None
     failed: bool = False
+    tags: str = ""
 
 
 def over_time_plot(name: str, points: Sequence[HistoryPoint]) -> str:
@@ -82,18 +86,25 @@ def _over_time(points: Sequence[HistoryPoint], x: Scale, y: Scale) -> Iterator[s
 def _forest(points: Sequence[HistoryPoint], x: Scale, height: int) -> Iterator[str]:
     yield line(x.at(0), 2, x.at(0), height - 24, "zero")
     for place, point in enumerate(points):
-        middle = _ROW * place + 12
-        name = point.label if len(point.label) <= _NAME else point.label[: _NAME - 1] + "\N{HORIZONTAL ELLIPSIS}"
-        yield f'<a href="{escaped(point.address)}">{text(_NAMES, middle + 4, name, anchor="end")}</a>'
-        if point.low is not None and point.high is not None:
-            yield line(x.at(_cut(point.low)), middle, x.at(_cut(point.high)), middle, "interval")
-        if point.failed:
-            yield f'<path d="M{x.at(0) - 5:g} {middle - 5}l10 10m0 -10l-10 10" class="failed"/>'
-        elif point.pct is not None:
-            kind = "point" if point.low is not None else "point alone"
-            yield f'<circle cx="{x.at(_cut(point.pct)):g}" cy="{middle}" r="4" class="{kind}"/>'
+        # A group that a filter hides leaves no gap: the script moves the others up by as many rows.
+        yield f'<g data-tags="{point.tags}" data-row="{_ROW}" transform="translate(0 {_ROW * place})">'
+        yield from _forest_row(point, x)
+        yield "</g>"
     for tick in x.ticks(5):
         yield text(x.at(tick), height - 6, f"{number(tick, sign=True)} %")
+
+
+def _forest_row(point: HistoryPoint, x: Scale) -> Iterator[str]:
+    middle = 12
+    name = point.label if len(point.label) <= _NAME else point.label[: _NAME - 1] + "\N{HORIZONTAL ELLIPSIS}"
+    yield f'<a href="{escaped(point.address)}">{text(_NAMES, middle + 4, name, anchor="end")}</a>'
+    if point.low is not None and point.high is not None:
+        yield line(x.at(_cut(point.low)), middle, x.at(_cut(point.high)), middle, "interval")
+    if point.failed:
+        yield f'<path d="M{x.at(0) - 5:g} {middle - 5}l10 10m0 -10l-10 10" class="failed"/>'
+    elif point.pct is not None:
+        kind = "point" if point.low is not None else "point alone"
+        yield f'<circle cx="{x.at(_cut(point.pct)):g}" cy="{middle}" r="4" class="{kind}"/>'
 
 
 def _cut(value: float) -> float:

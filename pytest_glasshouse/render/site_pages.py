@@ -91,7 +91,7 @@ def _index(
     tagged = sorted(latest.items(), key=lambda each: (not each[1][1].failure, each[1][1].name))
     parts.append(_filters([row for _, (_, row) in tagged]))
     measured = [(key, row) for key, (_, row) in tagged if row.pct is not None]
-    points = [_point(row, label=row.name, address=f"rows/{file_name(key)}.html") for key, row in measured]
+    points = [_point(row, label=row.name, address=f"rows/{file_name(key)}.html", tags=_tags(row)) for key, row in measured]
     if points:
         parts += ["<h2>Last figure of each row</h2>", forest_plot(points[:_PLOTS])]
     parts.append("<h2>Every row over time</h2>")
@@ -138,16 +138,21 @@ def _filters(rows: Sequence[SiteRow]) -> str:
     }
     selects = [
         f'<label>{name} <select data-of="{name}"><option value="">all</option>'
-        + "".join(f"<option>{escaped(each)}</option>" for each in sorted(values[name]))
+        + "".join(f"<option>{escaped(each)}</option>" for each in sorted(map(_in_tag, values[name])))
         + "</select></label>"
         for name in _FILTERS
     ]
     return f'<p class="filters screen">{" ".join(selects)}</p>'
 
 
+def _in_tag(value: str) -> str:
+    """A value as the filters compare it, which split tags at bars."""
+    return " ".join(value.replace("|", " ").split())
+
+
 def _tags(row: SiteRow) -> str:
     given = (row.gpu, row.workload, row.provider, row.word)
-    return escaped("|".join(f"{name}={value.replace('|', ' ')}" for name, value in zip(_FILTERS, given, strict=True)))
+    return escaped("|".join(f"{name}={_in_tag(value)}" for name, value in zip(_FILTERS, given, strict=True)))
 
 
 def _over_time(key: str, seen: Sequence[tuple[SiteRun, SiteRow]]) -> str:
@@ -168,9 +173,9 @@ def _figure(row: SiteRow) -> str:
     return f"{signed(row.pct)} % ({_interval(row)}), {row.word}"
 
 
-def _point(row: SiteRow, *, label: str, address: str = "") -> HistoryPoint:
+def _point(row: SiteRow, *, label: str, address: str = "", tags: str = "") -> HistoryPoint:
     failed = bool(row.failure) and row.pct is None
-    return HistoryPoint(label=label, address=address, pct=row.pct, low=row.low, high=row.high, failed=failed)
+    return HistoryPoint(label=label, address=address, pct=row.pct, low=row.low, high=row.high, failed=failed, tags=tags)
 
 
 def _interval(row: SiteRow) -> str:

@@ -136,6 +136,12 @@ class ProgressBody(TypedDict):
     loss: str
 
 
+class RepeatedBody(TypedDict):
+    """Leg to agent: the losses of its prologue's first steps, which it was asked to repeat."""
+
+    losses: list[str]
+
+
 class More(TypedDict):
     """Leg to agent: it needs more of its package than the bytes that have arrived."""
 

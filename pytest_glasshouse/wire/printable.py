@@ -53,7 +53,9 @@ def visible(line: object, *, limit: int = WHOLE_LINE, data: bool = False) -> str
     As the `data` of a command to a CI runner a line begins where the runner does not look for another command.
     """
     text = str(line)
-    shown = "".join(_escape(each) if _is_invisible(each) else each for each in text[:limit].replace("\t", " "))
+    head = text[:limit].replace("\t", " ")
+    plain = head.isascii() and head.isprintable()
+    shown = head if plain else "".join(_escape(each) if _is_invisible(each) else each for each in head)
     if not data:
         shown = _BEGUN.sub(lambda found: found[1] + _escape(":"), shown)
     return _BRACKETED.sub(lambda found: _escape("#") + found[0][1:], shown) + (_CUT if len(text) > limit else "")

@@ -31,6 +31,19 @@ _HANDLE_BYTES = 256 << 20
 _OWN_MAPS = Path("/proc/self/maps")
 
 
+class DeviceMark(Protocol):
+    """A place in the work that a device was given."""
+
+    def ns_since(self, before: Any) -> int:
+        """The device's time from the mark `before` to this one, in nanoseconds. The device must have come to both."""
+
+
+class DeviceClock(Protocol):
+    """Marks places in the work that a device is given; nothing waits."""
+
+    def mark(self) -> DeviceMark: ...
+
+
 class Cuda(Protocol):
     """The GPU of this process. What returns a status returns CUDA's: 0 is success."""
 
@@ -42,6 +55,9 @@ class Cuda(Protocol):
 
     def record(self) -> Callable[[], object]:
         """Mark this place in the work given so far; the returned function waits until the device has come to it."""
+
+    def mark(self) -> DeviceMark:
+        """Mark this place in the work given so far, with the device's own time when it comes there."""
 
     def generator(self) -> torch.Generator:
         """A generator of random numbers on the device."""
@@ -102,6 +118,9 @@ class TorchCuda:
         wait: Callable[[], object] = event.synchronize
         return wait
 
+    def mark(self) -> DeviceMark:
+        return _Event()
+
     def generator(self) -> torch.Generator:
         import torch
 
@@ -159,7 +178,25 @@ class TorchCuda:
         return int(torch.cuda.max_memory_allocated())
 
 
+class _Event:
+    """An event of CUDA: the device notes its own time, and the host waits for nothing."""
+
+    def __init__(self) -> None:
+        import torch
+
+        self.event: Any = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+        self.event.record()
+
+    def ns_since(self, before: _Event) -> int:
+        return int(before.event.elapsed_time(self.event) * 1_000_000)
+
+
 CUDA: Cuda = TorchCuda()
+
+
+def clock_of(device: str) -> DeviceClock | None:
+    """The clock of the device that a leg trains on; None for the CPU, whose clock is the leg's own."""
+    return CUDA if device == "cuda" else None
 
 
 class OutOfMemoryError(RuntimeError):

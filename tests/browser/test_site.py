@@ -105,6 +105,21 @@ def test_filters_hide_rows_of_other_verdicts(chromium: Browser, site: Path) -> N
     assert shown == ["mlp-h100-30m"]
 
 
+def test_filters_hide_rows_of_the_forest_plot_too_and_close_the_gaps(chromium: Browser, site: Path) -> None:
+    chromium.open(site / "index.html")
+    shown = chromium.run(
+        """const chosen = document.querySelector('select[data-of=GPU]'); chosen.selectedIndex = 1;
+        const first = () => [...document.querySelectorAll('g[data-row]')].filter(each => each.getBoundingClientRect().height > 0);
+        const before = first().length, top = first()[0].getBoundingClientRect().top;
+        const last = first()[1].querySelector('text').textContent;
+        chosen.value = [...chosen.options].map(each => each.value).find(each => each.includes('x=y'));
+        chosen.dispatchEvent(new Event('change'));
+        return [before, first().map(each => each.querySelector('text').textContent), last,
+                Math.abs(first()[0].getBoundingClientRect().top - top) < 2]"""
+    )
+    assert shown == [2, [shown[2]], shown[2], True]
+
+
 def test_links_of_the_index_lead_to_pages_that_are_there(chromium: Browser, site: Path) -> None:
     chromium.open(site / "index.html")
     addresses = chromium.run("return [...new Set([...document.links].map(each => each.href.split('#')[0]))]")

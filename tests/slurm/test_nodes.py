@@ -14,6 +14,7 @@ import pytest
 
 import tests.native_modules  # noqa: F401  (pytest runs in this process)
 from pytest_glasshouse.channel.job_init import remove_left_behind
+from pytest_glasshouse.check.authenticity import Trust, unproven_signatures
 from pytest_glasshouse.invariants.judging import judge
 from pytest_glasshouse.rows.spec import RowSpec
 from tests.ranks.trained_raw import trained_raw
@@ -63,6 +64,14 @@ def test_a_row_over_two_nodes_is_one_job_and_what_one_node_shows_counts_for_itse
     assert other_adapter["both adapters trained"][0] == "broken"
     unended = _not_held(row["observation"], lambda part: part["nodes"][0]["protected"].pop("exit"))
     assert unended["runtime zeroized"] == ("unseen", "rank 1: protected.exit was not observed")
+    keys = ran.report["keys"]
+    trust = Trust(keys=frozenset({keys["report"], *keys["servers"], *keys["owners"]}))
+    document: Any = ran.report
+    assert [*unproven_signatures(document, trust)] == []
+    other["protected"]["exit"] = observed["protected"]["exit"]
+    assert any(
+        ".nodes[0]: the exit is not the one the server signed for" in each for each in unproven_signatures(document, trust)
+    )
 
 
 @pytest.mark.torch
