@@ -73,8 +73,8 @@ static int parent_of(int pid, int *is_leg) {
     FILE *file = fopen(path, "r");
     size_t size = file ? fread(text, 1, sizeof text - 2, file) : 0;
     if (file) fclose(file);
-    char *leg = memmem(text, size, "\0leg\0", 5);
-    *is_leg = leg && memmem(leg + 4, (size_t)(text + size - leg - 4), "\0--control\0", 11);
+    char *leg = memmem(text, size, "\0launcher\0", 10);
+    *is_leg = leg && memmem(leg + 9, (size_t)(text + size - leg - 9), "\0--control\0", 11);
     snprintf(path, sizeof path, "/proc/%d/stat", pid);
     file = fopen(path, "r");
     size = file ? fread(text, 1, sizeof text - 1, file) : 0;
@@ -84,7 +84,7 @@ static int parent_of(int pid, int *is_leg) {
     if (!name_end || sscanf(name_end + 2, "%c %d", &state, &parent) != 2 || state == 'Z') return 0;
     return parent;
 }
-/* A leg is forked by a launcher, which the agent starts. The agent calls this library, and so does a child that samples. */
+/* A leg is the fourth process with its command line below the agent, each forked by the one before. The agent calls this library, and so does a child that samples. */
 static int legs(int *found) {
     int many = 0, leg, launcher;
     DIR *every = opendir("/proc");
@@ -92,8 +92,9 @@ static int legs(int *found) {
         int pid = isdigit((unsigned char)*entry->d_name) ? atoi(entry->d_name) : 0;
         int above = pid ? parent_of(pid, &leg) : 0;
         if (!above || !leg) continue;
-        int agent = parent_of(above, &launcher);
-        if (launcher && agent && (agent == getpid() || agent == getppid())) found[many++] = pid;
+        int depth = 1, agent = above, next;
+        while ((next = parent_of(agent, &launcher)) && launcher) { depth++; agent = next; }
+        if (depth == 4 && (agent == getpid() || agent == getppid())) found[many++] = pid;
     }
     if (every) closedir(every);
     return many;
