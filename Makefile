@@ -108,6 +108,7 @@ bench: $(STAMP) ## ratios, printed and not judged
 	$(BIN)/python benchmarks/scale.py
 	$(BIN)/python benchmarks/witness.py
 	$(BIN)/python -m benchmarks.naive
+	$(BIN)/python -m benchmarks.starts --legs 10
 
 pre-commit: $(STAMP) ## run the checks of .pre-commit-config.yaml at each commit
 	$(BIN)/python -m pip install --quiet pre-commit

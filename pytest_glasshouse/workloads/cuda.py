@@ -212,7 +212,7 @@ def require_room(size: int) -> None:
 def refuses_forks() -> bool:
     """Whether torch, where it was imported, would refuse the GPU to a process that is forked from this one: asked in one."""
     torch = sys.modules.get("torch")
-    if getattr(getattr(torch, "version", None), "cuda", None) is None:
+    if not getattr(getattr(torch, "version", None), "cuda", None):
         return False
     child = os.fork()
     if child == 0:
