@@ -83,8 +83,6 @@ class LegProcess(threading.Thread):
         role: str = "",
     ) -> None:
         super().__init__(name=f"leg-{leg_id}", daemon=True)
-        self.scheduler = scheduler
-        self._role = role
         self._leg_id = leg_id
         self._order = order
         self._workspace = workspace
@@ -105,7 +103,10 @@ class LegProcess(threading.Thread):
         self._challenge: ChallengeAnswer | None = None
         self._challenged_ns = 0
         self._stretches = StretchRecorder()
-        self._turns = LegTurns(scheduler, role, self._stretches)
+        self.scheduler = scheduler
+        self._turns = LegTurns(scheduler, role=role, label=leg_id, spool=spool, stretches=self._stretches)
+        #: Has the leg's own thread tell it `turn` (which), `repeat` (how many steps) or `finish`.
+        self.command = self._turns.command
         self._marks = BorderMarks(
             order.get("witness"), nonce=order["nonce"], label=leg_id, spool=spool, answer=self._answers.next
         )
@@ -119,10 +120,6 @@ class LegProcess(threading.Thread):
     def answer(self, kind: str, body: AnswerBody) -> None:
         """Pass the server's answer, relayed by the host, to the leg."""
         self._answers.put(kind, body)
-
-    def command(self, kind: str, turn: int) -> None:
-        """Queue `turn` or `finish` for the leg; this thread sends it."""
-        self._turns.command(kind, turn)
 
     def stopped(self) -> list[int]:
         """The ranks of several whose processes are stopped."""
@@ -156,7 +153,7 @@ class LegProcess(threading.Thread):
         """End the leg at once, even while it is being started; its exit is still observed and signed."""
         self._killed = True
         self._answers.put("ended", {})
-        self._turns.command("ended", 0)
+        self.command("ended", 0)
         self._may_start.set()
         if self._forked is not None:
             self._forked.kill()
@@ -254,10 +251,10 @@ class LegProcess(threading.Thread):
             "more": lambda: self._on_more(ours, body),
             "memory": lambda: self._scan.attach(ours, body, pid=self.leg_pid),
             "scan": lambda: self._on_scan(ours, body),
-            "resident": lambda: self._on_turn(ours, kind, body),
-            "turn-done": lambda: self._on_turn(ours, kind, body),
-            "warm": lambda: self._turns.warm(lambda command, number: self._send(ours, command, number)),
-            "repeated": lambda: self._turns.repeated(lambda command, number: self._send(ours, command, number), body),
+            "resident": lambda: self._send(ours, *self._turns.on_turn(kind, body)),
+            "turn-done": lambda: self._send(ours, *self._turns.on_turn(kind, body)),
+            "warm": lambda: self._send(ours, *self._turns.on_warm()),
+            "repeated": lambda: self._send(ours, *self._turns.on_repeated(body)),
             "drain": lambda: self._on_drain(ours),
             "clock-read": self._on_clock_read,
             "images": lambda: self._spool.append(
@@ -303,16 +300,6 @@ class LegProcess(threading.Thread):
         if name != "adapter" or total > self._most_export:
             raise ProtocolError(f"expected an adapter of at most {self._most_export} bytes from the leg; saw {total}")
         self._memory_files.write(f"{self._leg_id}-{name}", offset=export["offset"], total=total, piece=payload)
-
-    def _on_turn(self, ours: PeerCredentialSocket, kind: str, body: dict[str, Json]) -> None:
-        """The leg waits for its turn, and this thread with it: it has nothing else to do."""
-        if self.scheduler is None:
-            raise ProtocolError(f"expected no {kind!r} from a leg outside an interleaved round")
-        if kind == "resident":
-            check_event(kind, body)
-            self._spool.append(self._leg_id, kind, body)
-        self._stretches.note(kind, body)
-        self._turns.await_command(lambda command, number: self._send(ours, command, number))
 
     def _on_ready(self, ours: PeerCredentialSocket, body: dict[str, Json]) -> None:
         self._ready = check_typed(body, Ready, "ready")
@@ -391,5 +378,4 @@ class LegProcess(threading.Thread):
         token = tokens.sign(claims, key=self._key, typ=evidence.TYP_EXIT)
         self._spool.append(self._leg_id, "exit", {"exit": token, "exit_status": status})
         self._ended.set()
-        if self.scheduler is not None:
-            self.scheduler.leg_ended(self._role)
+        self._turns.ended()

@@ -39,6 +39,8 @@ LEAST_CPU_NS = 250_000_000
 #: On a GPU a leg uses at least this share of the GPU time that the other uses for a unit. No GPU has shown yet how far apart
 #: honest legs are.
 LEAST_GPU_SHARE = 0.6
+#: Legs that were timed for less are not compared by it: where a busy host has nothing for its GPU to do, the GPU's clock goes on.
+LEAST_GPU_TIMED_NS = 5_000_000_000
 #: Divided by the number of steps, beside the margin of losses: first they fall fast, and between checkpoints as no line does.
 FIRST_STEPS = 2.4
 
@@ -159,6 +161,8 @@ class RoundsJudged:
         self._enough("processor", leg, bodies, used, LEAST_CPU_SHARE)
 
     def _gpu_times(self, leg: Role, bodies: Mapping[Role, Trained]) -> None:
+        if min(bodies[each]["elapsed_ns"] for each in (leg, "raw")) < LEAST_GPU_TIMED_NS:
+            return
         rows = {each: bodies[each].get("gpu_ns") for each in (leg, "raw")}
         used = {each: sum(steps for steps, _, _ in found) for each, found in rows.items() if found}
         if len(used) == len(rows):

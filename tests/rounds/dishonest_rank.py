@@ -163,8 +163,14 @@ def steps_alone() -> None:
             reset(seed)
             trainer.measured = seed != 0
 
+        def repeat_prologue(steps: int, repeat: Any = trainer.repeat_prologue) -> Any:
+            before = trainer.measured
+            losses = repeat(steps)
+            trainer.measured = before
+            return losses
+
         trainer.measured = False
-        trainer._ranks.average, trainer.reset = alone, reset
+        trainer._ranks.average, trainer.reset, trainer.repeat_prologue = alone, reset, repeat_prologue
         return trainer
 
     training.open_trainer = open_trainer

@@ -121,3 +121,24 @@ def test_a_link_between_ranks_takes_messages_of_the_named_process_only() -> None
         Control(theirs).send_descriptors("shared", {}, [passed.fileno()])
         assert link.receive("shared") == ("shared", {})
         os.close(*link.descriptors(1))
+
+
+def test_a_leg_repeats_what_it_is_asked_to_before_its_turn() -> None:
+    """The steps come from the agent, and the losses go back to it at once."""
+    ours, theirs = socket.socketpair()
+    asked: list[int] = []
+
+    def repeat(steps: int) -> list[str]:
+        asked.append(steps)
+        return ["0.5"] * steps
+
+    turns = ControlTurns(Control(ours), BackgroundWriter())
+    turns.repeat_with(repeat)
+    for kind, body in (("repeat", {"steps": 2}), ("repeat", {"steps": 3}), ("turn", {"turn": 7}), ("finish", {"turn": 0})):
+        frames.send(theirs, {"type": kind, "body": body})
+    assert (turns.wait(), turns.wait()) == (7, None)
+    assert asked == [2, 3]
+    told = [frames.receive(theirs) for _ in asked]
+    assert [message[0]["body"] for message in told if message is not None] == [{"losses": ["0.5"] * 2}, {"losses": ["0.5"] * 3}]
+    ours.close()
+    theirs.close()
