@@ -127,9 +127,17 @@ def fresh_pynvml() -> ModuleType:
 
 @contextlib.contextmanager
 def running_leg() -> Iterator[int]:
-    """A process that the stand-in takes for a leg of this process, as an agent's: forked by a launcher with the same arguments."""
-    code = "import os, sys; pid = os.fork(); pid and print(pid, flush=True); sys.stdin.read(); pid and os.waitpid(pid, 0)"
-    command = [sys.executable, "-I", "-S", "-c", code, "leg", "--control", "3"]
+    """A process that the stand-in takes for a leg of this process, as an agent's: as many forks away, with the same arguments."""
+    code = """
+import os, sys
+for _ in range(3):
+    if pid := os.fork():
+        os.waitpid(pid, 0)
+        sys.exit()
+print(os.getpid(), flush=True)
+sys.stdin.read()
+"""
+    command = [sys.executable, "-I", "-S", "-c", code, "launcher", "--control", "3"]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as launcher:
         assert launcher.stdout is not None
         yield int(launcher.stdout.readline())

@@ -73,8 +73,8 @@ static int parent_of(int pid, int *is_leg) {
     FILE *file = fopen(path, "r");
     size_t size = file ? fread(text, 1, sizeof text - 2, file) : 0;
     if (file) fclose(file);
-    char *leg = memmem(text, size, "\0leg\0", 5);
-    *is_leg = leg && memmem(leg + 4, (size_t)(text + size - leg - 4), "\0--control\0", 11);
+    char *leg = memmem(text, size, "\0launcher\0", 10);
+    *is_leg = leg && memmem(leg + 9, (size_t)(text + size - leg - 9), "\0--control\0", 11);
     snprintf(path, sizeof path, "/proc/%d/stat", pid);
     file = fopen(path, "r");
     size = file ? fread(text, 1, sizeof text - 1, file) : 0;
@@ -84,16 +84,19 @@ static int parent_of(int pid, int *is_leg) {
     if (!name_end || sscanf(name_end + 2, "%c %d", &state, &parent) != 2 || state == 'Z') return 0;
     return parent;
 }
-/* A leg is forked by a launcher, which the agent starts. The agent calls this library, and so does a child that samples. */
+/* A leg is forked by the leader of its session, that by a launcher, and that by what the agent starts: one command line for all.
+   The agent calls this library, and so does a child that samples. */
 static int legs(int *found) {
-    int many = 0, leg, launcher;
+    int many = 0, leg;
     DIR *every = opendir("/proc");
     for (struct dirent *entry; every && many < MOST_LEGS && (entry = readdir(every));) {
         int pid = isdigit((unsigned char)*entry->d_name) ? atoi(entry->d_name) : 0;
-        int above = pid ? parent_of(pid, &leg) : 0;
-        if (!above || !leg) continue;
-        int agent = parent_of(above, &launcher);
-        if (launcher && agent && (agent == getpid() || agent == getppid())) found[many++] = pid;
+        int above = pid;
+        for (int up = 0; up < 4 && above; up++) {
+            above = parent_of(above, &leg);
+            if (!leg) above = 0;
+        }
+        if (above && (above == getpid() || above == getppid())) found[many++] = pid;
     }
     if (every) closedir(every);
     return many;
