@@ -132,7 +132,7 @@ class LauncherProcess:
         except (OSError, ProtocolError) as error:
             return f"it does not answer: {error}"
         self._code.measure_again(state["images"])
-        if self._code.comparison["status"] != "unchanged":
+        if self.foreign or self._code.comparison["status"] != "unchanged":
             return "its code is not what was measured"
         return state["unfit"] or ("it is traced" if state["tracer"] else "")
 

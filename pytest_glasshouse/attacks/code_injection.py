@@ -146,6 +146,35 @@ _DEBUGGER = "import pdb"
 _DUMPABLE = "import ctypes; assert ctypes.CDLL(None).prctl(4, 1, 0, 0, 0) == 0"
 
 
+# ------------------------------------------------------------------------------------ code in the launcher that legs share
+
+
+#: In a module of the launcher: it would run in every leg that is forked from there.
+_AT_FORK = """
+import os
+os.register_at_fork(after_in_child=lambda: open({marker!r}, "w").close())
+"""
+
+
+def _left_in_the_launcher(guest: TargetGuest) -> AttackOutcome:
+    """Code planted in what the launcher imports, and gone from the disk again before the next leg is forked from it."""
+    victim = guest.site / VICTIM_MODULE
+    with _planted(victim, victim.read_text() + _AT_FORK.format(marker=str(guest.marker))):
+        first = guest.play()
+    if not guest.marker.exists() or first.released:
+        return AttackOutcome(reason="the planted code did not run, or its leg got a key", leaked=first.released > 0)
+    leg = guest.play(warm=True)
+    ran = guest.marker.exists()
+    return AttackOutcome(reason=NEVER_RUN if not ran and leg.reason is None else leg.reason, leaked=ran)
+
+
+def _changed_under_the_launcher(guest: TargetGuest) -> AttackOutcome:
+    """A module is replaced once a launcher has it: the next leg is forked from one that has what is there now."""
+    guest.play()
+    with _planted(guest.site / VICTIM_MODULE, (guest.site / VICTIM_MODULE).read_text() + _marker_code(guest)):
+        return _expect_refusal(guest, guest.play(warm=True))
+
+
 # -------------------------------------------------------------------------------------------------- code that never runs
 
 
@@ -313,6 +342,8 @@ def _variable(name: str, value: str) -> Attack:
 _OBSERVED = "antidebug-observed"
 CASES: tuple[GuestCase, ...] = (
     _case("file-changed", "composite", "appraise 8", _changed),
+    _case("changed-under-the-launcher", "composite", "appraise 8", _changed_under_the_launcher),
+    _case("left-in-the-launcher", NEVER_RUN, "launchers", _left_in_the_launcher, asset="execution"),
     _case("shadowing-module", "composite", "appraise 8", _shadowing_module),
     _case("shadowing-package", "composite", "appraise 8", _shadowing_package),
     _case("shadowing-library", "composite", "appraise 8", _shadowing_library),

@@ -164,10 +164,12 @@ class _LegImpersonator:
     def __init__(self, guest: TargetGuest, pid: int, keys: list[bytes]) -> None:
         self._guest, self._keys = guest, keys
         self._hpke, self._signer = X25519PrivateKey.generate(), Ed25519PrivateKey.generate()
-        with _taken_socket(pid) as launchers, _copied_on_the_way(launchers, pid) as self._socket:
+        with _taken_socket(pid) as launchers:
+            self._socket, launcher = _copied_on_the_way(launchers, pid)
+        with self._socket:
             self._socket.settimeout(_PATIENCE_S)
             with contextlib.suppress(OSError, GlasshouseError):
-                self._answer_agent(lambda: _let_fork(pid))
+                self._answer_agent(lambda: _let_fork(launcher))
 
     def _send(self, kind: str, body: dict[str, object]) -> None:
         frames.send(self._socket, {"type": kind, "body": body})
@@ -214,18 +216,21 @@ def _taken_socket(pid: int) -> socket.socket:
     return socket.socket(fileno=taken)
 
 
-def _copied_on_the_way(launchers: socket.socket, pid: int) -> socket.socket:
-    """The leg's socket, copied from the message by which the agent gives it to the launcher, which stays in its queue."""
+def _copied_on_the_way(launchers: socket.socket, pid: int) -> tuple[socket.socket, int]:
+    """The leg's socket, copied from the message by which the agent gives it to the launcher, which stays in its queue.
+
+    And the launcher, stopped: the child of `pid`, or that itself where it forked none.
+    """
     until = time.monotonic() + _PATIENCE_S
     # The launcher has imported everything and waits: the agent measures it now, and then sends the leg's descriptors.
     asleep = 0
     while asleep < 3:  # noqa: PLR2004  (looks in a row: one that imports sleeps now and then)
-        asleep = asleep + 1 if [process_state(each) for each in children(pid)] == ["S"] else 0
+        launcher = next(iter(children(pid)), pid)
+        asleep = asleep + 1 if process_state(launcher) == "S" else 0
         if time.monotonic() > until:
             raise OSError("the launcher never waited for its agent")
         time.sleep(0.0005)
-    for each in children(pid):
-        os.kill(each, signal.SIGSTOP)
+    os.kill(launcher, signal.SIGSTOP)
     while time.monotonic() < until:
         seen = array.array("i")
         with contextlib.suppress(BlockingIOError):
@@ -236,14 +241,13 @@ def _copied_on_the_way(launchers: socket.socket, pid: int) -> socket.socket:
         for other in seen[1:]:
             os.close(other)
         if seen:
-            return socket.socket(fileno=seen[0])
+            return socket.socket(fileno=seen[0]), launcher
         time.sleep(0.0005)
     raise OSError("no leg's socket passed")
 
 
-def _let_fork(pid: int) -> None:
+def _let_fork(launcher: int) -> None:
     """Let the launcher go on, and stop the leg that it forks before that can answer."""
-    [launcher] = children(pid)
     os.kill(launcher, signal.SIGCONT)
     until = time.monotonic() + _PATIENCE_S
     while time.monotonic() < until:

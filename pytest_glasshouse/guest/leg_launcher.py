@@ -54,6 +54,8 @@ class _Launcher:
     def __init__(self, control: Control, own: set[int]) -> None:
         self._control = control
         self._own = own
+        #: Of the archive, which a search for installed packages opens once more.
+        self._files = {_file_of(descriptor) for descriptor in own}
         self._window: MemoryWindow | None = None
 
     def serve(self) -> None:
@@ -87,8 +89,9 @@ class _Launcher:
         if threads != 1:
             return f"it has {threads} threads"
         more = _open_descriptors() - self._own - {self._control.fileno()}
-        if more:
-            names = sorted({_name_of(descriptor) for descriptor in more})
+        foreign = [descriptor for descriptor in more if _file_of(descriptor) not in self._files]
+        if foreign:
+            names = sorted({_name_of(descriptor) for descriptor in foreign})
             return f"its imports opened {', '.join(names)}"
         return "torch refuses CUDA to its children" if refuses_forks() else ""
 
@@ -98,6 +101,7 @@ class _Launcher:
             self._window = None
 
     def _start(self, start: LegStart) -> None:
+        again = _open_descriptors() - self._own - {self._control.fileno()}
         descriptors = self._control.descriptors(len(start["descriptors"]))
         reading, writing = os.pipe()
         leader = os.fork()
@@ -105,6 +109,8 @@ class _Launcher:
             with contextlib.suppress(Exception):
                 os.close(reading)
                 self._control.close()
+                for each in again:
+                    _open_anew(each)
                 _lead(start, descriptors, writing)
             os._exit(BROKEN)
         for descriptor in (*descriptors, writing):
@@ -157,6 +163,18 @@ def _open_descriptors() -> set[int]:
     """The open descriptors of this process, without the one that lists them."""
     names = os.listdir("/proc/self/fd")  # noqa: PTH208
     return {int(name) for name in names if _is_open(int(name))} - _STANDARD
+
+
+def _file_of(descriptor: int) -> tuple[int, int]:
+    found = os.fstat(descriptor)
+    return found.st_dev, found.st_ino
+
+
+def _open_anew(descriptor: int) -> None:
+    """Legs of one launcher would share the place where a descriptor reads next."""
+    opened = os.open(f"/proc/self/fd/{descriptor}", os.O_RDONLY | os.O_CLOEXEC)
+    os.dup2(opened, descriptor, inheritable=False)
+    os.close(opened)
 
 
 def _is_open(descriptor: int) -> bool:

@@ -19,7 +19,6 @@ from pytest_glasshouse.observation.document import Exit, Failure
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from pytest_glasshouse.legs.leg_watch import LegWatch
     from pytest_glasshouse.legs.protected import ProtectedLeg
     from pytest_glasshouse.legs.raw import RawLeg
     from pytest_glasshouse.legs.round import Round
@@ -95,8 +94,11 @@ class _Following:
             raise error
 
     def blamed(self) -> list[int]:
-        """The parts that did not end well, in the order in which it showed; those that only missed another node's ranks last."""
-        return sorted(self._unwell, key=lambda place: self._missed_another(self._begun[place].watch))
+        """The parts that did not end well, in the order in which it showed.
+
+        Last come those that only missed another node's ranks, and then those that gave no reason, because they were killed.
+        """
+        return sorted(self._unwell, key=self._blame)
 
     def _follow(self, place: int) -> None:
         part, leg = self._parts[place], self._begun[place]
@@ -117,10 +119,11 @@ class _Following:
         failed = place in self._errors or self.lost[place] is not None or "failed" in watch.events
         return not failed and left is not None and left["exit_status"] == 0
 
-    @staticmethod
-    def _missed_another(watch: LegWatch) -> bool:
-        failed = watch.body("failed", Failure)
-        return failed is not None and failed["reason"] == RankLostError.__name__
+    def _blame(self, place: int) -> int:
+        failed = self._begun[place].watch.body("failed", Failure)
+        if failed is None:
+            return 0 if self.lost[place] is not None else 2
+        return int(failed["reason"] == RankLostError.__name__)
 
 
 def _kill(parts: Sequence[Round], begun: Sequence[StartedPart]) -> None:

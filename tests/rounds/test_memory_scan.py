@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import os
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from pytest_glasshouse.invariants import judge, memory_scanned_clean
 from pytest_glasshouse.observation.results import results
 from pytest_glasshouse.tamper.fault_table import _resign_exit
 from pytest_glasshouse.wire import evidence, frames, tokens
+from pytest_glasshouse.wire.fingerprints import SALT_BYTES, Patterns
 from pytest_glasshouse.wire.peer_credentials import PeerCredentialSocket
 from tests.limits import HANG_S
 from tests.numpy_guest.archive import numpy_archive_with
@@ -170,6 +173,41 @@ def test_scan_that_a_rented_allocation_cannot_have_is_not_applicable_there(good_
     assert memory_scanned_clean(changed).reason == "not applicable on elsewhere: why"
 
 
+class _Holding:
+    """A process whose memory is these bytes: a leg's to `LegScan`, and the launcher's that forked it."""
+
+    def __init__(self, content: bytes) -> None:
+        self._content = content
+
+    @contextlib.contextmanager
+    def memory(self) -> Iterator[_Holding]:
+        yield self
+
+    def ranges(self) -> list[tuple[int, int]]:
+        return [(0, len(self._content))] if self._content else []
+
+    def read(self, address: int, into: memoryview) -> int:
+        piece = self._content[address : address + len(into)]
+        into[: len(piece)] = piece
+        return len(piece)
+
+
+@pytest.mark.parametrize(("held", "status"), [("secret", "dirty"), ("others", "clean"), ("nothing", "unseen")])
+def test_the_launcher_of_a_leg_is_searched_for_its_secrets_too(held: str, status: str) -> None:
+    secret = os.urandom(64)
+    patterns = Patterns(os.urandom(SALT_BYTES))
+    asked: dict[str, Any] = {"salt": patterns.salt.hex(), "patterns": []}
+    first: list[Any] = [each.to_json() for each in patterns.of_windows(evidence.SCAN_KEY_HALF, memoryview(secret))]
+    scan = LegScan()
+    scan._memory = _Holding(secret)
+    scan.scan_stage("loaded", {**asked, "patterns": first})
+    scan.scan_stage("trained", asked)
+    scan._memory = _Holding(bytes(64) + b"x" * 64)
+    scan.scan_stage("wiped", asked)
+    scan.search_launcher(_Holding({"secret": b"x" * 32 + secret, "others": os.urandom(96), "nothing": b""}[held]))
+    assert scan.claims()["status"] == status
+
+
 _LEG = """
 import ctypes, os, socket, sys
 import numpy
@@ -220,6 +258,7 @@ def test_leg_of_any_user_can_show_its_memory(user: str, does: str, status: str) 
                 scan.scan_stage(message["body"]["stage"], message["body"])
                 frames.send(ours, {"type": "scanned", "body": {}})
     assert leg.wait(timeout=HANG_S) == 0
+    scan.search_launcher(_Holding(b"x" * 64))
     claims = scan.claims()
     scan.close()
     assert served is (user == "ordinary" or os.getuid() != 0)

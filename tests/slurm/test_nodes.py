@@ -100,5 +100,5 @@ def test_a_node_that_dies_ends_the_row_as_infrastructure(over_two: Site) -> None
     assert "NODE_FAIL (its node failed" in ran.reasons[0]
     assert ran.report["cleanup"]["status"] == "proven"
     assert "2 keys of this run released without proof of deletion" in ran.output
-    (name,) = over_two.slurm.names()
+    name = ran.report["excludedResults"][0]["allocationName"]
     remove_left_behind(tempfile.gettempdir(), name, time.time() + 86_400)

@@ -112,3 +112,13 @@ def test_an_installation_without_extras_needs_few_packages() -> None:
         "scipy",
     }  # fmt: skip
     assert project["optional-dependencies"]["tdx"] == ["dcap-qvl>=0.7"]
+
+
+def test_the_tests_that_run_at_random_load_are_thirty_that_are_there() -> None:
+    """`make test-processes` takes a day: one that was renamed would end it at once."""
+    tests = Path(__file__).parents[1]
+    named = (tests / "processes.txt").read_text(encoding="utf-8").splitlines()
+    assert len(set(named)) == len(named) == 30
+    for each in named:
+        path, _, function = each.partition("[")[0].partition("::")
+        assert f"def {function}(" in (tests.parent / path).read_text(encoding="utf-8"), each

@@ -95,6 +95,14 @@ def test_a_node_that_only_missed_anothers_ranks_is_not_to_blame() -> None:
     assert ended.reason == "node 1: OutOfMemoryError"
 
 
+def test_a_part_that_was_killed_is_not_to_blame_for_a_rank_that_ended() -> None:
+    """Its process was killed on the other node: the agent there says so, under the name of what the others miss."""
+    killed = {"reason": "RankLostError", "detail": "rank 1: its process ended with status 137 before its work was done"}
+    ended = _run(FakePart(0, waits=True), FakePart(1, failed=killed))
+    assert ended is not None
+    assert ended.reason == "node 1: RankLostError"
+
+
 def test_a_guest_that_is_gone_is_named_and_where_all_are_gone_none_is() -> None:
     one = _run(FakePart(0, waits=True), FakePart(1, lost=GONE))
     both = _run(FakePart(0, lost=GONE), FakePart(1, lost=GONE))

@@ -41,7 +41,7 @@ def a_round(guest: Guest, *, device: str = "cuda") -> Any:
 
     return SimpleNamespace(
         channel=guest, grant=SimpleNamespace(device=device), emit=lambda _progress: None, number=1, rounds=1, nonce="0" * 64,
-        run_id="r", row=SimpleNamespace(row_id="r-1"), leg_id=lambda _leg: "protected-1", broke_protocol=broke_protocol,
+        run_id="r", node=0, row=SimpleNamespace(row_id="r-1"), leg_id=lambda _leg: "protected-1", broke_protocol=broke_protocol,
     )  # fmt: skip
 
 
