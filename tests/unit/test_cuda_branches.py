@@ -29,7 +29,7 @@ TRIED = {
     "legs/package_sending.py window_of": "unit/legs/test_package_sending.py",
     "legs/round.py Round.guest_plan": "rounds/test_ring.py",
     "providers/local.py LocalProvider.__init__": "fake_nvml/test_rows.py",
-    "workloads/cuda.py clock_of": "fake_nvml/test_rows.py",
+    "workloads/cuda.py clock_of": "unit/guest/test_training_cuda.py",
     "workloads/device.py facts_of": "unit/workloads/test_trainers_cuda.py",
     "workloads/device.py generator": "unit/workloads/test_trainers_cuda.py",
     "workloads/device.py on_device": "unit/workloads/test_trainers_cuda.py",
