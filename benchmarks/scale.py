@@ -1,7 +1,7 @@
 """What a report of many rows costs: collection, writing, checking and rendering, in seconds per 1 000 rows. Printed, not judged.
 
-The aims stand beside the figures: 10 000 rows collect at most 1.2 times as slow as as many empty tests, 1 000 rows are validated and
-written in 2 s and checked in 3 s, all of them linear (last / first near 1), and `history` lists 100 reports in 3 s.
+The aims stand beside the figures: 10 000 rows collect at most 1.2 times as slow as as many empty tests, 1 000 rows are validated
+and written in 2 s and checked in 3 s, all of them linear (last / first near 1), and `history` lists 100 reports in 3 s.
 
     python benchmarks/scale.py [ROWS]      (default 4 000; a report is at most 48 MiB)
 

@@ -32,9 +32,13 @@ def bullets(values: Iterable[str]) -> str:
 
 
 def definitions(pairs: Iterable[tuple[str, Any]]) -> str:
-    """A definition list of names and values; those without a value are left out."""
-    terms = "".join(f"<dt>{escaped(name)}</dt><dd>{escaped(value)}</dd>" for name, value in pairs if value not in (None, ""))
+    """A definition list of names and values; those without a value are left out. A `Link` leads to its place."""
+    terms = "".join(f"<dt>{escaped(name)}</dt><dd>{_defined(value)}</dd>" for name, value in pairs if value not in (None, ""))
     return f"<dl>{terms}</dl>"
+
+
+def _defined(value: Any) -> str:
+    return f'<a href="{escaped(value.css)}">{escaped(value.text)}</a>' if isinstance(value, Link) else escaped(value)
 
 
 @dataclass(frozen=True)
