@@ -14,7 +14,7 @@ from urllib.parse import quote
 
 from pytest_glasshouse.check.check import Level
 from pytest_glasshouse.render import tables
-from pytest_glasshouse.render.html import Code, Link, MarkedText, bullets, definitions, details, escaped, paragraph, table
+from pytest_glasshouse.render.html import Code, LinkCell, MarkedText, bullets, definitions, details, escaped, paragraph, table
 from pytest_glasshouse.render.page_rows import excluded_details, findings, row_card, row_details
 from pytest_glasshouse.render.page_style import style_sheet
 from pytest_glasshouse.render.page_table import SCRIPT, rows_table, script_source, spent_usd
@@ -82,8 +82,8 @@ def _top(document: Report, checked: Checked) -> Iterator[str]:
         [
             ("made", f"{document['createdAt']} by {maker['name']} {maker['version']}"),
             ("subject", f"{subject['name']} {subject['version'] or ''}" + (f" at {commit[:12]}{dirty}" if commit else "")),
-            ("the commit", None if links.commit is None else Link(links.commit, links.commit)),
-            ("the CI run", None if links.run is None else Link(links.run, links.run)),
+            ("the commit", None if links.commit is None else LinkCell(links.commit, links.commit)),
+            ("the CI run", None if links.run is None else LinkCell(links.run, links.run)),
             ("root of trust", document["attestationRoot"]),
             ("spent while legs were there", f"{math.fsum(costs):,.2f} USD" if costs else None),
         ]

@@ -40,21 +40,21 @@ class ProgressFile:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Progress:
+class RunningNow:
     """Worker to line, and what the run has cost so far; empty where nothing was written yet, or the run has ended meanwhile."""
 
     workers: Mapping[str, str]
     cost: str = ""
 
 
-def read_progress(directory: Path) -> Progress:
+def read_progress(directory: Path) -> RunningNow:
     """What a run does now, by its own file."""
     try:
         found = read_json(directory / PROGRESS)
     except (OSError, IntegrityError):
-        return Progress(workers={})
+        return RunningNow(workers={})
     workers, cost = (found.get("workers"), found.get("cost")) if isinstance(found, dict) else ({}, "")
-    return Progress(
+    return RunningNow(
         workers={name: str(line) for name, line in workers.items()} if isinstance(workers, dict) else {},
         cost=cost if isinstance(cost, str) else "",
     )
