@@ -15,7 +15,7 @@ STAMP  := $(VENV)/installed
 export PYTHONDONTWRITEBYTECODE :=
 export PYTHONPYCACHEPREFIX :=
 
-.PHONY: help demo recording gpu gpu-wheels test lint types imports schemas workflows docs package tests test-under-load test-pythons coverage soak chaos calibrate bench pre-commit clean
+.PHONY: help demo recording gpu gpu-wheels test lint types imports schemas workflows docs package tests test-under-load test-processes test-pythons coverage soak chaos calibrate bench pre-commit clean
 .DEFAULT_GOAL := help
 
 help: ## what there is
@@ -79,6 +79,9 @@ tests: $(STAMP)
 test-under-load: $(STAMP) ## the tests three times beside 14 busy processes; BUSY=random RUNS=200 TESTS=... for others
 	$(BIN)/python benchmarks/under_load.py --busy $(BUSY) --runs $(RUNS) -- $(BIN)/python -m pytest -n $(JOBS) --dist worksteal $(TESTS)
 
+test-processes: $(STAMP) ## the 30 tests of tests/processes.txt 200 times, each time beside 0 to 14 busy processes; takes a day
+	$(MAKE) --no-print-directory test-under-load BUSY=random RUNS=200 TESTS=@tests/processes.txt
+
 test-pythons: ## the tests that need no torch, on each Python of PYTHONS that is installed
 	.ci/test-pythons $(PYTHONS)
 
@@ -104,6 +107,7 @@ bench: $(STAMP) ## ratios, printed and not judged
 	$(BIN)/python benchmarks/sealed.py
 	$(BIN)/python benchmarks/server.py
 	$(BIN)/python -m benchmarks.marks
+	$(BIN)/python -m benchmarks.ranks
 	$(BIN)/python benchmarks/scale.py
 	$(BIN)/python benchmarks/witness.py
 	$(BIN)/python -m benchmarks.naive

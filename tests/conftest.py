@@ -68,6 +68,10 @@ _SLOW = (
 _TORCH = re.compile(r"\bimport torch\b|\bmark\.torch\b|\bFakeCuda\b")
 
 
+#: Files of slow tests that share one guest, which a process of its own would start again.
+_TOGETHER = re.compile(r"\btorch_guest\b")
+
+
 def _folder(path: Path) -> str:
     return path.relative_to(Path(__file__).parent).parts[0]
 
@@ -80,8 +84,10 @@ def _slow_first(items: list[pytest.Item], workers: int) -> list[pytest.Item]:
     files: dict[Path, list[pytest.Item]] = {}
     for item in items:
         files.setdefault(item.path, []).append(item)
-    slow = [path for path in files if _folder(path) in _SLOW]
+    together = [path for path in files if _folder(path) in _SLOW and _TOGETHER.search(path.read_text(encoding="utf-8"))]
+    slow = [path for path in files if _folder(path) in _SLOW and path not in together]
     parts: list[list[pytest.Item]] = [[item for path in slow[part::workers] for item in files[path]] for part in range(workers)]
+    parts[-1] = [item for path in together for item in files[path]] + parts[-1]
     others = [path for path in files if _folder(path) not in _SLOW]
     torch = {path for path in others if _TORCH.search(path.read_text(encoding="utf-8"))}
     parts[0] = [item for path in others if path in torch for item in files[path]] + parts[0]

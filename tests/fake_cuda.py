@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes
 import mmap
 import os
+import time
 import weakref
 from collections.abc import Callable, Generator, Mapping, Sequence
 from functools import partial
@@ -50,6 +51,8 @@ class FakeCuda(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.base = ctypes.addressof(ctypes.c_char.from_buffer(self.memory))
         self.pinned: dict[int, int] = {}
         self.calls: list[str] = []
+        #: The device's own clock.
+        self.clock_ns: Callable[[], int] = time.perf_counter_ns
         #: How many more the allocator gives; below zero it gives as many as there is memory for.
         self.allocations_left = -1
         #: Names of the operations that ran here.
@@ -82,6 +85,14 @@ class FakeCuda(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 self._queue.pop(0)()
 
         return wait
+
+    def mark(self) -> cuda.DeviceMark:
+        mark = _Mark(self.clock_ns)
+        if self._queue:
+            self._queue.append(mark.reached)
+        else:
+            mark.reached()
+        return mark
 
     def generator(self) -> torch.Generator:
         return torch.Generator()
@@ -395,6 +406,22 @@ _AS_CUDA_DOES: dict[Any, Callable[..., Any]] = {
     torch.Tensor.data_ptr: lambda tensor: tensor.inner.data_ptr(),
     torch.Tensor.untyped_storage: lambda tensor: tensor.inner.untyped_storage(),
 }
+
+
+class _Mark:
+    """An event: the device notes the time when it comes there. Asking before that is an error, as with CUDA."""
+
+    def __init__(self, clock_ns: Callable[[], int]) -> None:
+        self._clock_ns = clock_ns
+        self.at_ns: int | None = None
+
+    def reached(self) -> None:
+        self.at_ns = self._clock_ns()
+
+    def ns_since(self, before: _Mark) -> int:
+        if self.at_ns is None or before.at_ns is None:
+            raise RuntimeError("CUDA error: device not ready")
+        return self.at_ns - before.at_ns
 
 
 class _Block:

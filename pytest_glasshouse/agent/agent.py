@@ -10,10 +10,6 @@ import contextlib
 import os
 import secrets
 import shutil
-import socket
-import sys
-import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
@@ -27,6 +23,7 @@ from pytest_glasshouse.agent.covariate_sampler import SamplerProcess
 from pytest_glasshouse.agent.gpu_memory import GpuMemory
 from pytest_glasshouse.agent.idempotency import AgentReply, ReplyCache
 from pytest_glasshouse.agent.installed_code import Baseline
+from pytest_glasshouse.agent.launchers import Launchers
 from pytest_glasshouse.agent.leg_process import LegProcess
 from pytest_glasshouse.agent.memory_files import MemoryFiles, sealed_copy
 from pytest_glasshouse.agent.memory_left import available_bytes
@@ -36,7 +33,6 @@ from pytest_glasshouse.agent.spool import Spool
 from pytest_glasshouse.agent.turn_scheduler import TurnScheduler
 from pytest_glasshouse.errors import GlasshouseError, ProtocolError
 from pytest_glasshouse.guest import machine
-from pytest_glasshouse.guest.launcher import give_back_freed, keep_little
 from pytest_glasshouse.guest.nvml import Gpu, Nvml
 from pytest_glasshouse.guest.torch_probe import TorchAnswer, ask_torch, device_variables
 from pytest_glasshouse.wire import evidence, frames, tokens
@@ -68,10 +64,6 @@ if TYPE_CHECKING:
 _LONGEST_PULL_S = 10.0
 #: How long a killed leg may take to leave its exit: less than the host waits for the answer (`legs.leg_watch`).
 _KILL_S = 4.0
-#: Deadline for one frame once it has begun: a slow client must not occupy a thread of the agent.
-_FRAME_S = 300.0
-#: The least size of blocks of memory that are given back at once: messages of megabytes.
-_LARGE_BYTES = 1 << 20
 
 
 class Agent:
@@ -105,6 +97,13 @@ class Agent:
                 "TMPDIR": str(directory),
                 **device_variables(os.environ),
             },
+        )
+        self._launchers = Launchers(
+            directory / "legs",
+            archive_fd=self._archive_fd,
+            site_packages=site_packages,
+            baseline=self._baseline,
+            bytecode=self._bytecode,
         )
         self._covariates = SamplerProcess(archive_fd=self._archive_fd, site_packages=site_packages)
         self._spool = Spool(directory / "spool.jsonl")
@@ -254,12 +253,11 @@ class Agent:
             leg_id=rank_id(leg_id, rank),
             order=order,
             workspace=self._directory / "legs" / rank_id(leg_id, rank),
-            archive_fd=self._archive_fd,
             components=components,
             baseline=self._baseline,
             bytecode=self._bytecode,
             container=self._allocation,
-            site_packages=self._site_packages,
+            launchers=self._launchers,
             gpu=self._gpu_memory(own),
             key=self._key,
             memory_files=self._memory_files,
@@ -339,6 +337,7 @@ class Agent:
             leg.kill()
         for leg in self._legs.values():
             leg.join(timeout=5)
+        self._launchers.end()
         self._covariates.end()
         shutil.rmtree(self._directory, ignore_errors=True)
 
@@ -364,45 +363,3 @@ class Agent:
             "gpu-model": digests["gpuModel"],
             "gpu-uuid": digests["gpuUuid"],
         }
-
-
-def serve(*, directory: str, allocation: str, site_packages: list[str], until_eof: bool, contact: str | None = None) -> int:
-    """Serve the host on `<directory>/agent.sock` until killed; with `until_eof`, until standard input ends."""
-    keep_little(_LARGE_BYTES)
-    root = Path(directory)
-    contact_file = None if contact is None else Path(contact)
-    archive = Path(sys.argv[0]).read_bytes()
-    agent = Agent(archive=archive, directory=root, allocation=allocation, site_packages=site_packages, contact=contact_file)
-    del archive
-    give_back_freed()
-    listener = socket.socket(socket.AF_UNIX)
-    path = root / "agent.sock"
-    path.unlink(missing_ok=True)
-    # Bound under another name and renamed: a visible socket already accepts connections.
-    temporary = root / "agent.sock.new"
-    temporary.unlink(missing_ok=True)
-    listener.bind(str(temporary))
-    listener.listen(16)
-    temporary.rename(path)
-    if until_eof:
-        threading.Thread(target=_end_with_stdin, args=(agent,), daemon=True).start()
-    while True:
-        connection, _ = listener.accept()
-        threading.Thread(target=_serve_connection, args=(agent, connection), daemon=True).start()
-
-
-def _serve_connection(agent: Agent, connection: socket.socket) -> None:
-    with connection:
-        try:
-            while (received := frames.receive(connection, rest_s=_FRAME_S)) is not None:
-                reply, payload = agent.handle(*received)
-                frames.send(connection, reply, payload, deadline=time.monotonic() + _FRAME_S)
-        except (OSError, ProtocolError):
-            return
-
-
-def _end_with_stdin(agent: Agent) -> None:
-    while os.read(0, 4096):
-        pass
-    agent.end()
-    os._exit(0)

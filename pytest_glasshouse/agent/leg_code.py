@@ -1,6 +1,7 @@
-"""The loaded code of one leg, measured twice: before attestation, for the evidence, and after training, for the exit.
+"""The loaded code of a leg, measured twice: before attestation, for the evidence, and after training, for the exit.
 
-The leg lists what it has loaded; the agent hashes the files itself. The host judges the result.
+The code of a launcher too: after its imports, and again before each leg that it forks. The process lists what it has loaded; the
+agent hashes the files itself. The host judges the result.
 """
 
 from __future__ import annotations
@@ -22,13 +23,15 @@ _MOST_CHANGED = 64
 
 
 class LegCode:
-    """Both measurements of one leg. `archive` is the path prefix of modules from the measured archive."""
+    """The measurements of one process, a leg or a launcher. `archive` is the path prefix of modules from the measured archive."""
 
     def __init__(self, baseline: Baseline, bytecode: BytecodeCache, *, archive: str) -> None:
         self._baseline = baseline
         self._bytecode = bytecode
         self._archive = archive
         self._first: CodeMeasurement | None = None
+        #: What was foreign in the launcher that forked this leg, when it had imported everything.
+        self.inherited: tuple[str, ...] = ()
         #: For the leg's exit: whether the second measurement found the code of the first.
         self.comparison: dict[str, Json] = {"status": "unseen", "reason": "the leg did not complete its training"}
 
@@ -36,6 +39,11 @@ class LegCode:
         """The first measurement, as components of the evidence."""
         self._first = self._measured(loaded)
         return {**self._first.components, "bytecode": self._bytecode.digest}
+
+    @property
+    def foreign(self) -> tuple[str, ...]:
+        """What was foreign in the first measurement."""
+        return () if self._first is None else self._first.foreign
 
     def measure_again(self, loaded: LoadedFiles) -> dict[str, str]:
         """The second measurement, after training: nothing may have changed, and nothing foreign may have been loaded since."""
@@ -51,6 +59,7 @@ class LegCode:
 
     def _measured(self, loaded: LoadedFiles) -> CodeMeasurement:
         measurement = self._baseline.measure_loaded(loaded, archive=self._archive)
-        if self._bytecode.intact():
-            return measurement
-        return dataclasses.replace(measurement, foreign=(*measurement.foreign, "byte-code cache: not as built"))
+        more = tuple(f"launcher: {name}" for name in self.inherited)
+        if not self._bytecode.intact():
+            more += ("byte-code cache: not as built",)
+        return dataclasses.replace(measurement, foreign=(*measurement.foreign, *more))

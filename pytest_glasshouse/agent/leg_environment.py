@@ -1,4 +1,4 @@
-"""The command and the environment variables of a leg: the same for both legs of a round, but for its own directory."""
+"""The command of a launcher of legs, and the variables of a leg: the same for both legs of a round, but for its own directory."""
 
 from __future__ import annotations
 
@@ -12,9 +12,12 @@ from pytest_glasshouse.guest.torch_probe import device_variables
 from pytest_glasshouse.workloads.base import GUEST_ENVIRONMENT
 
 
-def leg_command(bytecode: Sequence[str], archive: str, site_packages: Sequence[str]) -> list[str]:
-    """The command that starts a leg's launcher. -B: a leg never writes byte code, so the cache stays what was measured."""
-    command = [sys.executable, "-I", "-S", "-B", "-X", "utf8", *bytecode, archive, "leg"]
+def launcher_command(bytecode: Sequence[str], archive: str, site_packages: Sequence[str], *, workload: str) -> list[str]:
+    """The command that starts a launcher of legs of `workload`; of none where it is empty.
+
+    -B: neither it nor a leg ever writes byte code, so the cache stays what was measured.
+    """
+    command = [sys.executable, "-I", "-S", "-B", "-X", "utf8", *bytecode, archive, "launcher", "--workload", workload]
     for directory in site_packages:
         command += ["--site-packages", directory]
     return command

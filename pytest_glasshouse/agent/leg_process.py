@@ -1,8 +1,8 @@
 """The agent's side of one leg: start it, serve its socketpair, observe its end, sign the exit.
 
 The agent is the attesting environment: it takes the measurements in the evidence itself; the leg supplies only its two
-ephemeral keys, and they are accepted only from the process that was forked for it. One thread per leg forks it, serves it
-and waits for it, so the leg dies with that thread.
+ephemeral keys, and they are accepted only from the process that was forked for it. One thread per leg has it forked, serves it
+and waits for it.
 """
 
 from __future__ import annotations
@@ -10,12 +10,8 @@ from __future__ import annotations
 import contextlib
 import os
 import queue
-import resource
-import select
 import shutil
-import signal
 import socket
-import subprocess
 import threading
 import time
 from pathlib import Path
@@ -24,19 +20,21 @@ from typing import TYPE_CHECKING
 from pytest_glasshouse.agent.base_models import descriptors_of
 from pytest_glasshouse.agent.border_marks import BorderMarks
 from pytest_glasshouse.agent.leg_code import LegCode
-from pytest_glasshouse.agent.leg_environment import leg_command, leg_environment
+from pytest_glasshouse.agent.leg_environment import leg_environment
 from pytest_glasshouse.agent.leg_evidence import sign_evidence
 from pytest_glasshouse.agent.leg_scan import LegScan
 from pytest_glasshouse.agent.page_cache import warm_page_cache
+from pytest_glasshouse.agent.prologue_repeats import drawn_steps
+from pytest_glasshouse.agent.server_answers import ServerAnswers
 from pytest_glasshouse.agent.stretches import StretchRecorder
-from pytest_glasshouse.errors import ProtocolError, RefusedError
+from pytest_glasshouse.errors import ProtocolError
 from pytest_glasshouse.guest.launcher import give_back_freed
 from pytest_glasshouse.wire import evidence, frames, tokens
 from pytest_glasshouse.wire.canonical import canonical
 from pytest_glasshouse.wire.guest_messages import check_event, failure
 from pytest_glasshouse.wire.host_messages import ChallengeAnswer
 from pytest_glasshouse.wire.leg_messages import Attest, Export, LoadedFiles, Ready
-from pytest_glasshouse.wire.peer_credentials import PeerCredentialSocket, is_child, no_process_left
+from pytest_glasshouse.wire.peer_credentials import PeerCredentialSocket, no_process_left
 from pytest_glasshouse.wire.typed import check_typed
 
 if TYPE_CHECKING:
@@ -47,6 +45,7 @@ if TYPE_CHECKING:
     from pytest_glasshouse.agent.bytecode_cache import BytecodeCache
     from pytest_glasshouse.agent.gpu_memory import GpuMemory
     from pytest_glasshouse.agent.installed_code import Baseline
+    from pytest_glasshouse.agent.launchers import ForkedLeg, LauncherProcess, Launchers
     from pytest_glasshouse.agent.memory_files import MemoryFiles
     from pytest_glasshouse.agent.spool import Spool
     from pytest_glasshouse.agent.turn_scheduler import TurnScheduler
@@ -58,11 +57,7 @@ if TYPE_CHECKING:
 _FORWARDED = ("journal", "progress", "started", "callback", "head", "failed")
 #: How long a leg may live after it closed its socket, or was killed.
 _END_S = 10.0
-#: Deadline for one message once it has begun, and for the launcher to name the process it forked.
-_FRAME_S = 60.0
-#: How long the host may take to bring the server's answer: longer than it waits for a server itself.
-_ANSWER_S = 1800.0
-_PID_DIGITS = 20
+_FRAME_S = 60.0  # for one message, once it has begun
 #: Bytes of an exported adapter beside its weights, sealed or not.
 _HEADERS = 1 << 20
 
@@ -76,12 +71,11 @@ class LegProcess(threading.Thread):
         leg_id: str,
         order: LegOrder,
         workspace: Path,
-        archive_fd: int,
         components: Mapping[str, str],
         baseline: Baseline,
         bytecode: BytecodeCache,
         container: str,
-        site_packages: list[str],
+        launchers: Launchers,
         gpu: GpuMemory,
         key: Ed25519PrivateKey,
         memory_files: MemoryFiles,
@@ -96,18 +90,16 @@ class LegProcess(threading.Thread):
         self._leg_id = leg_id
         self._order = order
         self._workspace = workspace
-        self._archive_fd = archive_fd
         self._components = dict(components)
-        self._bytecode = bytecode
-        self._code = LegCode(baseline, bytecode, archive=self._archive)
+        self._launchers = launchers
+        self._code = LegCode(baseline, bytecode, archive=launchers.archive)
         self._container = container
-        self._site_packages = site_packages
         self._key = key
         self._memory_files = memory_files
         self._spool = spool
-        self._answers: queue.Queue[tuple[str, AnswerBody]] = queue.Queue()
-        self._process: subprocess.Popen[bytes] | None = None
-        self._leg_pid = 0
+        self._answers = ServerAnswers()
+        self._launcher: LauncherProcess | None = None
+        self._forked: ForkedLeg | None = None
         #: An adapter is the trained initial weights, so its size is bounded by the material's.
         self._most_export = _HEADERS
         self._head: str | None = None
@@ -115,15 +107,20 @@ class LegProcess(threading.Thread):
         self._challenge: ChallengeAnswer | None = None
         self._challenged_ns = 0
         self._stretches = StretchRecorder()
-        self._marks = BorderMarks(order.get("witness"), nonce=order["nonce"], label=leg_id, spool=spool, answer=self._answer)
+        self._repeating = False
+        self._marks = BorderMarks(
+            order.get("witness"), nonce=order["nonce"], label=leg_id, spool=spool, answer=self._answers.next
+        )
         self._scan = LegScan()
         self._gpu = gpu
         self._ended = threading.Event()
         self._killed = False
+        #: Set when the launcher is ready, or the leg is ended before.
+        self._may_start = threading.Event()
 
     def answer(self, kind: str, body: AnswerBody) -> None:
         """Pass the server's answer, relayed by the host, to the leg."""
-        self._answers.put((kind, body))
+        self._answers.put(kind, body)
 
     def command(self, kind: str, turn: int) -> None:
         """Queue `turn` or `finish` for the leg; this thread sends it."""
@@ -140,8 +137,13 @@ class LegProcess(threading.Thread):
 
     @property
     def process_group(self) -> int:
-        """The launcher's process id; everything the leg starts is in its session or below it."""
-        return 0 if self._process is None else self._process.pid
+        """The process id of the leader of the leg's session; everything the leg starts is in that session or below it."""
+        return 0 if self._forked is None else self._forked.pid
+
+    @property
+    def leg_pid(self) -> int:
+        """The process that trains; 0 before there is one."""
+        return 0 if self._forked is None else self._forked.leg_pid
 
     @property
     def thread(self) -> int:
@@ -155,12 +157,11 @@ class LegProcess(threading.Thread):
     def kill(self) -> None:
         """End the leg at once, even while it is being started; its exit is still observed and signed."""
         self._killed = True
-        self._answers.put(("ended", {}))
+        self._answers.put("ended", {})
         self._commands.put(("ended", 0))
-        process = self._process
-        if process is not None and process.poll() is None:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
+        self._may_start.set()
+        if self._forked is not None:
+            self._forked.kill()
 
     @property
     def ended(self) -> bool:
@@ -177,10 +178,9 @@ class LegProcess(threading.Thread):
         ours = PeerCredentialSocket(end)
         try:
             self._workspace.mkdir(parents=True)
-            self._bytecode.build(self._order["plan"]["workload"])
-            process = self._start(theirs)
+            forked = self._start(theirs)
             theirs.close()
-            self._serve(ours, process)
+            self._serve(ours, forked)
         except Exception as error:  # noqa: BLE001  (no message of a leg may end this thread without an exit event)
             self._spool_failed(failure(error))
         finally:
@@ -188,45 +188,35 @@ class LegProcess(threading.Thread):
             theirs.close()
             self._observe_end()
 
-    def _start(self, theirs: socket.socket) -> subprocess.Popen[bytes]:
-        cache = warm_page_cache(base := self._order["plan"]["base"])
+    def _start(self, theirs: socket.socket) -> ForkedLeg:
+        plan, strict = self._order["plan"], self._order.get("strict_memory", False)
+        self._launcher = launcher = self._launchers.wait(plan["workload"], strict_memory=strict, may_go_on=self._may_start)
+        self._code.inherited = launcher.foreign
+        cache = warm_page_cache(base := plan["base"])
         material = self._material()
         self._most_export = _HEADERS + 4 * sum(os.fstat(fd).st_size for fd in material.values())
-        reading, writing = os.pipe()
-        arguments, environment, more = self._of_rank()
-        passed = (theirs.fileno(), self._archive_fd, writing, *material.values(), *descriptors_of(base), *more)
-        command = leg_command(self._bytecode.option(), self._archive, self._site_packages)
-        command += ["--control", str(theirs.fileno()), "--pid-fd", str(writing), *arguments]
+        network, variables, more = self._of_rank()
         self._material_fds = material
-        self._process = subprocess.Popen(  # noqa: S603
-            command,
-            cwd=self._workspace,
-            env=leg_environment(self._workspace, strict_memory=self._order.get("strict_memory", False)) | environment,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            pass_fds=passed,
-            start_new_session=True,
-        )
-        resource.prlimit(self._process.pid, resource.RLIMIT_CORE, (0, 0))
-        os.close(writing)
         self._spool.append(self._leg_id, "spawned", {"kind": self._order["kind"], "cache": cache})
-        for fd in material.values():
-            os.close(fd)
-        # The launcher writes the process id of its child; nothing when the fork failed.
-        with os.fdopen(reading, "rb", buffering=0) as pipe:
-            pid = pipe.read(_PID_DIGITS) if select.select([pipe], [], [], _FRAME_S)[0] else b""
-        self._leg_pid = int(pid or self._process.pid)
-        if pid and not is_child(self._leg_pid, self._process.pid):
-            raise RefusedError("sender", "the launcher named a process that it did not fork, or that is gone")
-        return self._process
+        environment = leg_environment(self._workspace, strict_memory=strict)
+        try:
+            self._forked = launcher.fork(
+                directory=self._workspace,
+                environment=environment | variables,
+                descriptors=[theirs.fileno(), *material.values(), *descriptors_of(base), *more],
+                control=theirs.fileno(),
+                network=network,
+            )
+        finally:
+            for fd in material.values():
+                os.close(fd)
+        return self._forked
 
-    def _serve(self, ours: PeerCredentialSocket, process: subprocess.Popen[bytes]) -> None:
+    def _serve(self, ours: PeerCredentialSocket, forked: ForkedLeg) -> None:
         if self._killed:
             raise ProtocolError("the leg was ended before it began")
         # From here on, a message from any other process ends the leg.
-        ours.pid = self._leg_pid
-        self._stretches.pid = self._leg_pid
+        ours.pid = self._stretches.pid = forked.leg_pid
         self._send(ours, "begin", self._begin())
         while (received := frames.receive(ours, rest_s=_FRAME_S)) is not None:
             message, payload = received
@@ -234,17 +224,17 @@ class LegProcess(threading.Thread):
             if not isinstance(body, dict):
                 raise ProtocolError(f"expected an object as the body of a leg's message; saw {type(body).__name__}")
             self._take_in(ours, str(kind), body, payload)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(_END_S)
+        with contextlib.suppress(TimeoutError):
+            forked.wait(_END_S)
 
     def _material(self) -> dict[str, int]:
         """Descriptors of the leg's parts, which the caller closes."""
         descriptor = self._memory_files.growing if "arrived" in self._order else self._memory_files.descriptor
         return {name: descriptor(item) for name, item in self._order["material"].items()}
 
-    def _of_rank(self) -> tuple[list[str], dict[str, str], list[int]]:
-        """More arguments, variables and descriptors for the process; one rank alone has none (`agent.rank_process`)."""
-        return [], {}, []
+    def _of_rank(self) -> tuple[int | None, dict[str, str], list[int]]:
+        """Network namespace, more variables and descriptors of the process; one rank alone has none (`agent.rank_process`)."""
+        return None, {}, []
 
     def _begin(self) -> Begin:
         return {"order": self._order, "descriptors": self._material_fds}
@@ -264,10 +254,12 @@ class LegProcess(threading.Thread):
             "ready": lambda: self._on_ready(ours, body),
             "attest": lambda: self._on_attest(ours, body),
             "more": lambda: self._on_more(ours, body),
-            "memory": lambda: self._scan.attach(ours, body, pid=self._leg_pid),
+            "memory": lambda: self._scan.attach(ours, body, pid=self.leg_pid),
             "scan": lambda: self._on_scan(ours, body),
             "resident": lambda: self._on_turn(ours, kind, body),
             "turn-done": lambda: self._on_turn(ours, kind, body),
+            "warm": lambda: self._on_warm(ours),
+            "repeated": lambda: self._on_repeated(ours, body),
             "drain": lambda: self._on_drain(ours),
             "clock-read": self._on_clock_read,
             "images": lambda: self._spool.append(
@@ -289,12 +281,11 @@ class LegProcess(threading.Thread):
         else:
             self._spool.append(self._leg_id, kind, body)
         self._stretches.note(kind, body)
-        if kind == "head":
-            self._head = str(body["head"])
-        elif kind == "callback":
+        if kind in ("head", "callback"):
             # A raw leg has no head; its exit is bound to the callback.
-            self._head = canonical(body).decode()
-            self._gpu.record_in_use(self._leg_pid)
+            self._head = str(body["head"]) if kind == "head" else canonical(body).decode()
+        if kind == "callback":
+            self._gpu.record_in_use(self.leg_pid)
 
     def _on_drain(self, ours: PeerCredentialSocket) -> None:
         """Every earlier message is in the spool: this thread handles one after the other."""
@@ -323,19 +314,39 @@ class LegProcess(threading.Thread):
             check_event(kind, body)
             self._spool.append(self._leg_id, kind, body)
         self._stretches.note(kind, body)
+        self._await_command(ours)
+
+    def _await_command(self, ours: PeerCredentialSocket) -> None:
+        assert self.scheduler is not None  # noqa: S101  (only a leg that takes turns comes here)
         self.scheduler.leg_waiting(self._role)
-        command, turn = self._commands.get()
+        command, number = self._commands.get()
         if command == "ended":
             raise ProtocolError("the leg was ended while it waited for its turn")
-        self._send(ours, command, {"turn": turn})
+        self._repeating = command == "repeat"
+        self._send(ours, command, {"steps" if self._repeating else "turn": number})
+
+    def _on_warm(self, ours: PeerCredentialSocket) -> None:
+        """A leg that trains in one go has one border before its clock runs."""
+        if self.scheduler is not None:
+            raise ProtocolError("expected no 'warm' from a leg that takes turns")
+        self._repeating = True
+        self._send(ours, "repeat", {"steps": drawn_steps()})
+
+    def _on_repeated(self, ours: PeerCredentialSocket, body: dict[str, Json]) -> None:
+        if not self._repeating:
+            raise ProtocolError("expected no repetition of the prologue: none was asked for")
+        self._repeating = False
+        self._stretches.repeated(body)
+        if self.scheduler is None:
+            self._send(ours, "go", {})
+        else:
+            self._await_command(ours)
 
     def _on_ready(self, ours: PeerCredentialSocket, body: dict[str, Json]) -> None:
         self._ready = check_typed(body, Ready, "ready")
         self._components.update(self._code.measure(self._ready["images"]))
         self._spool.append(self._leg_id, "challenge-wanted", {})
-        kind, answer = self._answer()
-        if kind != "challenge":
-            raise ProtocolError(f"expected the challenge; saw {kind!r}")
+        _, answer = self._answers.expect("challenge")
         challenge = check_typed(answer, ChallengeAnswer, "challenge")
         self._challenge, self._challenged_ns = challenge, time.monotonic_ns()
         passed: LegChallenge = {
@@ -356,27 +367,23 @@ class LegProcess(threading.Thread):
             iat=challenge["issued_at"] + elapsed_s, more=self._rank_claims(),
         )  # fmt: skip
         self._spool.append(self._leg_id, "evidence", {"evidence": token, "log": [*attest["log"]], **beside})
-        kind, answer = self._answer()
-        if kind not in ("release", "refusal"):
-            raise ProtocolError(f"expected the server's answer; saw {kind!r}")
-        self._send(ours, kind, answer)
+        self._send(ours, *self._answers.expect("release", "refusal"))
 
     def _on_more(self, ours: PeerCredentialSocket, body: dict[str, Json]) -> None:
         """The leg needs more of its package: the host puts it, and says how much is there then."""
         check_event("more", body)
         self._spool.append(self._leg_id, "more", body)
-        kind, answer = self._answer()
-        if kind != "more":
-            raise ProtocolError(f"expected more of the package; saw {kind!r}")
-        self._send(ours, kind, answer)
+        self._send(ours, *self._answers.expect("more"))
 
     def _on_scan(self, ours: PeerCredentialSocket, body: dict[str, Json]) -> None:
         """Scan the leg's memory while the leg waits; start and end are events, so that the time it took is known."""
         stage = check_typed(body.get("stage"), str, "scan.stage")
         self._spool.append(self._leg_id, f"scan-{stage}", {})
         if stage == "trained":
-            self._gpu.record_in_use(self._leg_pid)
+            self._gpu.record_in_use(self.leg_pid)
         self._scan.scan_stage(stage, body)
+        if stage == "wiped" and self._launcher is not None:
+            self._scan.search_launcher(self._launcher)
         give_back_freed()
         self._spool.append(self._leg_id, f"scanned-{stage}", {})
         self._send(ours, "scanned", {})
@@ -384,22 +391,16 @@ class LegProcess(threading.Thread):
     def _send(self, ours: PeerCredentialSocket, kind: str, body: Mapping[str, object]) -> None:
         frames.send(ours, {"type": kind, "body": body}, deadline=time.monotonic() + _FRAME_S)
 
-    def _answer(self) -> tuple[str, AnswerBody]:
-        try:
-            return self._answers.get(timeout=_ANSWER_S)
-        except queue.Empty:
-            raise ProtocolError(f"expected the server's answer within {_ANSWER_S:g} s") from None
-
     def _observe_end(self) -> None:
-        process, status, gone = self._process, -1, True
-        if process is not None:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
+        forked, status, gone = self._forked, -1, True
+        if forked is not None:
+            forked.kill()
             # A tracer can keep a dead process in the process table: the exit then records it; nothing waits for it.
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                status = process.wait(_END_S)
-            gone = no_process_left(process.pid)
-            self._gpu.await_release(self._leg_pid, killed=self._killed)
+            with contextlib.suppress(TimeoutError):
+                status = forked.wait(_END_S)
+            gone = no_process_left(forked.pid)
+            forked.close()
+            self._gpu.await_release(self.leg_pid, killed=self._killed)
         self._on_process_end(status)
         entries = sum(len(files) + len(folders) for _, folders, files in os.walk(self._workspace))
         shutil.rmtree(self._workspace, ignore_errors=True)
@@ -409,23 +410,14 @@ class LegProcess(threading.Thread):
         self._marks.write(self._key)
         stretches = tokens.sign(self._stretches.claims(nonce), key=self._key, typ=evidence.TYP_STRETCHES)
         self._spool.append(self._leg_id, "stretches", {"stretches": stretches})
+        scan = self._scan.claims() if kind == "protected" else {"status": "unseen", "reason": "a raw leg is not scanned"}
         claims = evidence.exit_claims(
-            nonce=nonce,
-            head_token=self._head or "",
-            process_gone=gone,
-            exit_status=status,
-            workspace_entries=entries,
-            gpu=self._gpu.claims(),
-            scan=self._scan.claims() if kind == "protected" else {"status": "unseen", "reason": "a raw leg is not scanned"},
-            images=self._code.comparison,
-        )
+            nonce=nonce, head_token=self._head or "", process_gone=gone, exit_status=status, workspace_entries=entries,
+            gpu=self._gpu.claims(), scan=scan, images=self._code.comparison,
+        )  # fmt: skip
         self._scan.close()
         token = tokens.sign(claims, key=self._key, typ=evidence.TYP_EXIT)
         self._spool.append(self._leg_id, "exit", {"exit": token, "exit_status": status})
         self._ended.set()
         if self.scheduler is not None:
             self.scheduler.leg_ended(self._role)
-
-    @property
-    def _archive(self) -> str:
-        return f"/proc/self/fd/{self._archive_fd}"

@@ -1,7 +1,7 @@
 """The agent's side of the memory scan: takes a leg's descriptors, scans when the leg asks, and reports the result.
 
-Three scans: `loaded` and `trained` are the positive control, `wiped` is the one that counts. The result is signed with the
-leg's exit; the host judges it.
+Three scans: `loaded` and `trained` are the positive control, `wiped` is the one that counts; after it the leg's launcher,
+which never held a secret, is searched for the same. The result is signed with the leg's exit; the host judges it.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import os
 import time
 from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from pytest_glasshouse.agent.memory_scan import DescriptorMemory, Memory, ranges_of, scan
 from pytest_glasshouse.errors import ProtocolError
@@ -21,6 +21,9 @@ from pytest_glasshouse.wire.shapes import Fields, Whole
 from pytest_glasshouse.wire.typed import check_typed
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from contextlib import AbstractContextManager
+
     from pytest_glasshouse.agent.memory_scan import ScanResult
     from pytest_glasshouse.wire.canonical import Json
     from pytest_glasshouse.wire.peer_credentials import PeerCredentialSocket
@@ -28,6 +31,12 @@ if TYPE_CHECKING:
 #: How long a leg may take to serve one read of its memory.
 _READ_S = 60.0
 STAGES = ("loaded", "trained", "wiped")
+
+
+class LauncherMemory(Protocol):
+    """The process that forked a leg, as it is searched."""
+
+    def memory(self) -> AbstractContextManager[Memory]: ...
 
 
 class LegScan:
@@ -44,14 +53,7 @@ class LegScan:
 
     def attach(self, connection: PeerCredentialSocket, body: dict[str, Json], *, pid: int) -> None:
         """Take the leg's descriptors: of the memory of process `pid`, or of a memory file through which it serves reads."""
-        self._descriptors = connection.descriptors(2)
-        window, maps = self._descriptors
-        _expect_target(maps, f"/proc/{pid}/maps")
-        if body.get("served"):
-            self._memory = _ServedMemory(connection, window, maps)
-        else:
-            _expect_target(window, f"/proc/{pid}/mem")
-            self._memory = DescriptorMemory(window, maps)
+        self._memory, self._descriptors = memory_of(connection, body, pid=pid)
         self._reason = "the leg never asked for its memory to be scanned"
 
     def scan_stage(self, stage: str, body: dict[str, Json]) -> None:
@@ -77,19 +79,31 @@ class LegScan:
         if stage != "wiped":
             self._control |= found.copies.keys()
 
+    def search_launcher(self, launcher: LauncherMemory) -> None:
+        """After the last scan, the same search of the process that forked the leg: it may hold none of the patterns either."""
+        if "wiped" not in self._looks:
+            return
+        with launcher.memory() as memory:
+            found = scan(memory, self._patterns, self._salt)
+        if found.scanned_bytes:
+            self._looks["launcher"] = found
+
     def claims(self) -> dict[str, Json]:
         """The result for the leg's exit: integers and text."""
         patterns = Counter(pattern.kind for pattern in self._patterns)
         control = Counter(self._patterns[index].kind for index in self._control)
-        last = self._looks.get("wiped")
+        last, launcher = self._looks.get("wiped"), self._looks.get("launcher")
         left: Counter[str] = Counter()
-        for index, copies in last.copies.items() if last else ():
-            left[self._patterns[index].kind] += copies
+        for found in filter(None, (last, launcher)):
+            for index, copies in found.copies.items():
+                left[self._patterns[index].kind] += copies
         unfound = sorted(kind for kind, number in patterns.items() if control[kind] < number)
         if left:
             status, reason = "dirty", f"copies left: {', '.join(sorted(left))}"
         elif last is None:
             status, reason = "unseen", self._reason
+        elif launcher is None:
+            status, reason = "unseen", "nothing of the memory of the leg's launcher could be read"
         elif unfound or not patterns:
             status, reason = "unseen", f"the control did not find: {', '.join(unfound) or 'anything'}"
         else:
@@ -134,6 +148,22 @@ class _ServedMemory:
         Fields({"count": Whole(high=len(into))}).check(body, "read-done")
         count = check_typed(body, dict[str, int], "read-done")["count"]
         return os.preadv(self._window, [into[:count]], 0) if count else 0
+
+
+def memory_of(connection: PeerCredentialSocket, body: Mapping[str, Json], *, pid: int) -> tuple[Memory, list[int]]:
+    """The memory of process `pid`, which sent `body` and two descriptors, and these: the caller closes them."""
+    descriptors = connection.descriptors(2)
+    window, maps = descriptors
+    try:
+        _expect_target(maps, f"/proc/{pid}/maps")
+        if body.get("served"):
+            return _ServedMemory(connection, window, maps), descriptors
+        _expect_target(window, f"/proc/{pid}/mem")
+        return DescriptorMemory(window, maps), descriptors
+    except ProtocolError:
+        for descriptor in descriptors:
+            os.close(descriptor)
+        raise
 
 
 def _expect_target(descriptor: int, expected: str) -> None:

@@ -1,4 +1,4 @@
-"""Entry point of the guest archive: `agent` is the guest's one long-lived process, `leg` one leg of one round.
+"""Entry point of the guest archive: `agent` is the guest's one long-lived process, `launcher` forks the legs.
 
 Run as `python -I -S <archive> ...`: isolated, without `site`, so that no `.pth`, no sitecustomize and no
 PYTHON* variable can add code; site-packages are appended by hand, behind the archive.
@@ -7,13 +7,12 @@ PYTHON* variable can add code; site-packages are appended by hand, behind the ar
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 
-from pytest_glasshouse.guest.launcher import launch_agent, launch_leg
+from pytest_glasshouse.guest.launcher import launch_agent, launch_launcher
 
 
-def main(arguments: list[str] | None = None) -> int:
+def main(arguments: list[str] | None = None) -> int:  # noqa: PLR0911  (one for each role)
     """Run one role; the exit status is the process's."""
     parser = argparse.ArgumentParser(prog="glasshouse-guest")
     roles = parser.add_subparsers(dest="role", required=True)
@@ -22,10 +21,10 @@ def main(arguments: list[str] | None = None) -> int:
     agent.add_argument("--allocation", required=True)
     agent.add_argument("--until-eof", action="store_true", help="end with standard input (a guest on the host's own machine)")
     agent.add_argument("--contact", help="file to touch on every request of the host (a rented guest)")
-    leg = roles.add_parser("leg", help="run one leg (started by the agent)")
-    leg.add_argument("--control", type=int, required=True)
-    leg.add_argument("--pid-fd", type=int, required=True)
-    leg.add_argument("--network-fd", type=int, help="the network namespace of a leg of several ranks")
+    launcher = roles.add_parser("launcher", help="import what a workload trains with, and fork its legs (started by the agent)")
+    launcher.add_argument("--control", type=int, required=True)
+    launcher.add_argument("--pid-fd", type=int, required=True)
+    launcher.add_argument("--workload", default="", help="or none: then each leg imports for itself")
     compiler = roles.add_parser("compile", help="fill the private byte-code cache (started by the agent)")
     compiler.add_argument("--workload", required=True)
     sampler = roles.add_parser("covariates", help="sample clocks, power and load once a second (started by the agent)")
@@ -36,17 +35,17 @@ def main(arguments: list[str] | None = None) -> int:
     )
     download = roles.add_parser("download", help="download a base model from a hub (started by the agent)")
     generator = roles.add_parser("generation", help="make a stand-in's random weights (started by the agent)")
-    for role in (agent, leg, compiler, sampler, device, download, generator):
+    for role in (agent, launcher, compiler, sampler, device, download, generator):
         role.add_argument("--site-packages", action="append", default=[])
     options = parser.parse_args(arguments)
-    if options.role == "leg":
-        launch_leg(options.pid_fd, options.network_fd)
+    if options.role == "launcher":
+        launch_launcher(options.pid_fd)
     elif options.role == "agent":
         launch_agent()
     sys.path.extend(options.site_packages)
     # Imported only now: both need packages from the directories appended above.
     if options.role == "agent":
-        from pytest_glasshouse.agent.agent import serve
+        from pytest_glasshouse.agent.serving import serve
 
         return serve(
             directory=options.directory,
@@ -77,7 +76,6 @@ def main(arguments: list[str] | None = None) -> int:
         hide_unneeded()
         import_training(options.workload, "cpu")
         return 0
-    from pytest_glasshouse.guest.leg_main import run_leg
+    from pytest_glasshouse.guest.leg_launcher import serve_legs
 
-    # Without the interpreter's own clean-up: nothing is left to flush, and the kernel takes the memory back at once.
-    os._exit(run_leg(options.control))
+    return serve_legs(options.control, options.workload)

@@ -45,11 +45,6 @@ class RankProcess(LegProcess):
         """Every rank of the leg, this one first."""
         return [self, *self._group.others] if self._rank == 0 else [self]  # type: ignore[list-item]
 
-    @property
-    def leg_pid(self) -> int:
-        """The process that trains."""
-        return self._leg_pid
-
     def stopped(self) -> list[int]:
         """See `LegProcess`."""
         return self._group.stopped()
@@ -65,12 +60,9 @@ class RankProcess(LegProcess):
     def _material(self) -> dict[str, int]:
         return super()._material() if self._rank == 0 else {}
 
-    def _of_rank(self) -> tuple[list[str], dict[str, str], list[int]]:
+    def _of_rank(self) -> tuple[int | None, dict[str, str], list[int]]:
         network = self._group.network
-        arguments, descriptors = [], []
-        if network.namespace is not None:
-            arguments = ["--network-fd", str(network.namespace)]
-            descriptors.append(network.namespace)
+        descriptors = [] if network.namespace is None else [network.namespace]
         if self._rank == 0:
             descriptors += [each.fileno() for each in (network.listener, network.links) if each is not None]
         environment = rank_environment(
@@ -80,7 +72,7 @@ class RankProcess(LegProcess):
         if self._own_gpu is not None:
             # A rank that sees one GPU only cannot train on another's, and what asks for "cuda" gets its own.
             environment["CUDA_VISIBLE_DEVICES"] = self._own_gpu.visible
-        return arguments, environment, descriptors
+        return network.namespace, environment, descriptors
 
     def _begin(self) -> Begin:
         if self._rank == 0:
@@ -102,11 +94,14 @@ class RankProcess(LegProcess):
             if links:
                 ours.send_descriptors(links)
             self._group.close_links()
+        elif kind == "repeated" and (self._rank or self._group.network.node):
+            # The leg's first rank was asked, and all do as it does.
+            self._stretches.repeated(body)
         elif kind == "resident" and self._rank:
             check_event(kind, body)
             self._spool.append(self._leg_id, kind, body)
             self._stretches.note(kind, body)
-        elif kind in {"attest", "export", "more", "link", "links"} and self._rank:
+        elif kind in {"attest", "export", "more", "link", "links", "warm"} and self._rank:
             raise ProtocolError(f"expected no {kind!r} from rank {self._rank}: the first rank does that for all")
         else:
             super()._take_in(ours, kind, body, payload)

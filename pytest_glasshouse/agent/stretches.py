@@ -22,7 +22,7 @@ from pytest_glasshouse.wire import evidence
 from pytest_glasshouse.wire.canonical import Json, parse_object
 from pytest_glasshouse.wire.guest_messages import MOST_CONDITIONS, MOST_TURNS
 from pytest_glasshouse.wire.journal import PROGRESS
-from pytest_glasshouse.wire.leg_messages import ProgressBody
+from pytest_glasshouse.wire.leg_messages import ProgressBody, RepeatedBody
 from pytest_glasshouse.wire.typed import check_typed
 
 if TYPE_CHECKING:
@@ -48,6 +48,7 @@ class StretchRecorder:
         self._waits_at: list[int] = []
         self._waits: list[list[int]] = []
         self._cpu_ns: list[Json] = []
+        self._repeats: list[Json] = []
         #: Processor time that its own thread spent on these readings: the agent's work, and none of the leg's.
         self.readings_ns = 0
         self._over = threading.Event()
@@ -99,6 +100,13 @@ class StretchRecorder:
             self._cpu_ns.append([max(0, ended - began), max(0, read - drained)])
             self._edges, self._cpu, self._waits_at, self._waited = [], [], [], waited
 
+    def repeated(self, body: dict[str, Json]) -> None:
+        """The leg was asked to repeat its prologue's first steps, and tells their losses: now, and not when it is over."""
+        losses: list[Json] = [*check_typed(body, RepeatedBody, "repeated")["losses"]]
+        if self.timing or len(self._repeats) >= MOST_TURNS:
+            raise ProtocolError("expected no repetition while a clock runs, and no more of them than turns")
+        self._repeats.append({"after": len(self._rows), "losses": losses})
+
     def _stop_watching(self) -> None:
         """Read no more conditions: the stretch is over, or the leg has ended."""
         self._over.set()
@@ -121,7 +129,12 @@ class StretchRecorder:
         self._stop_watching()
         waits: list[Json] = [[*each] for each in self._waits]
         return evidence.stretches_claims(
-            nonce=nonce, stretches=self._rows, conditions=self._conditions, cpu_ns=self._cpu_ns, waits=waits
+            nonce=nonce,
+            stretches=self._rows,
+            conditions=self._conditions,
+            cpu_ns=self._cpu_ns,
+            waits=waits,
+            repeats=self._repeats,
         )
 
     @contextmanager

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Literal, Protocol
 
 from pytest_glasshouse.agent.border_marks import BorderMarks
 from pytest_glasshouse.agent.cpu_time import CpuMeter, processes
+from pytest_glasshouse.agent.prologue_repeats import drawn_steps, drawn_turns
 from pytest_glasshouse.errors import GlasshouseError, ProtocolError
 from pytest_glasshouse.guest.clock import now_ns
 from pytest_glasshouse.wire import evidence, tokens
@@ -30,8 +31,8 @@ if TYPE_CHECKING:
 class ScheduledLeg(Protocol):
     """One leg as the scheduler uses it."""
 
-    def command(self, kind: str, turn: int) -> None:
-        """Have the leg's own thread send it `turn` or `finish`."""
+    def command(self, kind: str, number: int) -> None:
+        """Have the leg's own thread send it `turn` (which), `repeat` (how many steps) or `finish`."""
 
     @property
     def ranks(self) -> Sequence[ScheduledRank]:
@@ -102,6 +103,7 @@ class TurnScheduler(threading.Thread):
         self._waiting: set[str] = set()
         self._ended: set[str] = set()
         self._borders: list[Json] = []
+        self._repeats: list[Json] = []
 
     def add_leg(self, role: str, leg: ScheduledLeg) -> None:
         """A leg of this round begins."""
@@ -135,7 +137,9 @@ class TurnScheduler(threading.Thread):
                 for role, leg in self._legs.items()
             }
             self._run_turns()
-        claims = evidence.borders_claims(nonce=self._nonce, roles=self.roles, turns=self._turns, borders=self._borders)
+        claims = evidence.borders_claims(
+            nonce=self._nonce, roles=self.roles, turns=self._turns, borders=self._borders, repeats=self._repeats
+        )
         token = tokens.sign(claims, key=self._key, typ=evidence.TYP_BORDERS)
         self._spool.append(self._label, "borders", {"borders": token})
         self._marks.write(self._key)
@@ -153,18 +157,27 @@ class TurnScheduler(threading.Thread):
 
     def _run_turns(self) -> None:
         """Every turn, until one is not completed."""
+        repeating, steps = drawn_turns(self._turns), drawn_steps()
         for number, role in enumerate(self._turns, 1):
+            if number in repeating:
+                if (borders := self._between_borders(role, "repeat", steps)) is None:
+                    return
+                self._repeats.append({"turn": number, "borders": borders})
             if not self._cross_border():
                 return
-            before = self._read_cpu()
-            self._command(role, "turn", number)
-            event = self._next_leg_event()
-            after = self._read_cpu()
-            if event != LegEvent(role=role, kind="waiting"):
+            if (borders := self._between_borders(role, "turn", number)) is None:
                 return
-            self._borders.append([before, after])
+            self._borders.append(borders)
             self._spool.append(self._label, "turn", {"turn": number, "turns": len(self._turns), "leg": role})
         self._cross_border()
+
+    def _between_borders(self, role: str, kind: str, number: int) -> list[Json] | None:
+        """Have a leg do something; the readings before and after it. None where it ended, or another one did."""
+        before = self._read_cpu()
+        self._command(role, kind, number)
+        event = self._next_leg_event()
+        after = self._read_cpu()
+        return [before, after] if event == LegEvent(role=role, kind="waiting") else None
 
     def _cross_border(self) -> bool:
         """Have the server sign its time; whether the turns can go on."""
@@ -192,9 +205,9 @@ class TurnScheduler(threading.Thread):
         while role not in self._ended:
             self._next_leg_event()
 
-    def _command(self, role: str, kind: str, turn: int) -> None:
+    def _command(self, role: str, kind: str, number: int) -> None:
         self._waiting.discard(role)
-        self._legs[role].command(kind, turn)
+        self._legs[role].command(kind, number)
 
     def _next_leg_event(self) -> LegEvent:
         while isinstance(event := self._leg_events.get(), HostAnswer):

@@ -23,7 +23,7 @@ from pathlib import Path
 
 if "agent" in sys.argv:
     sys.path.extend(value for flag, value in zip(sys.argv, sys.argv[1:]) if flag == "--site-packages")
-    from pytest_glasshouse.agent import leg_process
+    from pytest_glasshouse.agent import launchers, leg_process
 
     honest = leg_process.leg_environment
     variables = Path(sys.argv[sys.argv.index("--directory") + 1]) / "variables"
@@ -32,7 +32,7 @@ if "agent" in sys.argv:
         more = variables.read_text().split("=", 1) if variables.exists() else ()
         return {**honest(workspace, strict_memory=strict_memory), **(dict([more]) if more else {})}
 
-    leg_process.leg_environment = environment
+    leg_process.leg_environment = launchers.leg_environment = environment
 from pytest_glasshouse.agent.main import main
 
 sys.exit(main())

@@ -42,6 +42,9 @@ class MlpTrainer:
     def prologue(self, steps: int = 32) -> list[str]:
         return ["1.0"] * steps
 
+    def repeat_prologue(self, steps: int) -> list[str]:
+        return self.prologue(steps)
+
     def reset(self, order_seed: int) -> None:
         del order_seed
 
@@ -59,6 +62,9 @@ class MlpTrainer:
 
     def sample_sha256(self) -> str:
         return f"{self._steps:032x}" * 2
+
+    def batches(self) -> dict[str, Any]:
+        return {}
 
     def export(self) -> bytes:
         # The initial weights: no training is judged here. A copy, because the leg wipes it.

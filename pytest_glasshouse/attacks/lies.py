@@ -87,9 +87,13 @@ def _clock(share: Callable[[int], float]) -> Callable[[], None]:
 class _Trainer:
     """A trainer that lies from its second reset on: in what is measured, and neither in the prologue nor in the epilogue."""
 
+    #: Whether its count of the batches is the true one.
+    counts = False
+
     def __init__(self, honest: Any) -> None:
         self.honest = honest
         self.lying = False
+        self.kinds: list[str] = []
         self.steps = 0
 
     def __getattr__(self, name: str) -> Any:
@@ -102,6 +106,23 @@ class _Trainer:
     def reset(self, order_seed: int) -> None:
         self.honest.reset(order_seed)
         self.lying, self.steps = True, 0
+
+    def repeat_prologue(self, steps: int) -> Any:
+        """It is told that it is looked at, and does as it did in its prologue."""
+        going_on = self.lying, self.steps
+        self.lying = False
+        losses = self.honest.repeat_prologue(steps)
+        self.lying, self.steps = going_on
+        return losses
+
+    def batches(self) -> Any:
+        """As many as its steps have, whatever it used: an honest count would tell on it."""
+        counts = self.honest.batches()
+        if not self.lying:
+            self.kinds = [*counts]
+        if not self.lying or self.counts:
+            return counts
+        return {self.kinds[0]: self.steps * sum(self.honest.facts()["batchesPerUnit"].values())}
 
     def step(self) -> None:
         self.steps += 1
@@ -176,6 +197,8 @@ def _chained(first: list[int], rest: Any) -> Any:
 
 
 class _HalfTheSamples(_Trainer):
+    counts = True
+
     def lie(self) -> None:
         sizes = self.honest._sizes  # noqa: SLF001
         self.honest._sizes = {**sizes, "samples": sizes["samples"] // 2}  # noqa: SLF001
@@ -193,6 +216,42 @@ class _LowPrecision(_Trainer):
                 weight.data.copy_(weight.data.bfloat16().float())
             else:
                 weight.view("<u4")[...] &= 0xFFFF0000
+
+
+class _HalfPrecision(_Trainer):
+    """Forward and backward in sixteen bits, in everything but the prologue."""
+
+    counts = True
+
+    def lie(self) -> None:
+        weights = self.honest._weights  # noqa: SLF001
+        if hasattr(next(iter(weights.values())), "detach"):
+            import torch
+
+            with torch.autocast("cpu", dtype=torch.bfloat16):
+                self.honest.step()
+            return
+        self.honest._weights = {name: weight.astype("float16") for name, weight in weights.items()}  # noqa: SLF001
+        self.honest.step()
+        for name, weight in weights.items():
+            weight[...] = self.honest._weights[name]  # noqa: SLF001
+        self.honest._weights = weights  # noqa: SLF001
+
+
+class _SmallerSteps(_Trainer):
+    """Half of the learning rate from its first step on, put back before the end, where it knows that it is looked at."""
+
+    def repeat_prologue(self, steps: int) -> Any:
+        return self.honest.repeat_prologue(steps)
+
+    def prologue(self, steps: int) -> Any:
+        self.rate = getattr(self, "rate", self.honest._learning_rate)  # noqa: SLF001
+        self.honest._learning_rate = self.rate  # noqa: SLF001
+        return super().prologue(steps)
+
+    def lie(self) -> None:
+        self.honest._learning_rate = self.rate / 2  # noqa: SLF001
+        self.honest.step()
 
 
 class _NoTraining(_Trainer):
@@ -325,6 +384,8 @@ LIES: dict[str, Callable[[], Any]] = {
     "one-batch-elsewhere": _trainer(_OneBatchElsewhere),
     "half-the-samples": _trainer(_HalfTheSamples),
     "bfloat16-after-the-prologue": _trainer(_LowPrecision),
+    "half-precision-after-the-prologue": _trainer(_HalfPrecision),
+    "smaller-steps-until-the-end": _trainer(_SmallerSteps),
     "no-training-after-step-3": _trainer(_NoTraining),
     "same-wrong-adapter": _same_wrong_adapter,
     "niced-while-timed": _conditions(_niced),

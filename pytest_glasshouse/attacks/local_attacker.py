@@ -6,9 +6,11 @@ a launcher, which for some milliseconds is unprotected, and opens what it can. R
 
 from __future__ import annotations
 
+import array
 import contextlib
 import ctypes
 import os
+import signal
 import socket
 import threading
 import time
@@ -21,7 +23,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from pytest_glasshouse.agent.memory_scan import DescriptorMemory
-from pytest_glasshouse.attacks.target_guest import PlayedLeg, TargetGuest, children
+from pytest_glasshouse.attacks.target_guest import PlayedLeg, TargetGuest, children, process_state
 from pytest_glasshouse.errors import GlasshouseError
 from pytest_glasshouse.guest.opener import unseal_key
 from pytest_glasshouse.legs.leg_watch import Progress
@@ -90,6 +92,8 @@ class LocalAttacker:
         return self._taken if isinstance(self._taken, ProcessMemory) else None
 
     def __enter__(self) -> Self:
+        # One that runs already has its fences up.
+        self._guest.end_launchers()
         self._thread.start()
         return self
 
@@ -139,7 +143,7 @@ def read_agent_memory(guest: TargetGuest) -> bool:
 
 
 def impersonate_leg(guest: TargetGuest) -> tuple[PlayedLeg, bool]:
-    """Take over the leg's socket and offer the attacker's keys; returns the leg, and whether the data key was sealed to them."""
+    """Copy the leg's socket and offer the attacker's keys; returns the leg, and whether the data key was sealed to them."""
     keys: list[bytes] = []
     for _ in range(_TRIES):
         with LocalAttacker(guest, lambda pid: _LegImpersonator(guest, pid, keys)) as attacker:
@@ -151,31 +155,24 @@ def impersonate_leg(guest: TargetGuest) -> tuple[PlayedLeg, bool]:
 
 
 class _LegImpersonator:
-    """Answers the agent as the leg would, from this process: only the sender is wrong."""
+    """Answers the agent as the leg would, from this process: only the sender is wrong.
+
+    It takes the launcher's end of its socket while that is unprotected, stops the launcher when it waits for the agent, copies
+    the leg's socket as it passes, sends its own keys first, and keeps the leg from answering.
+    """
 
     def __init__(self, guest: TargetGuest, pid: int, keys: list[bytes]) -> None:
-        arguments = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
-        wanted = int(arguments[arguments.index(b"--control") + 1])
-        held = _libc.syscall(_PIDFD_OPEN, pid, 0)
-        if held < 0:
-            raise OSError(ctypes.get_errno(), "pidfd_open")
-        try:
-            taken = _libc.syscall(_PIDFD_GETFD, held, wanted, 0)
-        finally:
-            os.close(held)
-        if taken < 0:
-            raise OSError(ctypes.get_errno(), "pidfd_getfd")
         self._guest, self._keys = guest, keys
         self._hpke, self._signer = X25519PrivateKey.generate(), Ed25519PrivateKey.generate()
-        with socket.socket(fileno=taken) as self._socket:
+        with _taken_socket(pid) as launchers, _copied_on_the_way(launchers, pid) as self._socket:
             self._socket.settimeout(_PATIENCE_S)
             with contextlib.suppress(OSError, GlasshouseError):
-                self._answer_agent()
+                self._answer_agent(lambda: _let_fork(pid))
 
     def _send(self, kind: str, body: dict[str, object]) -> None:
         frames.send(self._socket, {"type": kind, "body": body})
 
-    def _answer_agent(self) -> None:
+    def _answer_agent(self, offered: Callable[[], None]) -> None:
         cnf = {
             "hpke": evidence.hpke_text(self._hpke.public_key()),
             "sig": tokens.public_text(self._signer.public_key()),
@@ -183,6 +180,7 @@ class _LegImpersonator:
         nothing: dict[str, list[str]] = {"maps": [], "modules": [], "hooks": []}
         memory, observed = {"locked": True, "bytes": 4096}, dict(evidence.ANTIDEBUG_STRICT)
         self._send("ready", {"cnf": cnf, "antidebug": observed, "memory": memory, "images": nothing})
+        offered()
         while (received := frames.receive(self._socket)) is not None:
             body = received[0].get("body")
             if received[0].get("type") == "challenge" and isinstance(body, dict):
@@ -198,6 +196,60 @@ class _LegImpersonator:
                 )
                 self._keys.append(bytes(key.view))
                 return
+
+
+def _taken_socket(pid: int) -> socket.socket:
+    """The socket that a launcher is started with, taken from its first process."""
+    arguments = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+    wanted = int(arguments[arguments.index(b"--control") + 1])
+    held = _libc.syscall(_PIDFD_OPEN, pid, 0)
+    if held < 0:
+        raise OSError(ctypes.get_errno(), "pidfd_open")
+    try:
+        taken = _libc.syscall(_PIDFD_GETFD, held, wanted, 0)
+    finally:
+        os.close(held)
+    if taken < 0:
+        raise OSError(ctypes.get_errno(), "pidfd_getfd")
+    return socket.socket(fileno=taken)
+
+
+def _copied_on_the_way(launchers: socket.socket, pid: int) -> socket.socket:
+    """The leg's socket, copied from the message by which the agent gives it to the launcher, which stays in its queue."""
+    until = time.monotonic() + _PATIENCE_S
+    # The launcher has imported everything and waits: the agent measures it now, and then sends the leg's descriptors.
+    asleep = 0
+    while asleep < 3:  # noqa: PLR2004  (looks in a row: one that imports sleeps now and then)
+        asleep = asleep + 1 if [process_state(each) for each in children(pid)] == ["S"] else 0
+        if time.monotonic() > until:
+            raise OSError("the launcher never waited for its agent")
+        time.sleep(0.0005)
+    for each in children(pid):
+        os.kill(each, signal.SIGSTOP)
+    while time.monotonic() < until:
+        seen = array.array("i")
+        with contextlib.suppress(BlockingIOError):
+            _, ancillary, _, _ = launchers.recvmsg(1 << 16, 1 << 12, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+            for level, kind, data in ancillary:
+                if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
+                    seen.frombytes(data)
+        for other in seen[1:]:
+            os.close(other)
+        if seen:
+            return socket.socket(fileno=seen[0])
+        time.sleep(0.0005)
+    raise OSError("no leg's socket passed")
+
+
+def _let_fork(pid: int) -> None:
+    """Let the launcher go on, and stop the leg that it forks before that can answer."""
+    [launcher] = children(pid)
+    os.kill(launcher, signal.SIGCONT)
+    until = time.monotonic() + _PATIENCE_S
+    while time.monotonic() < until:
+        for leg in [leg for leader in children(launcher) for leg in children(leader)]:
+            os.kill(leg, signal.SIGSTOP)
+            return
 
 
 def trace_leg(guest: TargetGuest) -> PlayedLeg:

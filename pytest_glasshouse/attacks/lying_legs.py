@@ -62,7 +62,11 @@ class LyingLeg:
 
     @property
     def name(self) -> str:
-        return f"leg-{self.leg}-{self.lie}" + ("-in-turns" if self.order == "interleaved" else "")
+        return (
+            f"leg-{self.leg}-{self.lie}"
+            + ("-in-turns" if self.order == "interleaved" else "")
+            + ("-in-all-rounds" if self.rounds > 1 else "")
+        )
 
     @property
     def row(self) -> RowSpec:
@@ -162,8 +166,12 @@ LEGS: tuple[LyingLeg, ...] = (
     LyingLeg(lie="clock-at-95", leg="raw", order="interleaved"),
     LyingLeg(lie="every-2nd-step-skipped", target_s=1.0),
     LyingLeg(lie="half-the-samples", target_s=1.0),
+    LyingLeg(lie="half-precision-after-the-prologue", leg="raw", target_s=1.0),
+    LyingLeg(lie="smaller-steps-until-the-end"),
+    LyingLeg(lie="smaller-steps-until-the-end", leg="raw", order="interleaved", target_s=2.0),
     LyingLeg(lie="no-training-after-step-3", target_s=1.0),
     LyingLeg(lie="same-wrong-adapter"),
+    *(LyingLeg(lie=lie, rounds=2) for lie in ("units-2-per-cent-more", "same-wrong-adapter")),
     LyingLeg(lie="niced-while-timed", leg="raw", target_s=2.0),
     LyingLeg(lie="pinned-while-timed", leg="raw", target_s=2.0),
     LyingLeg(lie="without-huge-pages-while-timed", leg="raw", target_s=2.0),

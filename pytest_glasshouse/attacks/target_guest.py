@@ -11,8 +11,10 @@ import base64
 import contextlib
 import hashlib
 import importlib.resources
+import os
 import secrets
 import shutil
+import signal
 import sysconfig
 import tempfile
 import threading
@@ -135,12 +137,24 @@ class TargetGuest:
         return str(self._hello["ak"]), str(self._hello["agentNonce"])
 
     def launchers(self) -> Iterator[int]:
-        """Process ids of this guest's running launchers."""
+        """Process ids of the hardened processes that this guest's launchers of legs were forked from."""
         agents = [self._guest.process.pid, *children(self._guest.process.pid)]
         for pid in [child for agent in agents for child in children(agent)]:
             with contextlib.suppress(OSError):
                 if b"--control" in Path(f"/proc/{pid}/cmdline").read_bytes():
                     yield pid
+
+    def end_launchers(self) -> None:
+        """End this guest's launchers, so that the next leg is forked from one that imports everything anew."""
+        ended = [pid for first in self.launchers() for pid in (first, *children(first))]
+        for pid in ended:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        until = time.monotonic() + _BOOT_S
+        while any(process_state(pid) not in ("", "Z") for pid in ended):
+            if time.monotonic() > until:
+                raise GlasshouseError("a launcher that was killed has not ended")
+            threading.Event().wait(0.001)
 
     def control(self) -> bool:
         """Whether a leg without an attack is given its key and ends well. Played once: cases undo what they plant."""
@@ -154,9 +168,11 @@ class TargetGuest:
         # Byte code beside the sources is never read, so it is no change.
         return sorted((each.name, each.stat().st_size if each.is_file() else 0) for each in entries if each.name != "__pycache__")
 
-    def play(self, *, on_progress: OnProgress = lambda _moment: None, target_s: float = 0.02) -> PlayedLeg:
-        """Play one protected leg, from seal to receipt or refusal."""
+    def play(self, *, on_progress: OnProgress = lambda _moment: None, target_s: float = 0.02, warm: bool = False) -> PlayedLeg:
+        """Play one protected leg, from seal to receipt or refusal; with `warm`, the launcher of the leg before may fork it."""
         self.marker.unlink(missing_ok=True)
+        if not warm:
+            self.end_launchers()
         row = RowSpec(name="tamper", workload="mlp", gpu="anygpu", order="protected-first", target_s=target_s, warmup_s=0.0)
         settings = RowSettings(declared=row, run_id=f"tamper-{secrets.token_hex(4)}", seed=7, leg_timeout_s=_BOOT_S)
         allocation = Allocation(self._grant(), _NoBroker(self), settings, on_progress)
@@ -269,6 +285,14 @@ def _installation(folder: Path) -> Path:
     about.mkdir()
     (about / "RECORD").write_text(f"glasshouse_extra.py,sha256={digest},{len(_EXTRA)}\n", encoding="utf-8")
     return folder
+
+
+def process_state(pid: int) -> str:
+    """The state of process `pid` as the kernel's table has it, one letter; empty where there is none."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()[0]
+    except OSError:
+        return ""
 
 
 def children(pid: int) -> list[int]:

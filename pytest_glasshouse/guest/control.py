@@ -35,6 +35,14 @@ class Control:
     def __init__(self, connection: socket.socket) -> None:
         self._connection = connection
 
+    def fileno(self) -> int:
+        """The descriptor of this end."""
+        return self._connection.fileno()
+
+    def close(self) -> None:
+        """Close this process's descriptor of this end."""
+        self._connection.close()
+
     def send(self, kind: str, body: Mapping[str, object], payload: bytes | memoryview = b"") -> None:
         """Send one message to the agent."""
         frames.send(self._connection, {"type": kind, "body": body}, payload)
@@ -74,7 +82,7 @@ class Control:
         return frames.receive(self._connection)
 
 
-class Link(Control):
+class RankLink(Control):
     """Messages between two ranks of a node, over a socketpair: those of any other process than `pid` are refused."""
 
     def __init__(self, connection: socket.socket, pid: int) -> None:
@@ -136,6 +144,16 @@ class ControlTurns:
         self._writer = writer
         self._ranks = ranks
         self._collective_ns: list[int] = []
+        self._repeat: Callable[[int], list[str]] = _nothing_to_repeat
+
+    def repeat_with(self, repeat: Callable[[int], list[str]]) -> None:
+        """What repeats so many steps of the prologue, and returns their losses."""
+        self._repeat = repeat
+
+    def warmed_up(self) -> None:
+        if self._ranks is None or self._ranks.first:
+            self._control.send("warm", {})
+        self._follow()
 
     def resident(self, *, warmup_units: int, warmup_ns: int, steady: bool) -> None:
         if self._ranks is not None:
@@ -143,13 +161,25 @@ class ControlTurns:
         self._control.send("resident", {"warmup_units": warmup_units, "warmup_ns": warmup_ns, "steady": steady})
 
     def wait(self) -> int | None:
-        if self._ranks is None:
-            return self._next_turn()
-        return self._ranks.agree((self._next_turn() or 0) if self._ranks.first else 0) or None
+        return self._follow() or None
 
-    def _next_turn(self) -> int | None:
-        kind, body = self._control.receive("turn", "finish")
-        return check_typed(body.get("turn"), int, "turn") if kind == "turn" else None
+    def _follow(self) -> int:
+        """The next turn, or 0 where there is none; what is to be repeated before is repeated."""
+        while (given := self._given()) < 0:
+            self._control.send("repeated", {"losses": self._repeat(-given)})
+        return given
+
+    def _given(self) -> int:
+        """A turn; 0 to go on without one; below it, how many steps to repeat. Every rank does what the first is told."""
+        if self._ranks is not None:
+            return self._ranks.agree(self._received() if self._ranks.first else 0)
+        return self._received()
+
+    def _received(self) -> int:
+        kind, body = self._control.receive("turn", "finish", "go", "repeat")
+        if kind == "repeat":
+            return -check_typed(body.get("steps"), int, "steps")
+        return check_typed(body.get("turn"), int, "turn") if kind == "turn" else 0
 
     def drain(self) -> None:
         """Return when the agent has spooled everything this leg sent: it answers `drain` after the messages before it.
@@ -183,3 +213,7 @@ class ControlTurns:
             self._ranks.barrier()
         if self._ranks is None or self._ranks.first:
             self._control.send("turn-done", {"segment": [*segment.to_json()]})
+
+
+def _nothing_to_repeat(_steps: int) -> list[str]:
+    raise ProtocolError("expected to be asked for a repetition by a leg that trains")

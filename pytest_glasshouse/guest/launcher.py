@@ -1,9 +1,8 @@
-"""Starts a leg, or the agent, as a hardened process: non-dumpable first, then a fork without exec.
+"""Starts a launcher of legs, or the agent, as a hardened process: non-dumpable first, then a fork without exec.
 
 The forked process is non-dumpable from its first instruction and has its own memory: a descriptor of `/proc/PID/mem` that
-another process opened earlier shows the launcher's, which never holds a secret. Standard library only: nothing of
-site-packages is loaded before the hardening. A launcher serves one process, so every process start is an independent draw
-(address layout, allocator), and it forks before CUDA is initialised.
+another process opened earlier shows its parent's, which never holds a secret. Standard library only: nothing of site-packages
+is loaded before the hardening.
 """
 
 from __future__ import annotations
@@ -57,28 +56,34 @@ def keep_little(large_bytes: int) -> None:
         libc.mallopt(_M_ARENA_MAX, 1)
 
 
-def launch_leg(pid_fd: int, network_fd: int | None = None) -> None:
-    """Return in the forked leg; the launcher waits for it and exits with its status.
+def launch_launcher(pid_fd: int) -> None:
+    """Return in the forked launcher of legs; this process waits for it and exits with its status.
 
-    A rank of several enters the network namespace `network_fd` first, where its leg has one.
-
-    The leg's process id is written to the descriptor `pid_fd`: the agent must tell the leg from its launcher.
+    Its process id is written to the descriptor `pid_fd`: the agent must tell the two apart.
     """
     die_with_parent()
     harden_process()
-    if network_fd is not None:
-        if ctypes.CDLL(None, use_errno=True).setns(network_fd, _CLONE_NEWNET) != 0:
-            raise OSError(ctypes.get_errno(), "setns(CLONE_NEWNET)")
-        os.close(network_fd)
-    # Orphans of the leg stay below this process, where their processor time counts as the leg's.
-    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     pid = os.fork()
     if pid == 0:
         die_with_parent()
         os.close(pid_fd)
         return
     os.write(pid_fd, str(pid).encode())
-    _wait_for(pid)
+    wait_for(pid)
+
+
+def lead_leg(network_fd: int | None = None) -> None:
+    """Make this process, forked by the launcher for one leg, the leader of the leg's own session.
+
+    Orphans of the leg stay below it, where their processor time counts as the leg's. A rank of several enters the network
+    namespace `network_fd`, where its leg has one.
+    """
+    die_with_parent()
+    os.setsid()
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    if network_fd is not None and libc.setns(network_fd, _CLONE_NEWNET) != 0:
+        raise OSError(ctypes.get_errno(), "setns(CLONE_NEWNET)")
 
 
 def launch_agent() -> None:
@@ -88,11 +93,12 @@ def launch_agent() -> None:
     if pid == 0:
         die_with_parent()
         return
-    _wait_for(pid)
+    wait_for(pid)
 
 
-def _wait_for(pid: int) -> NoReturn:
-    # Close the launcher's copies of the child's sockets: the agent must see them close when the child ends.
+def wait_for(pid: int) -> NoReturn:
+    """Wait for the child `pid`, and exit with its status."""
+    # Close this process's copies of the child's sockets: the agent must see them close when the child ends.
     os.closerange(3, 256)
     give_back_freed()
     status = 1

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pytest_glasshouse.errors import ProtocolError, RankLostError
-from pytest_glasshouse.guest.control import Control, Link
+from pytest_glasshouse.guest.control import Control, RankLink
 from pytest_glasshouse.guest.memory import SharedArena
 from pytest_glasshouse.guest.node_links import accept_nodes, connect_first
 from pytest_glasshouse.wire.leg_messages import Agreed, Left, LinkedProcesses, SharedParts
@@ -59,7 +59,7 @@ class Ranks:
             pids = check_typed(control.receive("links")[1], LinkedProcesses, "links")["pids"]
             if place["size"] > 1:
                 ends = [socket.socket(fileno=fd) for fd in control.descriptors(place["size"] - 1)]
-                links = [Link(end, pid) for end, pid in zip(ends, pids, strict=True)]
+                links = [RankLink(end, pid) for end, pid in zip(ends, pids, strict=True)]
         else:
             up = _link_to_first(control)
         others: list[Control] = []
@@ -135,7 +135,7 @@ def _link_to_first(control: Control) -> Control:
         end.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
     control.send_descriptors("link", {}, [theirs.fileno()])
     theirs.close()
-    return Link(ours, check_typed(control.receive("linked")[1], LinkedProcesses, "linked")["pids"][0])
+    return RankLink(ours, check_typed(control.receive("linked")[1], LinkedProcesses, "linked")["pids"][0])
 
 
 def _link_nodes(place: RankPlace, nodes: NodesOrder) -> tuple[Control | None, list[Control]]:

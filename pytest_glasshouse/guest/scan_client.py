@@ -29,12 +29,11 @@ _PIECES = 8
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
-class ScanClient:
-    """Gives the agent access to this process's memory. Must be made after the process was hardened."""
+class MemoryWindow:
+    """The agent's access to this process's memory, which must be hardened: sent when it is made, served where it has to be."""
 
     def __init__(self, control: Control) -> None:
         self._control = control
-        self._patterns = Patterns(secrets.token_bytes(SALT_BYTES))
         self._served: int | None = None
         maps = os.open("/proc/self/maps", os.O_RDONLY)
         try:
@@ -45,6 +44,34 @@ class ScanClient:
         os.close(maps)
         if self._served is None:
             os.close(window)
+
+    def serve(self, asked: ReadRequest) -> None:
+        """Copy a range for the agent. Raises `ValueError` where it has descriptors of its own."""
+        # The kernel copies and returns the count; no byte passes through memory of this process.
+        if self._served is None:
+            raise ValueError("the agent has this process's descriptors; expected no read request")
+        count = _libc.pwrite(self._served, ctypes.c_void_p(asked["address"]), ctypes.c_size_t(asked["length"]), ctypes.c_long(0))
+        self._control.send("read-done", {"count": max(count, 0)})
+
+    def clear(self) -> None:
+        """Keep nothing of what was served last."""
+        if self._served is not None:
+            os.ftruncate(self._served, 0)
+
+    def close(self) -> None:
+        """Serve nothing more."""
+        if self._served is not None:
+            os.close(self._served)
+            self._served = None
+
+
+class ScanClient:
+    """Gives the agent access to this process's memory. Must be made after the process was hardened."""
+
+    def __init__(self, control: Control) -> None:
+        self._control = control
+        self._patterns = Patterns(secrets.token_bytes(SALT_BYTES))
+        self._window = MemoryWindow(control)
 
     def loaded(
         self, key: memoryview, derived: Iterable[memoryview], canary: memoryview, weights: Iterable[memoryview] = ()
@@ -72,8 +99,7 @@ class ScanClient:
     def wiped(self) -> None:
         """The last scan: it may find none of the patterns."""
         self._scan("wiped", [])
-        if self._served is not None:
-            os.close(self._served)
+        self._window.close()
 
     def _scan(self, stage: str, patterns: list[Pattern]) -> None:
         listed = [pattern.to_json() for pattern in patterns]
@@ -82,13 +108,5 @@ class ScanClient:
             kind, body = self._control.receive("read", "scanned")
             if kind == "scanned":
                 break
-            self._serve(check_typed(body, ReadRequest, "read"))
-        if self._served is not None:
-            os.ftruncate(self._served, 0)
-
-    def _serve(self, asked: ReadRequest) -> None:
-        # The kernel copies and returns the count; no byte passes through memory of this process.
-        if self._served is None:
-            raise ValueError("the agent has this process's descriptors; expected no read request")
-        count = _libc.pwrite(self._served, ctypes.c_void_p(asked["address"]), ctypes.c_size_t(asked["length"]), ctypes.c_long(0))
-        self._control.send("read-done", {"count": max(count, 0)})
+            self._window.serve(check_typed(body, ReadRequest, "read"))
+        self._window.clear()

@@ -70,11 +70,16 @@ def import_training(workload: str, device: DeviceName) -> None:
     A GPU's libraries and kernels too: a library that is loaded after the measurement would count as a change, and what is
     loaded in the first step would be in its time.
     """
-    for name in _IMPORTS[workload]:
-        importlib.import_module(name)
+    import_modules(workload)
     if device == "cuda":
         cuda.CUDA.init()
         _train_once(workload, device)
+
+
+def import_modules(workload: str) -> None:
+    """The part of it that uses no device and starts no thread: what a launcher may have done before it forks a leg."""
+    for name in _IMPORTS[workload]:
+        importlib.import_module(name)
     # Crypto libraries load lazily; one use in both legs keeps that out of the training's time and leaves the legs with
     # the same modules and libraries.
     signer, opener = Ed25519PrivateKey.generate(), X25519PrivateKey.generate()
@@ -100,6 +105,7 @@ def _train_once(workload: str, device: DeviceName) -> None:
 
 def _run_once(trainer: Trainer) -> None:
     trainer.prologue(1)
+    trainer.repeat_prologue(1)
     trainer.reset(0)
     trainer.step()
     trainer.synchronize()
@@ -182,15 +188,18 @@ def _run(
     turns: TurnTaker,
     ranks: Ranks | None,
 ) -> TrainedLeg:
+    turns.repeat_with(trainer.repeat_prologue)
     before_prologue = time.perf_counter_ns()
     prologue = trainer.prologue(PROLOGUE_STEPS)
     trainer.check()
+    batches = {"prologue": trainer.batches()}
     trainer.reset(plan["order_seed"])
     trainer.synchronize()
     after_prologue = time.perf_counter_ns()
     measured = _measured(plan, trainer, on_progress=on_progress, turns=turns, agree=alone if ranks is None else ranks.agree)
     if ranks is not None:
         measured["collective_ns"] = cast("ControlTurns", turns).collective_ns
+    batches["training"] = trainer.batches()
     before_export = time.perf_counter_ns()
     adapter = trainer.export()
     after_export = time.perf_counter_ns()
@@ -207,6 +216,7 @@ def _run(
             **measured,
             "prologue": list(prologue),
             "epilogue": list(epilogue),
+            "batches": {**batches},
             "phases": phases,
             "facts": trainer.facts(),
             "context": context(),
@@ -227,6 +237,7 @@ def _measured(
     def report(units: int, elapsed_ns: int, loss: str) -> None:
         on_progress({"units": units, "elapsed_ns": elapsed_ns, "loss": loss})
 
+    device = cuda.clock_of(plan["device"])
     if (segments := plan["segments"]) is None:
         whole = measure(
             trainer,
@@ -236,6 +247,7 @@ def _measured(
             on_progress=report,
             edges=turns,
             agree=agree,
+            device=device,
         )
         return {
             "units": whole.units,
@@ -245,6 +257,7 @@ def _measured(
             "cpu_ns": whole.cpu_ns,
             "stop_reason": whole.stop_reason,
             "final_loss": whole.final_loss,
+            "gpu_ns": None if whole.gpu is None else [[*whole.gpu.to_json()]],
             "checkpoints": whole.checkpoints.to_json(),
         }
     segment_ns = segments["segment_ns"]
@@ -260,6 +273,7 @@ def _measured(
         turns=turns,
         on_progress=report,
         agree=agree,
+        device=device,
     )
     return {
         "units": sum(each.units for each in parts.segments),
@@ -270,6 +284,7 @@ def _measured(
         "cpu_ns": sum(each.cpu_ns for each in parts.segments),
         "stop_reason": "time" if plan["steps"] is None else "steps",
         "final_loss": parts.final_loss,
+        "gpu_ns": None if parts.gpu is None else [[*each.to_json()] for each in parts.gpu],
         "checkpoints": parts.checkpoints.to_json(),
         "segments": [[*each.to_json()] for each in parts.segments],
     }

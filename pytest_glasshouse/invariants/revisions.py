@@ -17,6 +17,7 @@ from pytest_glasshouse.invariants import allocation, lifecycle, work
 from pytest_glasshouse.invariants.finding import EvidenceReader, Finding, judge_rounds, unseen, with_causes
 from pytest_glasshouse.invariants.judging import ALL, applicable
 from pytest_glasshouse.invariants.turns import in_turns
+from pytest_glasshouse.invariants.witnessed import judge_witnessed
 from pytest_glasshouse.wire import journal
 
 if TYPE_CHECKING:
@@ -112,6 +113,11 @@ def _adapter_digests_distinct_3(observation: Observation) -> Finding:
     return judge_rounds("adapter digests distinct", observation, work.distinct)
 
 
+def _work_witnessed_5(observation: Observation) -> Finding:
+    """Nothing about what a leg's steps were between prologue and epilogue."""
+    return judge_witnessed(observation, steps=False)
+
+
 #: Since this revision an implausible negative is judged before the null and is within no limit.
 IMPLAUSIBLE_BEFORE_NULL = 3
 #: Since this revision the plan says how a row's rounds are drawn and estimated (`analysis.sampling`), a null between processes
@@ -155,6 +161,8 @@ REVISIONS: tuple[Revision, ...] = (
     ),
     # No invariant changed: how rounds are chosen, drawn, estimated and judged did, and each row's plan names it.
     Revision(number=SAMPLED),
+    # The prologue is repeated at drawn moments, batches are counted where they are used, and a GPU's clock is compared.
+    Revision(number=6, before=MappingProxyType({"work_witnessed": _work_witnessed_5})),
 )
 
 

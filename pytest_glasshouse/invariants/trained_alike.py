@@ -36,6 +36,9 @@ DISTANCE_MARGIN = 0.2
 LEAST_CPU_SHARE = 0.6
 #: Legs that used less processor time than this are not compared by it: a few steps show little.
 LEAST_CPU_NS = 250_000_000
+#: On a GPU a leg uses at least this share of the GPU time that the other uses for a unit. No GPU has shown yet how far apart
+#: honest legs are.
+LEAST_GPU_SHARE = 0.6
 #: Divided by the number of steps, beside the margin of losses: first they fall fast, and between checkpoints as no line does.
 FIRST_STEPS = 2.4
 
@@ -80,6 +83,7 @@ class RoundsJudged:
                 if distances:
                     self._distances(leg, bodies, distances)
                 self._cpu_times(leg, bodies, seen)
+                self._gpu_times(leg, bodies)
                 self._untimed_work(leg, bodies, seen)
 
     def _mean(self, name: str, leg: Role, value: float) -> float:
@@ -151,14 +155,25 @@ class RoundsJudged:
             return
         if min(seen[each].cpu_ns for each in (leg, "raw")) < LEAST_CPU_NS:
             return
-        ours, raws = (seen[each].cpu_ns / max(1, bodies[each]["units"]) for each in (leg, "raw"))
-        share = self._mean("processor time", leg, _log(ours) - _log(raws))
+        used = {each: seen[each].cpu_ns for each in (leg, "raw")}
+        self._enough("processor", leg, bodies, used, LEAST_CPU_SHARE)
+
+    def _gpu_times(self, leg: Role, bodies: Mapping[Role, Trained]) -> None:
+        rows = {each: bodies[each].get("gpu_ns") for each in (leg, "raw")}
+        used = {each: sum(steps for steps, _, _ in found) for each, found in rows.items() if found}
+        if len(used) == len(rows):
+            self._enough("GPU", leg, bodies, used, LEAST_GPU_SHARE)
+
+    def _enough(self, of: str, leg: Role, bodies: Mapping[Role, Trained], used: Mapping[Role, int], least: float) -> None:
+        """Neither leg used less than the `least` share of the other's time `of` the device for a unit."""
+        ours, raws = (used[each] / max(1, bodies[each]["units"]) for each in (leg, "raw"))
+        share = self._mean(f"{of} time", leg, _log(ours) - _log(raws))
         for name, less in ((leg, share), ("raw", -share)):
             # A protected leg may use more: protection has a cost. One that uses far less did not do the work.
-            if less < math.log(LEAST_CPU_SHARE) and (name == leg or leg != "protected"):
+            if less < math.log(least) and (name == leg or leg != "protected"):
                 raise broken(
-                    f"the {name} leg used too little processor time for its units",
-                    expected=f"at least {LEAST_CPU_SHARE:.0%} of the {'raw' if name == leg else leg} leg's time for a unit",
+                    f"the {name} leg used too little {of} time for its units",
+                    expected=f"at least {least:.0%} of the {'raw' if name == leg else leg} leg's time for a unit",
                     seen=f"{math.exp(less):.0%}",
                     todo="do not use this row: units were reported that were not worked",
                 )

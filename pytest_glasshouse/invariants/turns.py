@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from pytest_glasshouse.invariants import verified
 from pytest_glasshouse.invariants.finding import EvidenceReader, Finding, broken, judge_rounds, unseen
-from pytest_glasshouse.observation.turns import Turn, segments_of, turns_of
+from pytest_glasshouse.observation.turns import Turn, repeats_of, segments_of, turns_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -21,6 +21,8 @@ IDLE_SHARE = 0.001
 #: Processor time that handing over may take the protected leg more than the raw one, in each turn. The agent's own readings of a
 #: leg, which take longer than that on a busy machine, are in neither's count.
 _HANDOVER_NS = 1_000_000
+#: How often the raw leg's processor time a repetition of the prologue may take, and how much beside it.
+_REPEAT_TIMES, _REPEAT_NS = 2, 5_000_000
 #: How much of its turns a leg may leave untimed, as a share and for each: messages between agent and leg. What the kernel let
 #: them wait for a processor meanwhile is allowed for beside it.
 _UNTIMED_SHARE = 0.1
@@ -52,11 +54,11 @@ def _idle(reader: EvidenceReader) -> str:
     raw_ns = sum(part["elapsed_ns"] for role, parts in segments.items() if role != "protected" for part in parts.values())
     if raw_ns <= 0:
         raise unseen("the raw legs have no timed segment", expected="timed segments of the raw leg", seen="none")
-    outside_ns = _outside_ns(turns)
+    outside_ns = _outside_ns(turns) - _repeated_ns(claims, ranks=reader.ranks)
     if reader.ranks > 1:
         # gloo's thread wakes a hundred times a second in every leg whose ranks are connected, paused or not: 0.3 % of a core for
         # each rank. What the raw leg uses while it is paused is no cost of protection.
-        outside_ns = max(0, outside_ns - _outside_ns(turns, "raw"))
+        outside_ns = max(0, outside_ns - _outside_ns(turns, "raw") + _repeated_ns(claims, "raw", ranks=reader.ranks))
     counted = {role: sum(map(_counted_ns, parts.values())) for role, parts in segments.items()}
     for rank in range(1, reader.ranks):
         # The agent's counters are of all ranks of a leg together.
@@ -89,6 +91,16 @@ def _outside_ns(turns: tuple[Turn, ...], role: Role = "protected") -> int:
     """Processor time of the protected side, or another, from the first border to the last, less what its own turns used."""
     whole = turns[-1].after.cpu_ns[role] - turns[0].before.cpu_ns[role]
     return whole - sum(turn.cpu_ns(role) for turn in turns if turn.role == role)
+
+
+def _repeated_ns(claims: BordersClaims, role: Role = "protected", *, ranks: int = 1) -> int:
+    """Processor time of a leg between the turns that was asked for: no more, for each repetition, than the raw leg's twice."""
+    used: dict[Role, list[tuple[int, int]]] = {each: [] for each in claims["roles"]}
+    for turn, whose, used_ns in repeats_of(claims):
+        used[whose].append((turn, used_ns))
+    raw = [used_ns for _, used_ns in used.get("raw", [])]
+    most_ns = _REPEAT_TIMES * sum(raw) // max(1, len(raw)) + _REPEAT_NS * ranks
+    return sum(min(used_ns, most_ns) for turn, used_ns in used[role] if turn > 1)
 
 
 def _counted_ns(segment: Mapping[str, int]) -> int:

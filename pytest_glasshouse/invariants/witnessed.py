@@ -8,14 +8,13 @@ worked is shown by no finding: `glasshouse check --replay` trains the leg again.
 
 from __future__ import annotations
 
-import math
 from collections import defaultdict
 from typing import TYPE_CHECKING
 
 from pytest_glasshouse.invariants import rank_checks, verified
 from pytest_glasshouse.invariants.finding import EvidenceReader, Finding, broken, judge_rounds, unseen
+from pytest_glasshouse.invariants.steps_seen import batches_as_given, by_the_gpus_clock, repeated_alike, same_losses
 from pytest_glasshouse.invariants.trained_alike import RoundsJudged, Seen
-from pytest_glasshouse.invariants.work import GPU_LOSS_TOLERANCE
 from pytest_glasshouse.observation.turns import segments_of, turns_of
 
 if TYPE_CHECKING:
@@ -48,10 +47,15 @@ _WASH_WAITED_NS = 100_000_000
 
 def work_witnessed(observation: Observation) -> Finding:
     """Every leg's totals, clock, wash-outs and conditions are as its agent saw them."""
+    return judge_witnessed(observation, steps=True)
+
+
+def judge_witnessed(observation: Observation, *, steps: bool) -> Finding:
+    """`work witnessed`. Up to revision 5 nothing was known of what a leg's `steps` were (`steps_seen`)."""
     judged: defaultdict[tuple[int, int], RoundsJudged] = defaultdict(RoundsJudged)
 
     def witnessed(reader: EvidenceReader) -> str:
-        return _witnessed(reader, judged[reader.node, reader.rank])
+        return _witnessed(reader, judged[reader.node, reader.rank], steps=steps)
 
     def of_rank(reader: EvidenceReader) -> str:
         rank_checks.same_units(reader)
@@ -60,7 +64,7 @@ def work_witnessed(observation: Observation) -> Finding:
     return judge_rounds("work witnessed", observation, witnessed, of_rank=of_rank, of_node=of_rank)
 
 
-def _witnessed(reader: EvidenceReader, judged: RoundsJudged) -> str:
+def _witnessed(reader: EvidenceReader, judged: RoundsJudged, *, steps: bool) -> str:
     bodies = verified.ends(reader)
     seen: dict[Role, Seen] = {}
     conditions: dict[Role, Conditions] = {}
@@ -77,15 +81,25 @@ def _witnessed(reader: EvidenceReader, judged: RoundsJudged) -> str:
                 todo="do not use this row",
             )
         _same_arithmetic(leg, body)
+        if steps:
+            repeated_alike(leg, body, claims)
         seen[leg] = Seen(cpu_ns=_cpu_times(leg, body, claims["cpuNs"], len(rows)), waited_ns=sum(row.waited_ns for row in rows))
         _units_reported(leg, rows, [units for units, _ in timed])
         _by_agents_clock(leg, rows, [elapsed_ns for _, elapsed_ns in timed], waited_ns=sum(ends for ends, _ in claims["waitsNs"]))
+        woken = sum(handover for _, handover in claims["waitsNs"]) + sum(min(row.waited_ns, _WAKE_NS) for row in rows)
+        if steps:
+            by_the_gpus_clock(
+                leg, body, stretches=len(rows), wash_ns=sum(each["wash_ns"] for each in segments_of(body).values()),
+                stretches_may_ns=_allowed_ns(body["elapsed_ns"], len(rows), seen[leg].waited_ns),
+                turns_may_ns=_allowed_ns(body["elapsed_ns"], len(rows), woken),
+            )  # fmt: skip
         if "turns" in reader.notes:
-            woken = sum(handover for _, handover in claims["waitsNs"]) + sum(min(row.waited_ns, _WAKE_NS) for row in rows)
             _turns_timed(reader, leg, body, waited_ns=seen[leg].waited_ns, untimed_ns=woken)
         conditions[leg] = _one_of(leg, claims["conditions"])
         stretches += len(rows)
     _alike(conditions)
+    if steps:
+        batches_as_given(reader, bodies)
     judged.judge(reader, bodies, seen)
     return f"{stretches} timed stretches by the agent's clock, with the units reported when they ended"
 
@@ -144,15 +158,7 @@ def _same_arithmetic(leg: Role, body: Trained) -> None:
     repeated = body.get("epilogue", [])
     if not repeated:
         raise unseen(f"the {leg} leg did not repeat its prologue", expected="losses of the prologue's first steps", seen="none")
-    tolerance = 0.0 if body["facts"]["device"] == "cpu" else GPU_LOSS_TOLERANCE
-    for step, (before, after) in enumerate(zip(body["prologue"], repeated, strict=False), 1):
-        if not math.isclose(float(before), float(after), rel_tol=tolerance, abs_tol=0.0):
-            raise broken(
-                f"the {leg} leg's arithmetic is not what it was before its training: losses differ at step {step}",
-                expected=f"loss {before}, as in its prologue",
-                seen=f"loss {after}",
-                todo="do not use this row: what was trained is not what the prologue showed",
-            )
+    same_losses(leg, body, repeated, when="after its training")
 
 
 def _units_reported(leg: Role, rows: Sequence[_Stretch], units: Sequence[int]) -> None:

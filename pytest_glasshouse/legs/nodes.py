@@ -68,7 +68,8 @@ def over_nodes(parts: Sequence[Round], begin: Callable[[Round], StartedPart], gu
         return None
     ended = ends[blamed]
     assert ended is not None  # noqa: S101  (chosen so)
-    return _of_node(parts[blamed], ended)
+    # Where every guest is gone, the allocation is: what became of it is known to the provider, and no node is to blame.
+    return ended if all(lost is not None for lost in following.lost) else _of_node(parts[blamed], ended)
 
 
 class _Following:

@@ -169,13 +169,21 @@ class ExitClaims(TypedDict):
     """An `ImagesClaim`."""
 
 
+class RepeatBorders(TypedDict):
+    """A repetition of the prologue before a turn, by that turn's leg: the counters at both of its borders."""
+
+    turn: int
+    borders: list[list[int]]
+
+
 class BordersClaims(TypedDict):
-    """Signed by the agent: who had which turn, and the counters at both borders of each turn."""
+    """Signed by the agent: who had which turn, and the counters at both borders of each turn, and of each repetition."""
 
     nonce: str
     roles: list[Role]
     turns: list[Role]
     borders: list[list[list[int]]]
+    repeats: NotRequired[list[RepeatBorders]]
 
 
 class Conditions(TypedDict, total=False):
@@ -187,6 +195,13 @@ class Conditions(TypedDict, total=False):
     hugePages: str
 
 
+class RepeatTold(TypedDict):
+    """What losses a leg told when it was asked to repeat its prologue, after so many timed stretches."""
+
+    after: int
+    losses: list[str]
+
+
 class StretchesClaims(TypedDict):
     """Signed by the agent: a leg's timed stretches by the agent's clock, and the conditions seen at their ends."""
 
@@ -195,6 +210,7 @@ class StretchesClaims(TypedDict):
     conditions: list[Conditions]
     cpuNs: list[list[int]]
     waitsNs: list[list[int]]
+    repeats: NotRequired[list[RepeatTold]]
 
 
 class KeyReceived(TypedDict):

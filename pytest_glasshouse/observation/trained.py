@@ -62,7 +62,9 @@ class Trained(TypedDict):
     `epilogue` are the losses of the prologue's first steps, run again after the training. A segment is
     `[turn, units, elapsed_ns, cpu_ns, wash_units, wash_ns, wash_cpu_ns]`. A checkpoint is `[steps, loss, digest]`: all steps so
     far, and a digest of a few of the weights. `collective_ns` is the time that a rank of several spent in collectives within the
-    timed stretches; 0 on a GPU, where they are only queued.
+    timed stretches; 0 on a GPU, where they are only queued. `batches` are those used in prologue and training, by shape and
+    dtypes. `gpu_ns` is each timed stretch by the GPU's clock, `[steps, stretch, turn]` (`workloads.loop.GpuTimes`); null on a
+    CPU.
     """
 
     units: int
@@ -81,6 +83,8 @@ class Trained(TypedDict):
     steady: NotRequired[bool]
     segments: NotRequired[list[list[int]]]
     collective_ns: NotRequired[int]
+    batches: NotRequired[dict[Literal["prologue", "training"], dict[str, int]]]
+    gpu_ns: NotRequired[list[list[int]] | None]
 
 
 class Callback(Trained):

@@ -68,6 +68,21 @@ def turns_of(claims: BordersClaims) -> tuple[Turn, ...]:
     )
 
 
+def repeats_of(claims: BordersClaims) -> tuple[tuple[int, Role, int], ...]:
+    """Repetitions of the prologue: the turn that came next, whose it was, and the processor time of that leg meanwhile.
+
+    Raises `ValueError` as `turns_of` does, and for a turn that is none.
+    """
+    found = []
+    for each in claims.get("repeats", []):
+        if not 1 <= each["turn"] <= len(claims["turns"]) or len(each["borders"]) != 2:  # noqa: PLR2004
+            raise ValueError("a repetition is before a turn, between two borders")
+        role = claims["turns"][each["turn"] - 1]
+        before, after = (_border(read, claims["roles"]) for read in each["borders"])
+        found.append((each["turn"], role, after.cpu_ns[role] - before.cpu_ns[role]))
+    return tuple(found)
+
+
 def segments_of(body: Trained) -> dict[int, dict[str, int]]:
     """A leg's segments by turn, of its last journal line or its callback. Raises `ValueError` for one of another length."""
     segments = [dict(zip(_SEGMENT, segment, strict=True)) for segment in body.get("segments", [])]

@@ -14,14 +14,14 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from pytest_glasshouse.tamper.case import Case
 from pytest_glasshouse.tamper.observation import judge_changed_round
-from pytest_glasshouse.tamper.signed_round import SEGMENT_NS, WASH_NS, RoundEdit
+from pytest_glasshouse.tamper.signed_round import BATCH, HANDOVER_NS, SEGMENT_NS, WASH_NS, RoundEdit
 from pytest_glasshouse.tamper.testbed import Editable
 from pytest_glasshouse.tamper.turns import TURNS
 from pytest_glasshouse.wire import evidence, journal, tokens
 from pytest_glasshouse.wire.canonical import sha256_hex
 
-#: The edit of each case of this module, and whether its legs take turns.
-EDITS: dict[str, tuple[RoundEdit, bool]] = {}
+#: The edit of each case of this module, whether its legs take turns, and how many rounds lie.
+EDITS: dict[str, tuple[RoundEdit, bool, int]] = {}
 
 WITNESSED = "work witnessed"
 _COMPLETED = journal.STEPS.index("train_completed")
@@ -29,11 +29,11 @@ _COMPLETED = journal.STEPS.index("train_completed")
 _UNITS, _ELAPSED, _CPU, _WASH = 1, 2, 3, 5
 
 
-def _case(name: str, edit: RoundEdit, *, turns: bool = False, reason: str = WITNESSED) -> Case:
-    EDITS[f"cheat-{name}"] = (edit, turns)
+def _case(name: str, edit: RoundEdit, *, turns: bool = False, reason: str = WITNESSED, rounds: int = 1) -> Case:
+    EDITS[f"cheat-{name}"] = (edit, turns, rounds)
     return Case(
         name=f"cheat-{name}",
-        play=lambda testbed: judge_changed_round(testbed, edit, turns=TURNS if turns else ()),
+        play=lambda testbed: judge_changed_round(testbed, edit, turns=TURNS if turns else (), rounds=rounds),
         expected_reason=reason,
         caught_by=reason.removeprefix("unseen: "),
         asset="journal",
@@ -164,6 +164,37 @@ def _figures(leg: str, **changed: str) -> RoundEdit:
     return edit
 
 
+def _in_every_round(leg: str, **figures: str) -> RoundEdit:
+    """What the owner finds out of this leg's adapter, which is another one in each round, and always of this kind."""
+
+    def edit(about: str, content: Any) -> None:
+        if about == "observation":
+            content["rounds"][-1][leg]["adapterFigures"].update(figures)
+
+    return edit
+
+
+def _many_units(change: Callable[[Editable], None], *, leg: str) -> RoundEdit:
+    """Legs of fifty units where others have one, as their agent saw, and what one of them says of it changed."""
+
+    def edit(about: str, content: Any) -> None:
+        if about.endswith("stretches"):
+            content["stretches"][0][4] = 50
+        elif about in ("entries", "callback"):
+            body = content if about == "callback" else content[_COMPLETED][1]
+            body["units"], body["batches"]["training"] = 50, {BATCH: 51}
+            body["warmup_ns"] //= 50
+            if (about == "entries") == (leg == "protected"):
+                change(body)
+
+    return edit
+
+
+def _two_per_cent_more(body: Editable) -> None:
+    _times("units", 1.02)(body)
+    body["batches"]["training"] = {BATCH: 52}
+
+
 def _unseen_figures(about: str, content: Any) -> None:
     if about == "observation":
         del content["rounds"][0]["raw"]["adapterFigures"]
@@ -205,6 +236,57 @@ def _by_a_stranger(notes: Editable) -> None:
     )
 
 
+def _batches(**changed: dict[str, int]) -> Callable[[Editable], None]:
+    return lambda body: body["batches"].update(changed)
+
+
+def _of_another_type(body: Editable) -> None:
+    """In its prologue, too: only the other leg tells."""
+    body["batches"] = {name: {"256x32 float32 float32 bfloat16": 2} for name in body["batches"]}
+
+
+def _no_sizes(about: str, content: Any) -> None:
+    if about == "observation":
+        content["material"]["facts"].clear()
+
+
+def _on_a_gpu(change: Callable[[Editable], object], *, leg: str) -> RoundEdit:
+    """Both legs on a GPU whose clock agrees with theirs, and what one of them says changed."""
+
+    def edit(about: str, content: Any) -> None:
+        if about not in ("entries", "callback"):
+            return
+        body = content if about == "callback" else content[_COMPLETED][1]
+        body["facts"]["device"] = "A GPU"
+        turn_ns = WASH_NS + HANDOVER_NS if "segments" in body else 0
+        timed = [each[_ELAPSED] for each in body.get("segments", [])] or [body["elapsed_ns"]]
+        body["gpu_ns"] = [[each - 1000, each, each + turn_ns] for each in timed]
+        if (about == "entries") == (leg == "protected"):
+            change(body)
+
+    return edit
+
+
+def _gpu_times(place: int, by_ns: int) -> Callable[[Editable], None]:
+    """So much more (or less) in each stretch, and in whatever that is part of."""
+
+    def change(body: Editable) -> None:
+        for row in body["gpu_ns"]:
+            for each in range(place, 3):
+                row[each] += by_ns
+
+    return change
+
+
+def _gpu(name: str, change: Callable[[Editable], object], **kind: Any) -> tuple[Case, Case]:
+    protected, raw = (_case(f"{leg}-gpu-{name}", _on_a_gpu(change, leg=leg), turns=True, **kind) for leg in ("protected", "raw"))
+    return protected, raw
+
+
+def _other_steps(losses: list[str]) -> Callable[[Editable], None]:
+    return lambda claims: claims["repeats"][0].update(losses=losses)
+
+
 CASES = (
     *_both("units-doubled", _times("units", 2)),
     *_both("elapsed-halved", _times("elapsed_ns", 0.5)),
@@ -236,6 +318,32 @@ CASES = (
     _case("losses-far-from-each-other", _loss_of_the_raw_leg),
     _agent("processor-time-not-seen", lambda claims: claims["cpuNs"].clear(), reason=f"unseen: {WITNESSED}"),
     *_both("prologue-not-repeated", lambda body: body.pop("epilogue"), reason=f"unseen: {WITNESSED}"),
+    *(_agent("another-arithmetic-in-between", _other_steps(["0.498046875"]), leg=leg) for leg in ("protected", "raw")),
+    *(_agent("other-steps-repeated-in-between", _other_steps(losses)) for losses in (["0.5", "0.25", "0.125"],)),
+    _agent("no-loss-told-in-between", _other_steps([])),
+    _agent("not-asked-in-between", lambda claims: claims["repeats"].clear(), reason=f"unseen: {WITNESSED}"),
+    *_both("batches-not-counted", lambda body: body.pop("batches"), reason=f"unseen: {WITNESSED}"),
+    *_both("batches-of-the-prologue-not-counted", _batches(prologue={}), reason=f"unseen: {WITNESSED}"),
+    *_both("half-of-the-samples", _batches(training={"128x32 float32 float32 float32": 2})),
+    *_both("half-of-the-batches", _batches(training={BATCH: 1})),
+    *_both("batches-in-another-precision", _batches(training={"256x32 float32 float32 bfloat16": 2})),
+    *_both("all-batches-in-another-precision", _of_another_type),
+    _case("sizes-of-the-data-not-known", _no_sizes, reason=f"unseen: {WITNESSED}"),
+    *_gpu("not-timed", lambda body: body.update(gpu_ns=None), reason=f"unseen: {WITNESSED}"),
+    *_gpu("time-of-a-stretch-left-out", lambda body: body["gpu_ns"].pop()),
+    *_gpu("more-steps-than-time", lambda body: body["gpu_ns"][0].__setitem__(0, 2 * SEGMENT_NS)),
+    *_gpu("works-on-when-the-clock-has-stopped", _gpu_times(1, SEGMENT_NS * 9 // 100)),
+    *_gpu("clock-slower-than-the-legs", _gpu_times(0, -SEGMENT_NS * 5 // 100)),
+    *_gpu("idle-in-each-turn", _gpu_times(2, SEGMENT_NS * 9 // 100)),
+    _case(
+        "protected-gpu-works-half-as-much",
+        _on_a_gpu(
+            lambda body: body["gpu_ns"].__setitem__(
+                slice(None), [[steps // 2, stretch, turn] for steps, stretch, turn in body["gpu_ns"]]
+            ),
+            leg="protected",
+        ),
+    ),
     _case("idle-in-each-turn", _idle_in_each_turn, turns=True),
     _case("work-in-long-wash-outs", _long_washouts, turns=True),
     *(_agent("tells-late-that-its-clock-runs", _late_word, leg=leg) for leg in ("protected", "raw")),
@@ -249,5 +357,17 @@ CASES = (
     _agent("account-of-another-session", lambda claims: claims.update(nonce=sha256_hex(b"another"))),
     _case("raw-account-by-a-stranger", _notes(_by_a_stranger)),
     _case("raw-account-missing", _notes(lambda notes: notes.pop("stretches")), reason=f"unseen: {WITNESSED}"),
+    *(
+        _case(f"{leg}-units-2-per-cent-more-in-all-rounds", _many_units(_two_per_cent_more, leg=leg), rounds=3)
+        for leg in ("protected", "raw")
+    ),
+    *(
+        _case(f"{leg}-adapter-as-far-off-in-all-rounds", _in_every_round(leg, distance="0.2"), rounds=3)
+        for leg in ("protected", "raw")
+    ),
+    *(
+        _case(f"{leg}-adapter-of-another-loss-in-all-rounds", _in_every_round(leg, loss="2.5"), rounds=3)
+        for leg in ("protected", "raw")
+    ),
     _case("one-adapter-in-every-round", _adapter_again, reason="adapter digests distinct"),
 )

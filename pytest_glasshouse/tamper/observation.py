@@ -15,7 +15,16 @@ from pytest_glasshouse.errors import RefusedError
 from pytest_glasshouse.invariants import judge
 from pytest_glasshouse.rows.leg_order import LegName
 from pytest_glasshouse.tamper.case import Case
-from pytest_glasshouse.tamper.signed_round import CONTEXT, INITIAL, PHASES, RoundEdit, SignedRound, clean_scan, untouched
+from pytest_glasshouse.tamper.signed_round import (
+    CONTEXT,
+    INITIAL,
+    PHASES,
+    RoundEdit,
+    SignedRound,
+    clean_scan,
+    rounds_of_a_row,
+    untouched,
+)
 from pytest_glasshouse.tamper.testbed import CONTAINER, Editable, TamperTestbed
 from pytest_glasshouse.wire import journal, tokens
 from pytest_glasshouse.wire.canonical import canonical, parse_object, sha256_hex, unb64u
@@ -33,14 +42,14 @@ _FINITE, _PLACE, _WORK = "losses finite", "same allocation", "same work"
 
 
 def judge_changed_round(
-    testbed: TamperTestbed, edit: RoundEdit, *, turns: Sequence[LegName] = (), of: RoundEdit = untouched
+    testbed: TamperTestbed, edit: RoundEdit, *, turns: Sequence[LegName] = (), of: RoundEdit = untouched, rounds: int = 1
 ) -> None:
-    """Judge an edited round as a check does; raise `RefusedError` with the finding that does not hold.
+    """Judge `rounds` edited rounds of one row as a check does; raise `RefusedError` with the finding that does not hold.
 
-    `of` makes the round of another kind, in which everything holds.
+    `of` makes the rounds of another kind, in which everything holds.
     """
     unchanged = {each.invariant: each.finding for each in judge(SignedRound(testbed, of, turns=turns).observation)}
-    changed = judge(SignedRound(testbed, edit, turns=turns).observation)
+    changed = judge(rounds_of_a_row(testbed, edit, turns=turns, rounds=rounds))
     findings = [each for each in changed if each.finding != unchanged[each.invariant]]
     for state, reason in (("broken", "{}"), ("unseen", "unseen: {}")):
         for each in findings:

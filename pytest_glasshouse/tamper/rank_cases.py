@@ -167,7 +167,9 @@ def _entry(name: str, reason: str, step: str, **changed: Any) -> Case:
     return _case(name, reason, edit)
 
 
-def _on(about: str, change: Callable[[Any], object]) -> RoundEdit:
+def on(about: str, change: Callable[[Any], object]) -> RoundEdit:
+    """Changes what an edit gets under one name."""
+
     def edit(seen: str, content: Any) -> None:
         if seen == about:
             change(content)
@@ -176,7 +178,7 @@ def _on(about: str, change: Callable[[Any], object]) -> RoundEdit:
 
 
 def _of_rank_in_evidence(**changed: Any) -> RoundEdit:
-    return _on("evidence", lambda claims: claims["ranks"][0].update(changed))
+    return on("evidence", lambda claims: claims["ranks"][0].update(changed))
 
 
 def _too_many(attempt: Attempt, _rank: Editable) -> None:
@@ -192,7 +194,7 @@ def _key_of_rank_1(attempt: Attempt, rank: Editable) -> None:
 
 
 def _last_line(**changed: Any) -> RoundEdit:
-    return _on("entries", lambda entries: entries[-1][1].update(changed))
+    return on("entries", lambda entries: entries[-1][1].update(changed))
 
 
 def _key_received(about: str, content: Any) -> None:
@@ -200,7 +202,7 @@ def _key_received(about: str, content: Any) -> None:
         content.insert(2, ["key_received", {"result": _OTHER}])
 
 
-def _own_gpus(rank_uuid: str | None) -> RoundEdit:
+def own_gpus(rank_uuid: str | None) -> RoundEdit:
     """Legs on GPUs: the first rank on the one that the allocation names, the other on this one."""
 
     def edit(about: str, content: Any) -> None:
@@ -231,9 +233,11 @@ CASES: tuple[Case, ...] = (
     _evidence("key-malformed", "malformed", "d", lambda _, rank: rank.update(sig="x")),
     _evidence("key-of-the-first", "rank-key", "d", _own_first_key),
     _evidence("key-of-another", "rank-key", "d", _key_of_rank_1),
+    # The testbed's run was planned with legs of one rank.
+    _evidence("more-than-planned", "ranks", "e", lambda _attempt, _rank: None),
     # Attestation, key, weights.
-    _case("not-in-the-evidence", _ATTESTED, _on("evidence", lambda claims: claims.update(ranks=[]))),
-    _case("one-more-in-the-evidence", _ATTESTED, _on("evidence", lambda claims: claims["ranks"].append(
+    _case("not-in-the-evidence", _ATTESTED, on("evidence", lambda claims: claims.update(ranks=[]))),
+    _case("one-more-in-the-evidence", _ATTESTED, on("evidence", lambda claims: claims["ranks"].append(
         rank_claim(Ed25519PrivateKey.generate(), 2)))),
     _case("of-other-code", _ATTESTED, _of_rank_in_evidence(components={**COMPONENTS, "archive": _OTHER})),
     _case("of-another-process", _ATTESTED, _of_rank_in_evidence(antidebug={"enabled": False})),
@@ -244,29 +248,29 @@ CASES: tuple[Case, ...] = (
     _entry("shared-another-package", _WEIGHTS, "package_shared", manifest=_OTHER),
     _entry("other-weights", _WEIGHTS, "train_started", initial=_OTHER),
     # Its end.
-    _case("zeroize-missing", _ZEROIZED, _on("rank entries", lambda entries: entries.pop())),
+    _case("zeroize-missing", _ZEROIZED, on("rank entries", lambda entries: entries.pop())),
     _claims("process-left", _ZEROIZED, "rank protected exit", process_gone=False),
-    _case("left-nothing", f"unseen: {_ATTESTED}", _on("observation", lambda seen: seen["rounds"][0]["protected"].pop("ranks"))),
+    _case("left-nothing", f"unseen: {_ATTESTED}", on("observation", lambda seen: seen["rounds"][0]["protected"].pop("ranks"))),
     _claims("with-copies-left", _SCANNED, "rank protected exit", scan={
         **clean_scan(ev.SCAN_RANK_KINDS), "status": "dirty", "copies": 1, "left": {ev.SCAN_BATCH: 1}}),
     _claims("scanned-without-its-batch", f"unseen: {_SCANNED}", "rank protected exit", scan=clean_scan((ev.SCAN_CANARY,))),
-    _case("journal-cut", _SIGNED, _on("rank protected", lambda notes: notes["journal"].pop(3))),
+    _case("journal-cut", _SIGNED, on("rank protected", lambda notes: notes["journal"].pop(3))),
     _claims("head-of-other-lines", _SIGNED, "rank head", head=_OTHER),
     _claims("head-of-more-lines", _SIGNED, "rank head", count=9),
-    _case("steps-in-another-order", _SIGNED, _on("rank entries", lambda entries: entries.insert(3, entries.pop(2)))),
+    _case("steps-in-another-order", _SIGNED, on("rank entries", lambda entries: entries.insert(3, entries.pop(2)))),
     _case("not-bound-to-the-legs-journal", _SIGNED, _last_line(heads=[_OTHER])),
-    _case("bound-to-no-journal", f"unseen: {_SIGNED}", _on("entries", lambda entries: entries[-1][1].pop("heads"))),
+    _case("bound-to-no-journal", f"unseen: {_SIGNED}", on("entries", lambda entries: entries[-1][1].pop("heads"))),
     _claims("callback-of-another-round", _CALLBACK, "rank callback", nonce=_OTHER),
     _claims("process-ended-badly", _CALLBACK, "rank raw exit", exit_status=1),
     # Order, device and work.
-    _case("began-before-the-other-leg-had-ended", _ORDER, _on("rank raw", lambda notes: notes["timeline"].update(spawned=29))),
-    _case("outlived-its-leg", _ORDER, _on("rank protected", lambda notes: notes["timeline"].update(exit=31))),
+    _case("began-before-the-other-leg-had-ended", _ORDER, on("rank raw", lambda notes: notes["timeline"].update(spawned=29))),
+    _case("outlived-its-leg", _ORDER, on("rank protected", lambda notes: notes["timeline"].update(exit=31))),
     _claims("other-adapter", _TRAINED, "rank callback", adapter=_OTHER),
     _claims("other-adapter-signed", _TRAINED, "rank head", adapter=_OTHER),
     _claims("loss-infinite", _FINITE, "rank callback", final_loss="inf"),
     _claims("another-device", _PLACE, "rank callback", facts={"device": "cuda", "peakMemoryBytes": None}),
-    _case("on-the-first-ranks-gpu", _PLACE, _own_gpus("GPU-0")),
-    _case("on-a-gpu-without-a-name", f"unseen: {_PLACE}", _own_gpus(None)),
+    _case("on-the-first-ranks-gpu", _PLACE, own_gpus("GPU-0")),
+    _case("on-a-gpu-without-a-name", f"unseen: {_PLACE}", own_gpus(None)),
     _claims("another-prologue", _WORK, "rank callback", prologue=["0.5", "0.26"]),
     _claims("another-environment", _WORK, "rank callback", context={**CONTEXT, "environment": _OTHER}),
     _claims("other-units", _WITNESSED, "rank callback", units=2),

@@ -118,6 +118,8 @@ CASES = (
     _case("key-without-a-round", "round", "admit", _key_without_a_round),
     _case("plan-of-nothing", "malformed", "plan 1", _plan([])),
     _case("plan-of-no-rows", "malformed", "plan 1", _plan([[ROW, 0]])),
+    _case("plan-of-ranks-on-no-number-of-nodes", "malformed", "plan 1", _plan([[ROW, 1, 2]])),
+    _case("plan-of-ranks-that-do-not-spread", "malformed", "plan 1", _plan([[ROW, 1, 4, 3]])),
     _case("plan-of-other-rows", "run-plan", "plan 1", _plan([[ROW, 1]], signed=[[ROW, 1], ["row-2", 1]])),
     _case("plan-by-a-stranger", "jws-header", "plan 1", _by_a_stranger),
     _case("plan-changed-later", "run-plan", "plan 2", _second_plan),

@@ -32,6 +32,8 @@ from pytest_glasshouse.wire.canonical import Json, canonical, sha256_hex
 RoundEdit = Callable[[str, Any], None]
 
 SEGMENT_NS, WASH_NS, HANDOVER_NS = 1_000_000_000, 200_000_000, 1_000_000
+#: A kind of batch: shape and dtype, dtype of the weights, dtype of what came out.
+BATCH = "256x32 float32 float32 float32"
 #: Time between release and receipt, and of the protected leg by the host's clock.
 HELD_MS = 20_000
 #: Between a leg's reading of its clock and the messages before and after it.
@@ -72,11 +74,21 @@ CONTEXT: Context = {
 class SignedRound:
     """One round, from release to receipt; `observation` is what a report holds of it.
 
-    With `turns` (the leg of each) the round is interleaved.
+    With `turns` (the leg of each) the round is interleaved. `after` is a round before it, of the same row.
     """
 
-    def __init__(self, testbed: TamperTestbed, edit: RoundEdit = untouched, *, turns: Sequence[LegName] = ()) -> None:
+    def __init__(
+        self,
+        testbed: TamperTestbed,
+        edit: RoundEdit = untouched,
+        *,
+        turns: Sequence[LegName] = (),
+        after: SignedRound | None = None,
+    ) -> None:
         self._edit = edit
+        self._before: list[RoundNotes] = [] if after is None else after.observation["rounds"]
+        number = len(self._before)
+        self._adapters = _ADAPTERS if not number else {leg: sha256_hex(f"{leg} {number}".encode()) for leg in _ADAPTERS}
         self._turns = tuple(turns)
         self._attempt = testbed.attempt()
         self.keys: dict[str, Ed25519PrivateKey] = {
@@ -85,19 +97,22 @@ class SignedRound:
             "agent": testbed.ak,
             "leg": self._attempt.sig,
         }
+        if after is not None:
+            self.keys |= {party: after.keys[party] for party in ("owner", "server")}
+        self.keys |= self._own_keys()
         self._nonce = self._attempt.nonce
-        self._round_nonce = sha256_hex(b"round")
+        self._round_nonce = sha256_hex(b"round" + b" again" * number)
         self._protected: ProtectedNotes = {}
         #: Of these types where no edit made it another.
-        self.observation = self._observation()
+        self.observation: Observation = self._observation()
         edit("observation", self.observation)
 
     def _observation(self) -> Observation:
         notes: RoundNotes = {
-            "round": 1,
+            "round": 1 + len(self._before),
             "nonce": self._round_nonce,
             "order": ["protected", "raw"],
-            "guest": [self._met(leg) for leg in _ADAPTERS],
+            "guest": [self._met(leg) for leg in self._adapters],
             "protected": self._protected_leg(),
             "raw": self._raw_leg(),
         }
@@ -124,10 +139,14 @@ class SignedRound:
                 "initialSha256": INITIAL,
                 "modelId": None,
                 "baseSha256": None,
-                "facts": {},
+                "facts": {"samples": 256, "batch": 256},
             },
-            "rounds": [notes],
+            "rounds": [*self._before, notes],
         }
+
+    def _own_keys(self) -> dict[str, Ed25519PrivateKey]:
+        """Keys of parties in place of the testbed's."""
+        return {}
 
     def _met(self, leg: LegName) -> GuestSeen:
         return {
@@ -166,7 +185,9 @@ class SignedRound:
         head = self._sign(
             "head",
             "leg",
-            ev.head_claims(nonce=nonce, head=journal.head_of(lines, nonce), count=len(lines), adapter=_ADAPTERS["protected"]),
+            ev.head_claims(
+                nonce=nonce, head=journal.head_of(lines, nonce), count=len(lines), adapter=self._adapters["protected"]
+            ),
         )
         exit_claims = {
             **attempt.exit_claims(self._protected["head"]),
@@ -183,7 +204,7 @@ class SignedRound:
             "policySha256": policy,
             "journal": lines,
             "stretches": self._stretches("protected", nonce),
-            "adapterSha256": _ADAPTERS["protected"],
+            "adapterSha256": self._adapters["protected"],
             "adapterFigures": {"distance": "0.1", "loss": "0.12"},
             "trainingPlan": self._plan(order_seed=1),
             "images": loaded_code(),
@@ -228,7 +249,7 @@ class SignedRound:
         callback: Callback = {
             "nonce": self._round_nonce,
             "status": "completed",
-            "adapter": _ADAPTERS["raw"],
+            "adapter": self._adapters["raw"],
             "opened_at_ns": 45,
             "initial": INITIAL,
             "order_seed": 2,
@@ -250,7 +271,7 @@ class SignedRound:
             "callback": callback,
             "exit": tokens.sign(exit_claims, key=self.keys["agent"], typ=ev.TYP_EXIT),
             "stretches": self._stretches("raw", self._round_nonce),
-            "adapterSha256": _ADAPTERS["raw"],
+            "adapterSha256": self._adapters["raw"],
             "adapterFigures": {"distance": "0.1", "loss": "0.12"},
             "trainingPlan": self._plan(order_seed=2),
             "images": loaded_code(),
@@ -268,6 +289,8 @@ class SignedRound:
             "stop_reason": "steps",
             "phases": {**PHASES},
             "prologue": ["0.5", "0.25"],
+            "batches": {"prologue": {BATCH: 2}, "training": {BATCH: 2}},
+            "gpu_ns": None,
             "epilogue": ["0.5"],
             "final_loss": "0.125",
             "checkpoints": [[1, "0.25", sha256_hex(f"{leg} 1".encode())[:32]]],
@@ -278,6 +301,7 @@ class SignedRound:
             numbers = [number for number, whose in enumerate(self._turns, 1) if whose == leg]
             trained["segments"] = [[number, 10, SEGMENT_NS, SEGMENT_NS, 2, WASH_NS, WASH_NS] for number in numbers]
             trained["units"] = 10 * len(numbers)
+            trained["batches"]["training"] = {BATCH: 12 * len(numbers) + 1}
             trained["checkpoints"] += [[at, "0.15", sha256_hex(f"{leg} {at}".encode())[:32]] for at in (3, 12)]
             trained["elapsed_ns"] = trained["cpu_ns"] = SEGMENT_NS * len(numbers)
         return trained
@@ -304,8 +328,9 @@ class SignedRound:
             at = end + SEGMENT_NS
         cpu_ns: list[Json] = [[SEGMENT_NS - TOLD_NS, SEGMENT_NS + TOLD_NS] for _ in rows]
         claims: Editable = ev.stretches_claims(
-            nonce=nonce, stretches=rows, conditions=[{**CONDITIONS}], cpu_ns=cpu_ns, waits=[[0, 0] for _ in rows]
-        )
+            nonce=nonce, stretches=rows, conditions=[{**CONDITIONS}], cpu_ns=cpu_ns, waits=[[0, 0] for _ in rows],
+            repeats=[{"after": 0, "losses": ["0.5"]}],
+        )  # fmt: skip
         self._edit(f"{of}{leg} stretches", claims)
         return tokens.sign(claims, key=self.keys["agent"], typ=ev.TYP_STRETCHES)
 
@@ -322,6 +347,14 @@ class SignedRound:
         claims: Editable = ev.borders_claims(nonce=self._round_nonce, roles=roles, turns=self._turns, borders=borders)
         self._edit("borders", claims)
         return tokens.sign(claims, key=self.keys["agent"], typ=ev.TYP_BORDERS)
+
+
+def rounds_of_a_row(testbed: TamperTestbed, edit: RoundEdit, *, turns: Sequence[LegName], rounds: int) -> Observation:
+    """What a report holds of a row of so many rounds (at least one), each with the same edit."""
+    last = SignedRound(testbed, edit, turns=turns)
+    for _ in range(1, rounds):
+        last = SignedRound(testbed, edit, turns=turns, after=last)
+    return last.observation
 
 
 def clean_scan(kinds: Sequence[str] = ev.SCAN_KINDS) -> Editable:

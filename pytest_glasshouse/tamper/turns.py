@@ -72,6 +72,18 @@ def _add_cpu_time(claims: Editable, place: int, *, of_turn: int, ns: int) -> Non
         border[_PROTECTED] += ns
 
 
+def _worked_in_a_repetition(claims: Editable) -> None:
+    """Before its second turn the protected leg uses a tenth of a second; the raw one repeated its prologue in a millisecond."""
+    repeats = []
+    for turn, place, ns in ((2, _PROTECTED + 2, SEGMENT_NS // 1000), (4, _PROTECTED, SEGMENT_NS // 10)):
+        before = [*claims["borders"][turn - 2][1]]
+        after = [*before]
+        after[place] += ns
+        repeats.append({"turn": turn, "borders": [before, after]})
+    claims["repeats"] = repeats
+    _add_cpu_time(claims, 0, of_turn=3, ns=SEGMENT_NS // 10)
+
+
 def _no_segment(about: str, content: Any) -> None:
     if about == "callback":
         content["segments"] = []
@@ -113,6 +125,7 @@ CASES = (
     _case("key-out-for-its-own-turns-only", _TIME, _key_out_for_four_seconds),
     _borders("work-in-the-other-legs-turn", _IDLE, lambda c: _add_cpu_time(c, 1, of_turn=1, ns=SEGMENT_NS // 100)),
     _borders("work-between-turns", _IDLE, lambda c: _add_cpu_time(c, 0, of_turn=1, ns=SEGMENT_NS // 100)),
+    _borders("work-in-a-repetition", _IDLE, _worked_in_a_repetition),
     # A millisecond and a half for each of its two turns.
     _borders("work-when-no-clock-runs", _IDLE, lambda c: _add_cpu_time(c, 1, of_turn=0, ns=SEGMENT_NS * 3 // 1000)),
     _borders("overlapping", _ORDER, lambda c: c["borders"][1][0].__setitem__(0, 0)),

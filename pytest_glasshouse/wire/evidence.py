@@ -309,17 +309,26 @@ def exit_claims(
     }
 
 
-def borders_claims(*, nonce: str, roles: Sequence[str], turns: Sequence[str], borders: Sequence[Json]) -> dict[str, Json]:
+def borders_claims(
+    *, nonce: str, roles: Sequence[str], turns: Sequence[str], borders: Sequence[Json], repeats: Sequence[Json] = ()
+) -> dict[str, Json]:
     """What the agent signs when an interleaved round's turns are over (`TYP_BORDERS`).
 
     Who had which turn, and at each border the time and how much processor every leg had used. A turn has two borders, each
-    `[t_ns, cpu_ns, processes, cpu_ns, processes, ...]` with a pair of numbers for every role.
+    `[t_ns, cpu_ns, processes, cpu_ns, processes, ...]` with a pair of numbers for every role. Each of `repeats` is a repetition
+    of the prologue by the leg whose turn is next: the number of that `turn`, and both `borders` of the repetition.
     """
-    return {"nonce": nonce, "roles": [*roles], "turns": [*turns], "borders": [*borders]}
+    return {"nonce": nonce, "roles": [*roles], "turns": [*turns], "borders": [*borders], "repeats": [*repeats]}
 
 
 def stretches_claims(
-    *, nonce: str, stretches: Sequence[Json], conditions: Sequence[Json], cpu_ns: Sequence[Json], waits: Sequence[Json]
+    *,
+    nonce: str,
+    stretches: Sequence[Json],
+    conditions: Sequence[Json],
+    cpu_ns: Sequence[Json],
+    waits: Sequence[Json],
+    repeats: Sequence[Json] = (),
 ) -> dict[str, Json]:
     """What the agent signs of the timed stretches of a leg (`TYP_STRETCHES`), which `nonce` names as its exit does.
 
@@ -328,7 +337,8 @@ def stretches_claims(
     how long leg and agent waited for a processor since the end of the stretch before.
     `conditions` are all that were seen. `cpuNs` bounds the leg's processor time of each stretch: read at the inner two of its
     times, and at the outer two. `waitsNs` is what leg and agent waited between both outer times and their inner ones, and from
-    a stretch's end to that of its turn.
+    a stretch's end to that of its turn. Each of `repeats` is `after` how many stretches the leg was asked to repeat its
+    prologue's first steps, and what `losses` it then told.
     """
     return {
         "nonce": nonce,
@@ -336,6 +346,7 @@ def stretches_claims(
         "conditions": [*conditions],
         "cpuNs": [*cpu_ns],
         "waitsNs": [*waits],
+        "repeats": [*repeats],
     }
 
 

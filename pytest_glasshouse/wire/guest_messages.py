@@ -37,6 +37,8 @@ MOST_LINE = MESSAGE_LIMIT
 MOST_TURNS = 100_000
 #: The longest reason a guest gives, in characters: what its agent cuts them to.
 DETAIL = 500
+#: Kinds of batches that a leg names.
+MOST_KINDS = 15
 #: Different conditions that an agent notes of one leg.
 MOST_CONDITIONS = 16
 
@@ -157,10 +159,15 @@ _TRAINED: Members = {
 }  # fmt: skip
 #: `[steps, loss, digest]`.
 _CHECKPOINT = Row([_UNITS, _LOSS, Text(most=32, pattern="[0-9a-f]{32}")])
-#: What only some legs report: those that take turns, and those of several ranks.
+#: Batches used, by shape and dtypes.
+_BATCHES = NamedMembers(
+    name=Text(most=96, pattern=r"others|[0-9]+(x[0-9]+)*( [a-z][a-z0-9_]{1,15}){3}"), of=_UNITS, most=MOST_KINDS + 1
+)
+#: What only some legs report: those that take turns, those of several ranks, those on a GPU.
 _IN_TURNS: Members = {
     "steady": Flag(), "segments": Items(of=_SEGMENT, most=MOST_TURNS), "checkpoints": Items(of=_CHECKPOINT, most=64),
-    "collective_ns": _NS,
+    "collective_ns": _NS, "batches": Fields(dict.fromkeys(("prologue", "training"), _BATCHES)),
+    "gpu_ns": Maybe(Items(of=Row([_NS, _NS, _NS]), most=MOST_TURNS)),
 }  # fmt: skip
 _PROGRESS = Fields({"units": _UNITS, "elapsed_ns": _NS, "loss": _LOSS})
 _STAGES = ("loaded", "trained", "wiped")
@@ -227,6 +234,9 @@ JOURNAL: Mapping[str, Shape] = MappingProxyType({
         "wiped_bytes": _COUNT, "zeroize_ns": _NS, "exposure_byte_s": _BYTE_S, "exposure_peak_bytes": _COUNT,
     }, {"heads": Items(of=_HEX, least=1, most=evidence.MOST_RANKS)}),
 })  # fmt: skip
+_BORDERS = Items(of=Items(of=_COUNT, least=3, most=7), least=2, most=2)
+#: A repetition of the prologue's first steps: timed stretches before it, losses.
+_REPEAT = Fields({"after": _COUNT, "losses": Items(of=_LOSS, least=1, most=64)})
 _CONDITIONS = Fields({}, {
     "nice": Whole(low=-20, high=19), "policy": Whole(high=16), "processors": Text(most=64), "hugePages": Text(most=8),
 })  # fmt: skip
@@ -235,6 +245,7 @@ _LINE: Members = {"seq": _COUNT, "prev": _HEX, "t_us": _COUNT, "type": OneOf(tup
 _SCANNED = (*evidence.SCAN_KINDS, evidence.SCAN_WEIGHTS)
 _COUNTS = NamedMembers(name=OneOf(_SCANNED), of=_COUNT, most=len(_SCANNED))
 _SCAN_STATUS = OneOf(("clean", "dirty", "unseen"))
+_LOOKS = (*_STAGES, "launcher")
 _LOOK = Fields({"bytes": _COUNT, "unreadable": _COUNT, "ns": _NS})
 _GPU: Members = {
     "before": Maybe(_COUNT),
@@ -244,7 +255,7 @@ _GPU: Members = {
 }
 _SEEN: Members = {
     "patterns": _COUNTS, "control": _COUNTS, "left": _COUNTS, "copies": _COUNT,
-    "looks": NamedMembers(name=OneOf(_STAGES), of=_LOOK, most=len(_STAGES)),
+    "looks": NamedMembers(name=OneOf(_LOOKS), of=_LOOK, most=len(_LOOKS)),
 }  # fmt: skip
 _ANTIDEBUG = Fields({"enabled": Flag(), "profile": _NAME, "version": _COUNT, "observed": Fields(_OBSERVED)})
 _CLAIM: dict[type, Shape] = {str: Text(most=512), int: _COUNT}
@@ -282,12 +293,13 @@ CLAIMS: Mapping[str, Shape] = MappingProxyType({
         "conditions": Items(of=_CONDITIONS, most=MOST_CONDITIONS),
     }, {
         "cpuNs": Items(of=Row([_NS, _NS]), most=MOST_TURNS), "waitsNs": Items(of=Row([_NS, _NS]), most=MOST_TURNS),
+        "repeats": Items(of=_REPEAT, most=MOST_TURNS),
     }),
     "marks": Fields({"nonce": _NONCE, "marks": Items(of=Row([_NONCE, _NS, _NS]), most=MOST_TURNS + 1)}),
     "borders": Fields({
         "nonce": _NONCE, "roles": Items(of=OneOf(ROLES), least=1, most=3), "turns": Items(of=OneOf(ROLES), most=MOST_TURNS),
-        "borders": Items(of=Items(of=Items(of=_COUNT, least=3, most=7), least=2, most=2), most=MOST_TURNS),
-    }),
+        "borders": Items(of=_BORDERS, most=MOST_TURNS),
+    }, {"repeats": Items(of=Fields({"turn": Whole(low=1, high=MOST_TURNS), "borders": _BORDERS}), most=MOST_TURNS)}),
 })  # fmt: skip
 
 

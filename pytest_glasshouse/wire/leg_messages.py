@@ -84,6 +84,34 @@ class LoadedFiles(TypedDict):
     hooks: list[list[str]]
 
 
+class LegStart(TypedDict):
+    """Agent to launcher: fork a leg that works in `directory` with these variables, in the network namespace `network` if any.
+
+    The descriptors that follow get the numbers of `descriptors`, in that order; `control` is the leg's end of its socketpair.
+    """
+
+    directory: str
+    environment: dict[str, str]
+    descriptors: list[int]
+    control: int
+    network: int | None
+
+
+class StartedLeg(TypedDict):
+    """Launcher to agent: the leader of the leg's session, which it forked, and the leg, which that forked; 0 if it did not."""
+
+    leader: int
+    leg: int
+
+
+class LoadedLauncher(TypedDict):
+    """Launcher to agent: what it has loaded, a process that traces it or did (0 for none), and why it may fork no leg if so."""
+
+    images: LoadedFiles
+    tracer: int
+    unfit: str
+
+
 class Ready(TypedDict):
     """Leg to agent: it is hardened, has imported what it trains with, and asks for a challenge."""
 
@@ -106,6 +134,12 @@ class ProgressBody(TypedDict):
     units: int
     elapsed_ns: int
     loss: str
+
+
+class RepeatedBody(TypedDict):
+    """Leg to agent: the losses of its prologue's first steps, which it was asked to repeat."""
+
+    losses: list[str]
 
 
 class More(TypedDict):

@@ -139,6 +139,9 @@ class Trainer(Protocol):
     def prologue(self, steps: int = PROLOGUE_STEPS) -> list[str]:
         """Train `steps` units from the initial weights, in the order that both legs share; returns the exact losses."""
 
+    def repeat_prologue(self, steps: int) -> list[str]:
+        """Train the prologue's first `steps` again, in between; afterwards everything is as it was before. Returns the losses."""
+
     def reset(self, order_seed: int) -> None:
         """Return to the initial weights and an empty optimizer, with this leg's own data order."""
 
@@ -153,6 +156,9 @@ class Trainer(Protocol):
 
     def sample_sha256(self) -> str:
         """A digest of a few of the trainable tensors' numbers, as the last step left them. Costs next to nothing."""
+
+    def batches(self) -> dict[str, Json]:
+        """How many batches were used since the last reset, by shape and dtypes (`used_batches`)."""
 
     def export(self) -> bytes:
         """The trained tensors, as safetensors."""

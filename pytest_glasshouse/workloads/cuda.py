@@ -6,9 +6,12 @@ line around it runs where there is no GPU. Nothing in this module but the names 
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import functools
+import os
 import re
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -28,6 +31,19 @@ _HANDLE_BYTES = 256 << 20
 _OWN_MAPS = Path("/proc/self/maps")
 
 
+class DeviceMark(Protocol):
+    """A place in the work that a device was given."""
+
+    def ns_since(self, before: Any) -> int:
+        """The device's time from the mark `before` to this one, in nanoseconds. The device must have come to both."""
+
+
+class DeviceClock(Protocol):
+    """Marks places in the work that a device is given; nothing waits."""
+
+    def mark(self) -> DeviceMark: ...
+
+
 class Cuda(Protocol):
     """The GPU of this process. What returns a status returns CUDA's: 0 is success."""
 
@@ -39,6 +55,9 @@ class Cuda(Protocol):
 
     def record(self) -> Callable[[], object]:
         """Mark this place in the work given so far; the returned function waits until the device has come to it."""
+
+    def mark(self) -> DeviceMark:
+        """Mark this place in the work given so far, with the device's own time when it comes there."""
 
     def generator(self) -> torch.Generator:
         """A generator of random numbers on the device."""
@@ -99,6 +118,9 @@ class TorchCuda:
         wait: Callable[[], object] = event.synchronize
         return wait
 
+    def mark(self) -> DeviceMark:
+        return _Event()
+
     def generator(self) -> torch.Generator:
         import torch
 
@@ -156,7 +178,25 @@ class TorchCuda:
         return int(torch.cuda.max_memory_allocated())
 
 
+class _Event:
+    """An event of CUDA: the device notes its own time, and the host waits for nothing."""
+
+    def __init__(self) -> None:
+        import torch
+
+        self.event: Any = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+        self.event.record()
+
+    def ns_since(self, before: _Event) -> int:
+        return int(before.event.elapsed_time(self.event) * 1_000_000)
+
+
 CUDA: Cuda = TorchCuda()
+
+
+def clock_of(device: str) -> DeviceClock | None:
+    """The clock of the device that a leg trains on; None for the CPU, whose clock is the leg's own."""
+    return CUDA if device == "cuda" else None
 
 
 class OutOfMemoryError(RuntimeError):
@@ -167,6 +207,20 @@ def require_room(size: int) -> None:
     """Raise `OutOfMemoryError` where fewer than `size` bytes of the device are free, before any of them is taken."""
     if (free := CUDA.free_bytes()) < size:
         raise OutOfMemoryError(f"CUDA out of memory: expected {size >> 20} MiB free on the device; saw {free >> 20} MiB")
+
+
+def refuses_forks() -> bool:
+    """Whether torch, where it was imported, would refuse the GPU to a process that is forked from this one: asked in one."""
+    torch = sys.modules.get("torch")
+    if getattr(getattr(torch, "version", None), "cuda", None) is None:
+        return False
+    child = os.fork()
+    if child == 0:
+        refuses = True
+        with contextlib.suppress(Exception):
+            refuses = bool(torch.cuda._is_in_bad_fork())  # type: ignore[union-attr]  # noqa: SLF001
+        os._exit(int(refuses))
+    return os.waitpid(child, 0)[1] != 0
 
 
 def is_out_of_memory(error: BaseException) -> bool:

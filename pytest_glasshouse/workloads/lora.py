@@ -16,6 +16,7 @@ from pytest_glasshouse.workloads import cuda, sealed_base
 from pytest_glasshouse.workloads import device as devices
 from pytest_glasshouse.workloads.base import PROLOGUE_STEPS, NonFiniteLossError
 from pytest_glasshouse.workloads.training_config import LoraConfig
+from pytest_glasshouse.workloads.used_batches import UsedBatches
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -23,11 +24,14 @@ if TYPE_CHECKING:
 
     import torch
 
+    from pytest_glasshouse.wire.canonical import Json
     from pytest_glasshouse.workloads.base import DeviceName, Facts, Parts
     from pytest_glasshouse.workloads.data_parallel import DataParallel
     from pytest_glasshouse.workloads.training_config import LoraSettings, TokenizerProbe
 
 _PROLOGUE_ORDER = 0
+#: What a training goes on from, beside its adapter.
+_GOES_ON = ("_optimizer", "_order", "_loss", "_all_finite", "_used", "_last")
 
 
 class LoraTrainer:
@@ -75,6 +79,23 @@ class LoraTrainer:
             losses.append(self.check())
         return losses
 
+    def repeat_prologue(self, steps: int) -> list[str]:
+        import torch
+
+        kept = [parameter.detach().clone() for parameter in self._parameters]
+        going_on = {name: self.__dict__[name] for name in _GOES_ON}
+        self._optimizer = None  # a reset would zero its state
+        try:
+            return self.prologue(steps)
+        finally:
+            if self._optimizer is not None:
+                devices.zero(devices.optimizer_tensors(self._optimizer))
+            with torch.no_grad():
+                for parameter, before in zip(self._parameters, kept, strict=True):
+                    parameter.copy_(before)
+            devices.zero(kept)
+            self.__dict__.update(going_on)
+
     def reset(self, order_seed: int) -> None:
         import torch
 
@@ -87,6 +108,7 @@ class LoraTrainer:
         self._optimizer = torch.optim.AdamW(self._parameters, lr=self._learning_rate, fused=True)
         order = self._sequences(order_seed)
         self._order = order if self._ranks is None else itertools.islice(order, self._ranks.rank, None, self._ranks.size)
+        self._used = UsedBatches()
         self._loss = torch.zeros((), device=self._device)
         self._all_finite = torch.ones((), dtype=torch.bool, device=self._device)
 
@@ -120,6 +142,7 @@ class LoraTrainer:
         import torch
 
         logits = self._model(input_ids=ids.unsqueeze(0), use_cache=False).logits  # [1, tokens, vocabulary]
+        self._used.note(ids.unsqueeze(0), self._parameters[0], logits)
         # Each position predicts the next; float32, because a log-sum-exp over a vocabulary is too coarse in bfloat16.
         return torch.nn.functional.cross_entropy(logits[0, :-1].float(), ids[1:])
 
@@ -134,6 +157,9 @@ class LoraTrainer:
 
     def sample_sha256(self) -> str:
         return devices.sample_digest(self._adapter)
+
+    def batches(self) -> dict[str, Json]:
+        return self._used.to_json()
 
     def export(self) -> bytes:
         from safetensors.torch import save

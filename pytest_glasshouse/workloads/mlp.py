@@ -14,12 +14,16 @@ from pytest_glasshouse.workloads import device as devices
 from pytest_glasshouse.workloads.base import PROLOGUE_STEPS, NonFiniteLossError
 from pytest_glasshouse.workloads.mlp_material import layer_sizes
 from pytest_glasshouse.workloads.training_config import MlpConfig
+from pytest_glasshouse.workloads.used_batches import UsedBatches
 
 if TYPE_CHECKING:
+    from pytest_glasshouse.wire.canonical import Json
     from pytest_glasshouse.workloads.base import DeviceName, Facts, Parts
     from pytest_glasshouse.workloads.data_parallel import DataParallel
 
 _PROLOGUE_ORDER = 0
+#: What a training goes on from, beside its weights and their momentum.
+_GOES_ON = ("_order", "_epoch_loss", "_all_finite", "_used", "_chosen")
 
 
 class MlpTrainer:
@@ -75,6 +79,21 @@ class MlpTrainer:
             losses.append(self.check())
         return losses
 
+    def repeat_prologue(self, steps: int) -> list[str]:
+        import torch
+
+        tensors = [*self._weights.values(), *self._momentum]
+        kept = [tensor.detach().clone() for tensor in tensors]
+        going_on = {name: self.__dict__[name] for name in _GOES_ON}
+        try:
+            return self.prologue(steps)
+        finally:
+            with torch.no_grad():
+                for tensor, before in zip(tensors, kept, strict=True):
+                    tensor.copy_(before)
+            devices.zero(kept)
+            self.__dict__.update(going_on)
+
     def reset(self, order_seed: int) -> None:
         import torch
 
@@ -83,6 +102,7 @@ class MlpTrainer:
                 weight.copy_(self._initial[name])
         devices.zero(self._momentum)
         self._order = devices.generator(self._device).manual_seed(order_seed)
+        self._used = UsedBatches()
         self._epoch_loss = torch.zeros((), device=self._device)
         self._all_finite = torch.ones((), dtype=torch.bool, device=self._device)
 
@@ -108,7 +128,9 @@ class MlpTrainer:
         hidden = self._batch_features  # [batch, features]
         for weight, bias in self._layers[:-1]:
             hidden = functional.relu(functional.linear(hidden, weight, bias))  # [batch, hidden]
-        loss = functional.cross_entropy(functional.linear(hidden, *self._layers[-1]), self._batch_labels)
+        logits = functional.linear(hidden, *self._layers[-1])  # [batch, classes]
+        loss = functional.cross_entropy(logits, self._batch_labels)
+        self._used.note(self._batch_features, self._layers[0][0], logits)
         weights = list(self._weights.values())
         gradients = list(torch.autograd.grad(loss, weights))
         if self._ranks is not None:
@@ -132,6 +154,9 @@ class MlpTrainer:
 
     def sample_sha256(self) -> str:
         return devices.sample_digest(self._weights)
+
+    def batches(self) -> dict[str, Json]:
+        return self._used.to_json()
 
     def export(self) -> bytes:
         from safetensors.torch import save

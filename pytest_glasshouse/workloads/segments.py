@@ -11,13 +11,14 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-from pytest_glasshouse.workloads.loop import NS, Edges, StepRunner, alone
+from pytest_glasshouse.workloads.loop import NS, Edges, GpuTimes, StepRunner, alone
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from pytest_glasshouse.workloads.base import Trainer
     from pytest_glasshouse.workloads.checkpoints import Checkpoints
+    from pytest_glasshouse.workloads.cuda import DeviceClock, DeviceMark
 
 #: The warm-up is divided into this many windows; more follow until the rate is steady.
 _WINDOWS = 6
@@ -34,7 +35,13 @@ class TurnTaker(Edges, Protocol):
         """Report that the leg is warmed up and waits."""
 
     def wait(self) -> int | None:
-        """Block without using the CPU until it is this leg's turn; returns its number, or None after the last."""
+        """Block without using the CPU until it is this leg's turn; returns its number, or None after the last.
+
+        What is to be repeated in between (`Trainer.repeat_prologue`) is repeated before it returns.
+        """
+
+    def repeat_with(self, repeat: Callable[[int], list[str]]) -> None:
+        """What repeats so many steps of the prologue in between, and returns their losses."""
 
     def done(self, segment: TrainedSegment) -> None:
         """Report that the turn is over."""
@@ -78,6 +85,7 @@ class MeasuredSegments:
     steady: bool
     final_loss: str
     checkpoints: Checkpoints
+    gpu: tuple[GpuTimes, ...] | None = None
 
 
 def measure_segments(
@@ -89,31 +97,37 @@ def measure_segments(
     agree: Callable[[int], int] = alone,
     clock_ns: Callable[[], int] = time.perf_counter_ns,
     cpu_ns: Callable[[], int] = time.process_time_ns,
+    device: DeviceClock | None = None,
 ) -> MeasuredSegments:
     """Warm up, then train one segment per turn until there are no more.
 
     `on_progress(units, elapsed_ns, loss)` is called once per second of a timed segment and at its end, inside the timed part.
-    `agree` is `StepRunner`'s. Raises `NonFiniteLossError`.
+    `agree` and `device` are `StepRunner`'s. Raises `NonFiniteLossError`.
     """
     if (plan.segment_s is None) == (plan.segment_steps is None):
         raise ValueError("expected exactly one of segment_s and segment_steps")
-    runner = StepRunner(trainer, clock_ns, agree)
+    runner = StepRunner(trainer, clock_ns, agree, device)
     warmup_units, warmup_ns, steady = _warm_up(runner, plan, agree)
     turns.resident(warmup_units=warmup_units, warmup_ns=warmup_ns, steady=steady)
     done: list[TrainedSegment] = []
+    marked: list[tuple[int, list[DeviceMark | None]]] = []
     units_before = elapsed_before = 0
     while (turn := turns.wait()) is not None:
+        marks = [runner.mark()]
         wash_began = cpu_ns()
         wash_units, wash_ns = runner.run(target_ns=round(plan.washout_s * NS), steps=None, on_progress=None)
         target_ns = None if plan.segment_s is None else round(plan.segment_s * NS)
         report = _shifted(on_progress, units_before, elapsed_before)
         turns.drain()
+        steps_ns = runner.steps_ns
+        marks.append(runner.mark())
         cpu_began, began = cpu_ns(), clock_ns()
         turns.clock_read()
         units, _ = runner.run(target_ns=target_ns, steps=plan.segment_steps, on_progress=report)
         # Nothing that this leg started may run during the other leg's turn.
         turns.drain()
         elapsed_ns, cpu = clock_ns() - began, cpu_ns() - cpu_began
+        marks.append(runner.mark())
         turns.clock_read()
         units_before, elapsed_before = units_before + units, elapsed_before + elapsed_ns
         done.append(
@@ -128,10 +142,19 @@ def measure_segments(
             )
         )
         turns.done(done[-1])
+        marks.append(runner.mark())
+        marked.append((runner.steps_ns - steps_ns, marks))
+    trainer.synchronize()
     return MeasuredSegments(
         segments=tuple(done), warmup_units=warmup_units, warmup_ns=warmup_ns, steady=steady, final_loss=trainer.check(),
-        checkpoints=runner.checkpoints,
+        checkpoints=runner.checkpoints, gpu=None if device is None else tuple(_gpu_times(*each) for each in marked),
     )  # fmt: skip
+
+
+def _gpu_times(steps_ns: int, marks: Sequence[DeviceMark | None]) -> GpuTimes:
+    """Of a turn that was marked when it began, when its clock did, when that stopped, and when the turn was over."""
+    turn, began, stopped, over = (mark for mark in marks if mark is not None)
+    return GpuTimes(steps_ns=steps_ns, stretch_ns=stopped.ns_since(began), turn_ns=over.ns_since(turn))
 
 
 def _warm_up(runner: StepRunner, plan: SegmentPlan, agree: Callable[[int], int]) -> tuple[int, int, bool]:

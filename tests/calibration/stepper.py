@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from hashlib import sha256
 from multiprocessing.connection import Connection
@@ -79,6 +80,10 @@ class PipeTurns:
     def __init__(self, pipe: Connection[Any, Any], stepper: Stepper) -> None:
         self._pipe = pipe
         self._stepper = stepper
+
+    def warmed_up(self) -> None: ...
+
+    def repeat_with(self, repeat: Callable[[int], list[str]]) -> None: ...
 
     def resident(self, *, warmup_units: int, warmup_ns: int, steady: bool) -> None:
         self._pipe.send(("resident", steady))

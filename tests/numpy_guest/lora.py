@@ -17,6 +17,7 @@ import safetensors.numpy
 from pytest_glasshouse.wire.canonical import parse_object
 from pytest_glasshouse.wire.tensors import SAMPLE_NUMBERS, digest_of_tensors, parse_safetensors, sampled_names
 from pytest_glasshouse.workloads.base import PROLOGUE_STEPS, NonFiniteLossError
+from pytest_glasshouse.workloads.used_batches import UsedBatches
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -43,7 +44,8 @@ class LoraTrainer:
         self._initial = _arrays(parts["initial"])
         self._weights = {name: array.copy() for name, array in sorted(self._initial.items())}
         self._point = np.float32(_mean_of(sorted(base_dir.glob("*.safetensors"))))
-        self._order, self._last, self._loss, self._finite = np.random.default_rng(0), -1, 0.0, True
+        self._last, self._loss = -1, 0.0
+        self.reset(0)
 
     def initial_sha256(self) -> str:
         return digest_of_tensors(
@@ -58,10 +60,19 @@ class LoraTrainer:
             losses.append(self.check())
         return losses
 
+    def repeat_prologue(self, steps: int) -> list[str]:
+        kept = {name: weight.copy() for name, weight in self._weights.items()}
+        going_on = {name: self.__dict__[name] for name in ("_order", "_last", "_loss", "_finite", "_used")}
+        losses = self.prologue(steps)
+        for name, weight in self._weights.items():
+            weight[...] = kept[name]
+        self.__dict__.update(going_on)
+        return losses
+
     def reset(self, order_seed: int) -> None:
         for name, weight in self._weights.items():
             weight[...] = self._initial[name]
-        self._order, self._finite = np.random.default_rng(order_seed), True
+        self._order, self._finite, self._used = np.random.default_rng(order_seed), True, UsedBatches()
 
     def step(self) -> None:
         self._last = int(self._order.integers(len(self._tokens)))
@@ -70,6 +81,8 @@ class LoraTrainer:
         for weight in self._weights.values():
             self._loss += float(np.square(weight - point).mean())
             weight += self._rate * (point - weight)
+        weight = next(iter(self._weights.values()))
+        self._used.note(self._tokens[self._last : self._last + 1], weight, weight)
         self._finite = self._finite and math.isfinite(self._loss)
 
     def synchronize(self) -> None:
@@ -85,6 +98,9 @@ class LoraTrainer:
             (name, "F32", (SAMPLE_NUMBERS,), memoryview(self._weights[name].reshape(-1)[:SAMPLE_NUMBERS]).cast("B"))
             for name in sampled_names(self._weights)
         )
+
+    def batches(self) -> dict[str, Any]:
+        return self._used.to_json()
 
     def export(self) -> bytes:
         return safetensors.numpy.save(self._weights)

@@ -14,6 +14,7 @@ import safetensors.numpy
 from pytest_glasshouse.wire.canonical import parse_object
 from pytest_glasshouse.wire.tensors import SAMPLE_NUMBERS, digest_of_tensors, parse_safetensors, sampled_names
 from pytest_glasshouse.workloads.base import PROLOGUE_STEPS, NonFiniteLossError
+from pytest_glasshouse.workloads.used_batches import UsedBatches
 
 if TYPE_CHECKING:
     from pytest_glasshouse.workloads.base import DeviceName, Facts, Parts
@@ -41,6 +42,7 @@ class MlpTrainer:
         self._device = device
         self._ranks = ranks
         self._sizes, self._optimizer = config["sizes"], config["optimizer"]
+        self._learning_rate = float(self._optimizer["learningRate"])
         data = _arrays(parts["data"])
         self._features, self._labels = data["features"], data["labels"]
         octets = memoryview(parts["data"]).cast("B")  # type: ignore[arg-type]
@@ -76,12 +78,23 @@ class MlpTrainer:
             losses.append(self.check())
         return losses
 
+    def repeat_prologue(self, steps: int) -> list[str]:
+        arrays = [*self._weights.values(), *self._momentum.values()]
+        kept = [array.copy() for array in arrays]
+        going_on = {name: self.__dict__[name] for name in ("_order", "_loss", "_finite", "_used", "_chosen", "_epoch")}
+        losses = self.prologue(steps)
+        for array, before in zip(arrays, kept, strict=True):
+            array[...] = before
+            before.fill(0)
+        self.__dict__.update(going_on)
+        return losses
+
     def reset(self, order_seed: int) -> None:
         for name, weight in self._weights.items():
             weight[...] = self._initial[name]
             self._momentum[name][...] = 0
         self._order = np.random.default_rng(order_seed)
-        self._loss, self._finite = 0.0, True
+        self._loss, self._finite, self._used = 0.0, True, UsedBatches()
 
     def step(self) -> None:
         self._begin_epoch()
@@ -106,6 +119,7 @@ class MlpTrainer:
             output = activations[-1] @ self._weights[f"layers.{n}.weight"].T + self._weights[f"layers.{n}.bias"]
             activations.append(output if n == layers - 1 else np.maximum(output, 0))
         logits = activations[-1] - activations[-1].max(axis=1, keepdims=True)
+        self._used.note(features, self._weights["layers.0.weight"], logits)
         odds = np.exp(logits)
         odds /= odds.sum(axis=1, keepdims=True)
         rows = np.arange(len(labels))
@@ -129,7 +143,7 @@ class MlpTrainer:
         settings, weight, momentum = self._optimizer, self._weights[name], self._momentum[name]
         momentum *= float(settings["momentum"])
         momentum += gradient + float(settings["weightDecay"]) * weight
-        weight -= np.float32(settings["learningRate"]) * momentum
+        weight -= np.float32(self._learning_rate) * momentum
 
     def synchronize(self) -> None:
         """Nothing runs on a device."""
@@ -145,6 +159,9 @@ class MlpTrainer:
             (name, "F32", (SAMPLE_NUMBERS,), memoryview(self._weights[name].reshape(-1)[:SAMPLE_NUMBERS]).cast("B"))
             for name in sampled_names(self._weights)
         )
+
+    def batches(self) -> dict[str, Any]:
+        return self._used.to_json()
 
     def export(self) -> bytes:
         return safetensors.numpy.save(self._weights)

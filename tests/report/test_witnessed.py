@@ -141,6 +141,11 @@ def _other_rounds_planned(counted: Json) -> None:
     counted["rows"] = [[row, rounds + (row.startswith("two"))] for row, rounds in counted["rows"]]
 
 
+def _more_ranks_planned(counted: Json) -> None:
+    """The row ran on one GPU, of the two that were registered before the first key."""
+    counted["rows"] = [[*row, 2, 1] if row[0].startswith("two") else row for row in counted["rows"]]
+
+
 def _other_plan(counted: Json) -> None:
     for each in counted["begun"]:
         each["plan"] = "0" * 64
@@ -157,6 +162,7 @@ LIES: dict[str, tuple[Callable[[RealRun, Json], None], str]] = {
     "attempt not named": (_counted(_another_attempt), "counted 2 attempts at this row, and the report names 1"),
     "second of three attempts not named": (_as_the_second_of_three, "counted 3 attempts at this row, and the report names 2"),
     "later attempt stands": (_later_attempt_stands_as_the_first, "counted 2 attempts until the one that stands"),
+    "fewer ranks than planned": (_counted(_more_ranks_planned), "ranks on 1 nodes are 1 by the row's plan, and 2 on 1 nodes"),
     "round left out": (_counted(_round_left_out), "counted 3 rounds of this attempt, and the report lacks 1"),
     "tally of an earlier time": (_counted(_before_the_last_row), "its tally does not have round"),
     "tally of another run": (_counted(_discard, run="another"), "its tally is of another run"),

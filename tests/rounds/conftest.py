@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import json
 import os
@@ -67,18 +68,58 @@ class Ran:
 PATIENT = replace(LOCAL, give_up_s=HANG_S)
 
 
+class RowGuest:
+    """The guest that a broker rents for the first row; the others are carried out on the same one."""
+
+    def __init__(
+        self, run_dir: Path, kind: str, *, faults: tuple[str, ...] = (), archive: bytes | None = None, kept: bool = True
+    ) -> None:
+        """`kind` is what it trains with, as `use_kept` has it; not `kept`: it compiles all that it imports."""
+        provider = MockProvider(faults, archive=archive)
+        if kept:
+            use_kept(provider, kind)
+        options = BrokerOptions(
+            provider="mock", run_id=run_id(), run_dir=run_dir, faults=faults, timing=PATIENT, boot_timeout_s=HANG_S
+        )  # fmt: skip
+        self._broker = Broker(options, providers={"mock": provider})
+        self.directory = Path()
+
+    def carry_out(
+        self,
+        row: RowSpec,
+        *,
+        on_progress: Callable[[Progress, Path], None] = lambda _progress, _directory: None,
+        runtime: Callable[[HostAttestation], ProtectedRuntime] = ProtectedRuntime,
+        **settings: Any,
+    ) -> Outcome:
+        """Rent, run and release, as the face does. Each row is a run of its own: a server is told of a run's rows at its start."""
+        host_attestation = HostAttestation()
+        try:
+            grant = self._broker.acquire(row)
+            self.directory = Path(grant.address).parent
+            given = RowSettings(declared=row, run_id="test", seed=7, **settings)
+            allocation = Allocation(grant, self._broker, given, lambda progress: on_progress(progress, self.directory))
+            outcome = row.run(allocation, runtime(host_attestation), RawRunner())
+            self._broker.release(grant)
+        finally:
+            host_attestation.close()
+        return outcome
+
+    def end(self) -> Cleanup:
+        """End it."""
+        return self._broker.end_all()
+
+
 def carry_out(
     row: RowSpec,
     run_dir: Path,
     *,
     faults: tuple[str, ...] = (),
-    on_progress: Callable[[Progress, Path], None] = lambda _progress, _directory: None,
-    runtime: Callable[[HostAttestation], ProtectedRuntime] = ProtectedRuntime,
     archive: bytes | None = None,
     torch: bool = False,
-    **settings: Any,
+    **given: Any,
 ) -> Ran:
-    """Rent, run and end, as the face does.
+    """Carry a row out on a guest of its own, and end it. `given` is for `RowGuest.carry_out`.
 
     An mlp row runs on the numpy guest, and with `torch` on the product's own. `archive` is a guest of the test's own, whose
     digest the host expects as it expects the mock's dishonest guest.
@@ -86,26 +127,25 @@ def carry_out(
     torch = torch or row.workload == "lora"
     if archive is None and not torch:
         archive = numpy_archive(faults)
-    provider = MockProvider(faults, archive=archive)
     kind = "lora" if row.workload == "lora" else "torch" if torch else "numpy"
-    if "reboot-between-legs" not in faults:  # that guest begins its second leg with an empty cache, and its first one too
-        use_kept(provider, kind)
-    options = BrokerOptions(
-        provider="mock", run_id=run_id(), run_dir=run_dir, faults=faults, timing=PATIENT, boot_timeout_s=HANG_S
-    )  # fmt: skip
-    broker = Broker(options, providers={"mock": provider})
-    host_attestation = HostAttestation()
+    # The guest of this fault begins its second leg with an empty cache, and its first one too.
+    guest = RowGuest(run_dir, kind, faults=faults, archive=archive, kept="reboot-between-legs" not in faults)
     try:
-        grant = broker.acquire(row)
-        directory = Path(grant.address).parent
-        given = RowSettings(declared=row, run_id="test", seed=7, **settings)
-        allocation = Allocation(grant, broker, given, lambda progress: on_progress(progress, directory))
-        outcome = row.run(allocation, runtime(host_attestation), RawRunner())
-        broker.release(grant)
+        outcome = guest.carry_out(row, **given)
     finally:
-        host_attestation.close()
-        cleanup = broker.end_all()
-    return Ran(outcome=outcome, cleanup=cleanup, guest_directory=directory)
+        cleanup = guest.end()
+    return Ran(outcome=outcome, cleanup=cleanup, guest_directory=guest.directory)
+
+
+@contextlib.contextmanager
+def guest_for_rows(run_dir: Path, kind: str, *, archive: bytes | None = None) -> Iterator[RowGuest]:
+    """A guest for several rows; in the end nothing of it is left."""
+    guest = RowGuest(run_dir, kind, archive=archive)
+    try:
+        yield guest
+    finally:
+        cleanup = guest.end()
+    assert (cleanup.status, guest.directory.exists()) == ("proven", False)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -129,6 +169,13 @@ def good_run(tmp_path_factory: pytest.TempPathFactory) -> Ran:
 def turns_run(tmp_path_factory: pytest.TempPathFactory) -> Ran:
     """One mlp row whose legs take turns, without any fault: two pairs of a quarter of a second."""
     return carry_out(short_row(order="interleaved", target_s=0.5), tmp_path_factory.mktemp("turns"))
+
+
+@pytest.fixture(scope="session")
+def torch_guest(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RowGuest]:
+    """The product's own guest, for rows that need its torch and no guest of their own: it compiles and imports once for all."""
+    with guest_for_rows(tmp_path_factory.mktemp("torch-guest"), "lora") as guest:
+        yield guest
 
 
 @pytest.fixture

@@ -14,6 +14,7 @@ from typing import Any
 sys.path.extend(value for flag, value in zip(sys.argv, sys.argv[1:], strict=False) if flag == "--site-packages")
 
 from pytest_glasshouse.agent import main as guest_main
+from pytest_glasshouse.guest import leg_launcher
 from pytest_glasshouse.guest import protected as protected_legs
 from pytest_glasshouse.guest import protected_rank as protected_ranks
 from pytest_glasshouse.guest import training as training_code
@@ -186,8 +187,18 @@ def _signalled(number: int) -> None:
     training.open_trainer = open_trainer
 
 
-if os.environ.get("RANK") == "1" and FAULT in globals():
-    globals()[FAULT]()
+launcher: Any = leg_launcher
+_run_leg = launcher.run_leg
+
+
+def _run_rank(control_fd: int) -> int:
+    """Each rank is forked from one launcher: its number is known only then."""
+    if os.environ.get("RANK") == "1" and FAULT in globals():
+        globals()[FAULT]()
+    return int(_run_leg(control_fd))
+
+
+launcher.run_leg = _run_rank
 
 if __name__ == "__main__":
     sys.exit(guest_main.main())

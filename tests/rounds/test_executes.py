@@ -20,8 +20,8 @@ from pytest_glasshouse.wire.evidence import NOTHING_FOREIGN
 WITHOUT: tuple[tuple[str, str, str], ...] = (
     (
         "guest/launcher.py",
-        "    pid = os.fork()\n    if pid == 0:\n        die_with_parent()\n        os.close(",
-        "    pid = 0\n    if pid == 0:\n        os.close(",
+        "    pid = os.fork()\n    if pid == 0:\n        die_with_parent()\n        os.close(pid_fd)",
+        "    pid = 0\n    if pid == 0:\n        os.close(pid_fd)",
     ),
     ("guest/launcher.py", "    harden_process()\n    pid = os.fork()", "    harden_process()\n    pid = 0"),
     ("guest/launcher.py", "        die_with_parent()\n        return", "        return"),
@@ -32,7 +32,7 @@ WITHOUT: tuple[tuple[str, str, str], ...] = (
     ("agent/bytecode_cache.py", "return tree_digest(self.directory) == self.digest", "return True"),
     ("agent/bytecode_cache.py", 'return "-X", f"pycache_prefix={self.directory}"', 'return "-X", "utf8"'),
     ("agent/leg_code.py", 'status = "changed" if changed or now.hooks != then.hooks else "unchanged"', 'status = "unchanged"'),
-    ("guest/antidebug.py", '"tracer_pid": _status_field("TracerPid")', '"tracer_pid": 0'),
+    ("guest/antidebug.py", '"tracer_pid": tracer()', '"tracer_pid": 0'),
     ("guest/antidebug.py", "int(ctypes.CDLL(None).prctl(_PR_GET_DUMPABLE, 0, 0, 0, 0))", "0"),
     ("guest/antidebug.py", "int(sys.gettrace() is not None)", "0"),
     ("guest/antidebug.py", "int(sys.getprofile() is not None)", "0"),

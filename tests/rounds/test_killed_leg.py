@@ -13,13 +13,15 @@ from pytest_glasshouse.legs.leg_watch import Progress
 from tests.rounds.conftest import carry_out, short_row
 
 
-def launcher(directory: Path) -> int:
-    """The process that started the leg which runs on the guest in this directory."""
+def leading(directory: Path) -> int:
+    """The leader of the session of the leg that runs on the guest in this directory."""
     with socket.socket(socket.AF_UNIX) as agent:
         agent.connect(str(directory / "agent.sock"))
         pid, _, _ = struct.unpack("3i", agent.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
-    [found] = [child for child in children(pid) if b"\0leg\0" in Path(f"/proc/{child}/cmdline").read_bytes()]
-    return found
+    [first] = [child for child in children(pid) if b"\0launcher\0" in Path(f"/proc/{child}/cmdline").read_bytes()]
+    [launcher] = children(first)
+    [leader] = children(launcher)
+    return leader
 
 
 def test_a_protected_leg_that_was_killed_ends_its_row(tmp_path: Path) -> None:
@@ -27,7 +29,7 @@ def test_a_protected_leg_that_was_killed_ends_its_row(tmp_path: Path) -> None:
 
     def kill_once(progress: Progress, directory: Path) -> None:
         if progress.phase == "train" and "protected" not in legs:
-            os.kill(launcher(directory), signal.SIGKILL)
+            os.kill(leading(directory), signal.SIGKILL)
         if progress.phase == "train":
             legs.add(progress.leg)
 

@@ -133,16 +133,21 @@ def _parent(pid: int) -> int:
     return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
 
 
+#: Processes with one command line, each forked from the one before.
+_AGENT = ("launcher of the agent", "agent")
+_LAUNCHED = ("parent of the launcher of legs", "launcher of legs", "leader of the leg", "leg")
+
+
 def _role(pid: int, root: int) -> str:
-    """By the command line, which a fork keeps: the first process that has it is the launcher, the one it forked is the role."""
+    """By the command line, which a fork keeps: how many of a process's forebears have it says which it is."""
     if pid == root:
         return "pytest: owner and server"
-    for mark, name in ((b"--control", "leg"), (b"--allocation", "agent")):
+    for mark, roles in ((b"--control", _LAUNCHED), (b"--allocation", _AGENT)):
         depth, each = 0, pid
         while mark in _arguments(each):
             depth, each = depth + 1, _parent(each)
         if depth:
-            return {1: f"launcher of the {name}", 2: name}.get(depth, f"forked by the {name}")
+            return roles[depth - 1] if depth <= len(roles) else f"forked by the {roles[-1]}"
     return "another"
 
 
@@ -285,7 +290,7 @@ def test_the_search_finds_each_secret_where_it_is(watched: Watched) -> None:
 
 def test_data_key_is_held_by_the_owner_with_its_server_and_by_the_leg_alone(watched: Watched) -> None:
     """The list of every process of the run, while the leg holds the key."""
-    fenced = {"agent", "launcher of the agent", "leg", "launcher of the leg"}
+    fenced = {*_AGENT, *_LAUNCHED}
     print(f"processes: {sorted(watched.roles)}; held the data key: {sorted(watched.held)}; unread: {sorted(watched.unread)}")  # noqa: T201
     assert watched.roles == {"pytest: owner and server", *fenced}
     # Who may not look (an ordinary user may not) was kept out by the fences, and by nothing else.

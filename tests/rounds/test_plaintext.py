@@ -18,10 +18,11 @@ from pytest_glasshouse.legs.attestation import HostAttestation
 from pytest_glasshouse.legs.leg_watch import Progress
 from pytest_glasshouse.legs.round import Round
 from pytest_glasshouse.legs.row_runner import ProtectedRuntime
+from pytest_glasshouse.observation.outcome import Outcome
 from pytest_glasshouse.owner.sealing import Sealing, sealing
 from pytest_glasshouse.wire.tensors import parse_safetensors
 from pytest_glasshouse.workloads.registry import prepare
-from tests.rounds.conftest import Ran, carry_out, short_row
+from tests.rounds.conftest import RowGuest, carry_out, short_row
 from tests.rounds.plaintext import Search, windows
 
 
@@ -59,13 +60,14 @@ _IN_ORDER = {"raw train", "raw exit", "protected train", "protected exit"}
 class _Searched:
     """A row that was carried out while its guest's disk was searched."""
 
-    ran: Ran
+    outcome: Outcome
     patterns: list[bytes]
     looked_during: set[str]
     hits: list[str]
 
 
-def _search(row: tuple[str, str, str, str], run_dir: Path) -> _Searched:
+def _search(row: tuple[str, str, str, str], run_dir: Path, torch_guest: Callable[[], RowGuest]) -> _Searched:
+    """On the guest of all rows with torch, or on one with numpy of which nothing is left."""
     workload, library, order, opening = row
     spec = short_row(workload, order, target_s=0.4 if order == "interleaved" else 1.2)
     initial = prepare(spec.workload, seed=7, model=spec.model).parts["initial"]
@@ -90,14 +92,23 @@ def _search(row: tuple[str, str, str, str], run_dir: Path) -> _Searched:
         if opening == "threads":
             # Segments so small that every part has many: each of the opener's threads gets some.
             patch.setattr(protected, "sealing", functools.partial(sealing, segment=4096))
-        ran = carry_out(spec, run_dir, on_progress=on_progress, runtime=runtime, torch=library == "torch")
-    return _Searched(ran, patterns, looked_during, search.hits)
+        if library == "torch":
+            outcome = torch_guest().carry_out(spec, on_progress=on_progress, runtime=runtime)
+        else:
+            ran = carry_out(spec, run_dir, on_progress=on_progress, runtime=runtime)
+            assert (ran.cleanup.status, ran.guest_directory.exists()) == ("proven", False)
+            outcome = ran.outcome
+    return _Searched(outcome, patterns, looked_during, search.hits)
 
 
 @pytest.fixture(scope="module")
-def searched(tmp_path_factory: pytest.TempPathFactory) -> Callable[[tuple[str, str, str, str]], _Searched]:
+def searched(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[tuple[str, str, str, str]], _Searched]:
     """Each row once."""
-    return functools.cache(lambda row: _search(row, tmp_path_factory.mktemp("run")))
+    return functools.cache(
+        lambda row: _search(row, tmp_path_factory.mktemp("run"), lambda: request.getfixturevalue("torch_guest"))
+    )
 
 
 @pytest.mark.soak
@@ -107,13 +118,11 @@ def test_no_plaintext_is_on_the_guests_disk_in_a_row_where_everything_holds(
 ) -> None:
     """The package is sealed so that the operator's disk never sees it. A row of lora in turns: both legs on the same base files."""
     found, in_turns = searched(row), row[2] == "interleaved"
-    assert found.ran.outcome.ended is None
+    assert found.outcome.ended is None
     # With the memory scan: those of torch are the legs that train with it.
-    findings = judge(found.ran.outcome.observation)
+    findings = judge(found.outcome.observation)
     assert [(f.invariant, f.reason) for f in findings if f.finding != "held"] == []
     assert len(findings) == len(ALL) - (not in_turns)  # only a leg in turns is paused
-    assert found.ran.cleanup.status == "proven"
-    assert not found.ran.guest_directory.exists()
     assert found.looked_during == (_IN_TURNS if in_turns else _IN_ORDER)
     assert found.patterns
     assert found.hits == []
@@ -125,7 +134,7 @@ def test_legs_of_lora_give_their_adapters_again(
 ) -> None:
     """A real model of the stand-in's shape, in bfloat16, with an optimizer that has a state of its own: the row above."""
     monkeypatch.setattr(replay_module, "_trained", trained)
-    document: Any = {"rows": [{"rowId": "a-row", "observation": searched(_LORA).ran.outcome.observation}], "nullRows": []}
+    document: Any = {"rows": [{"rowId": "a-row", "observation": searched(_LORA).outcome.observation}], "nullRows": []}
     found = list(replay_module.replay(document, 2))
     assert {each.leg for each in found} == {"protected", "raw"}
     assert all(each.equal and "bit for bit" in each.reason for each in found), [str(each) for each in found]

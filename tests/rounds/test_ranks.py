@@ -3,23 +3,16 @@
 from __future__ import annotations
 
 import copy
-import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from pytest_glasshouse.agent.leg_environment import rank_environment
 from pytest_glasshouse.invariants.judging import judge
 from pytest_glasshouse.observation.turns import segments_of
-from pytest_glasshouse.workloads.base import GUEST_ENVIRONMENT
-from pytest_glasshouse.workloads.registry import prepare
-from tests.limits import HANG_S
-from tests.loopback.ports import reserve_port
 from tests.numpy_guest.archive import numpy_archive_with
+from tests.ranks.trained_raw import trained_raw
 from tests.rounds.conftest import Ran, carry_out, short_row
 
 
@@ -163,7 +156,7 @@ def test_every_finding_holds_of_two_ranks_with_torch(workload: str, order: str, 
 
 @pytest.mark.torch
 @pytest.mark.parametrize("workload", ["mlp", *(["lora"] if SOAK else [])])
-def test_adapter_equals_that_of_the_same_ranks_trained_raw(workload: str, tmp_path: Path) -> None:
+def test_adapter_equals_that_of_the_same_rankstrained_raw(workload: str, tmp_path: Path) -> None:
     """Bit for bit, and in both legs: protection changes nothing of what is trained."""
     row = short_row(workload, "raw-first", gpus=2, target_s=None, steps=2, warmup_s=0.0)
     ran = carry_out(row, tmp_path / "run", torch=True)
@@ -171,38 +164,7 @@ def test_adapter_equals_that_of_the_same_ranks_trained_raw(workload: str, tmp_pa
     observed: Any = ran.outcome.observation["rounds"][0]
     for leg in ("protected", *(["raw"] if SOAK else [])):
         notes = observed[leg]
-        assert _trained_raw(row, notes["trainingPlan"]["order_seed"], tmp_path / leg) == {notes["adapterSha256"]}
-
-
-def _trained_raw(row: Any, order_seed: int, directory: Path) -> set[str]:
-    """The digests of the adapters of two ranks, started as torch's launcher starts them."""
-    material = prepare(row.workload, seed=7, model=row.model)
-    for name, content in material.parts.items():
-        (directory / "parts").mkdir(parents=True, exist_ok=True)
-        (directory / "parts" / name).write_bytes(content)
-    base = None if material.base is None else directory / "base"
-    if material.base is not None and base is not None:
-        base.mkdir()
-        for name, content in material.base.content.items():
-            (base / name).write_bytes(content)
-    task = {
-        "workload": row.workload, "parts": str(directory / "parts"), "base": None if base is None else str(base),
-        "order_seed": order_seed, "steps": row.steps,
-    }  # fmt: skip
-    port = reserve_port()
-    ranks = [
-        subprocess.Popen(
-            [sys.executable, "-m", "tests.rounds.raw_rank"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-            env={**os.environ, **GUEST_ENVIRONMENT, **rank_environment(rank, 2, port)},
-        )
-        for rank in range(2)
-    ]  # fmt: skip
-    for rank in ranks:
-        assert rank.stdin is not None
-        rank.stdin.write(json.dumps(task))
-        rank.stdin.close()
-        rank.stdin = None
-    return {rank.communicate(timeout=HANG_S)[0].strip() for rank in ranks}
+        assert trained_raw(row, notes["trainingPlan"]["order_seed"], tmp_path / leg) == {notes["adapterSha256"]}
 
 
 @pytest.mark.skipif(not SOAK, reason="raw legs of two ranks are in every other row, too")

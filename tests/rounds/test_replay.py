@@ -17,7 +17,7 @@ from pytest_glasshouse.invariants import judge
 from pytest_glasshouse.observation.training_trace import checkpoints_of
 from tests.limits import HANG_S
 from tests.numpy_guest.bytecode import use_kept
-from tests.rounds.conftest import carry_out, short_row
+from tests.rounds.conftest import RowGuest, short_row
 
 pytestmark = pytest.mark.torch
 
@@ -25,12 +25,11 @@ Json = dict[str, Any]
 
 
 @pytest.fixture(scope="module", name="observation")
-def an_observation(tmp_path_factory: pytest.TempPathFactory) -> Any:
+def an_observation(torch_guest: RowGuest) -> Any:
     """One interleaved mlp row on the product's own guest: its legs have warm-ups, wash-outs and segments."""
-    row = short_row(order="interleaved", target_s=0.4)
-    ran = carry_out(row, tmp_path_factory.mktemp("replay"), torch=True)
-    assert ran.outcome.ended is None
-    return ran.outcome.observation
+    outcome = torch_guest.carry_out(short_row(order="interleaved", target_s=0.4))
+    assert outcome.ended is None
+    return outcome.observation
 
 
 @pytest.fixture(autouse=True)
@@ -55,9 +54,12 @@ def _raw_only(observation: Json) -> Json:
     return changed
 
 
-def test_both_legs_give_their_adapters_again(monkeypatch: pytest.MonkeyPatch, observation: Json) -> None:
-    """Each in the process that `glasshouse check` starts for it."""
-    monkeypatch.setattr(module, "_trained", lambda task, **_within: _really(task, within_s=HANG_S))
+def test_both_legs_give_their_adapters_again(
+    monkeypatch: pytest.MonkeyPatch, observation: Json, trained: Callable[..., Any]
+) -> None:
+    """The first in the process that `glasshouse check` starts for each."""
+    ways = iter((lambda task: _really(task, within_s=HANG_S), trained))
+    monkeypatch.setattr(module, "_trained", lambda task, **_within: next(ways)(task))
     found = _replayed({**observation, "rounds": observation["rounds"][:1]}, count=5)
     assert {each.leg for each in found} == {"protected", "raw"}
     assert all(each.equal and "the same adapter" in str(each) and "bit for bit" in str(each) for each in found)

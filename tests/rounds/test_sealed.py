@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from pytest_glasshouse.owner.sealing import sealing
 from pytest_glasshouse.wire import tokens
 from pytest_glasshouse.wire.tensors import parse_safetensors
 from tests.loopback.causal_models import causal_lm
-from tests.rounds.conftest import carry_out, short_row
+from tests.rounds.conftest import RowGuest, carry_out, guest_for_rows, short_row
 from tests.rounds.plaintext import Search, windows
 
 MODEL = causal_lm("qwen2", shards=2)
@@ -49,7 +50,7 @@ def weights() -> list[bytes]:
 
 
 @pytest.mark.torch
-def test_a_sealed_model_is_trained_on_and_is_in_no_file_of_its_guest(model: Path, tmp_path: Path) -> None:
+def test_a_sealed_model_is_trained_on_and_is_in_no_file_of_its_guest(model: Path, torch_guest: RowGuest) -> None:
     """What the whole of Glasshouse is for: weights that the owner of the machine must not have."""
     row, search, patterns = short_row("lora", "protected-first", base="sealed", model=model.name), Search(), weights()
     looked: set[str] = set()
@@ -58,9 +59,9 @@ def test_a_sealed_model_is_trained_on_and_is_in_no_file_of_its_guest(model: Path
         looked.add(f"{progress.leg} {progress.phase}")
         search.look(directory, patterns)
 
-    ran = carry_out(row, tmp_path, model=str(model), on_progress=on_progress)
-    observation = ran.outcome.observation
-    assert ran.outcome.ended is None
+    outcome = torch_guest.carry_out(row, model=str(model), on_progress=on_progress)
+    observation = outcome.observation
+    assert outcome.ended is None
     findings = judge(observation)
     assert [(each.invariant, each.reason) for each in findings if each.finding != "held"] == []
     assert len(findings) == len(SEALED)
@@ -83,33 +84,53 @@ def scanned(observation: Any) -> Any:
     return tokens.peek(observation["rounds"][0]["protected"]["exit"])["scan"]
 
 
-#: The leg keeps a piece of the weights outside the arena, and wipes everything else.
-_KEEPS = """
-import os, sys
+#: A leg whose package has large segments keeps a piece of the weights outside the arena, and wipes everything else. One whose
+#: package has small ones chooses the ring, of a few slots.
+_MAIN = """
+import sys
 sys.path.extend(value for flag, value in zip(sys.argv, sys.argv[1:]) if flag == "--site-packages")
 from pytest_glasshouse.agent.main import main
 from pytest_glasshouse.guest import protected
+from pytest_glasshouse.guest.device_memory import TorchMemory
+from pytest_glasshouse.guest.ring import ring_for_package
+from pytest_glasshouse.wire.package import parse_header
 
-honest, kept = protected.searched_weights, []
+honest_room, honest, keeps = protected.Protected._allocate, protected.searched_weights, []
+
+def allocate(leg):
+    if parse_header(leg._package).segment == 4096:
+        return ring_for_package(leg._package, TorchMemory("cpu"), limit=131072)
+    keeps.append(bytearray(4096))
+    return honest_room(leg)
 
 def searched_weights(parts):
     found = honest(parts)
-    kept.append(bytearray(found[0][:4096]))
+    for piece in keeps:
+        piece[:] = found[0][:4096]
     return found
 
+protected.Protected._allocate = allocate
 protected.searched_weights = searched_weights
 sys.exit(main())
 """
 
 
+@pytest.fixture(scope="module")
+def changed_guest(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RowGuest]:
+    with guest_for_rows(
+        tmp_path_factory.mktemp("changed-guest"), "lora", archive=build_archive({"__main__.py": _MAIN.encode()})
+    ) as guest:
+        yield guest
+
+
 @pytest.mark.torch
-def test_weights_that_a_leg_does_not_wipe_are_found(model: Path, tmp_path: Path) -> None:
+def test_weights_that_a_leg_does_not_wipe_are_found(model: Path, changed_guest: RowGuest) -> None:
     row = short_row("lora", "protected-first", base="sealed", model=model.name)
-    ran = carry_out(row, tmp_path, model=str(model), archive=build_archive({"__main__.py": _KEEPS.encode()}))
-    findings = {each.invariant: each for each in judge(ran.outcome.observation)}
+    outcome = changed_guest.carry_out(row, model=str(model))
+    findings = {each.invariant: each for each in judge(outcome.observation)}
     assert [name for name, each in findings.items() if each.finding != "held"] == ["memory scanned clean"]
     assert "weights" in findings["memory scanned clean"].reason
-    left = scanned(ran.outcome.observation)["left"]
+    left = scanned(outcome.observation)["left"]
     assert (set(left), left["weights"] >= 1) == ({"weights"}, True)
 
 
@@ -130,23 +151,9 @@ def test_a_raw_leg_of_a_sealed_row_is_refused_and_the_guest_gets_nothing(
     assert sent == []
 
 
-#: The protected leg chooses the ring, of a few slots.
-_MAIN = """
-import os, sys
-sys.path.extend(value for flag, value in zip(sys.argv, sys.argv[1:]) if flag == "--site-packages")
-from pytest_glasshouse.agent.main import main
-from pytest_glasshouse.guest import protected
-from pytest_glasshouse.guest.device_memory import TorchMemory
-from pytest_glasshouse.guest.ring import ring_for_package
-
-protected.Protected._allocate = lambda leg: ring_for_package(leg._package, TorchMemory("cpu"), limit=131072)
-sys.exit(main())
-"""
-
-
 @pytest.mark.torch
 def test_a_device_gets_the_package_as_it_makes_room_and_the_host_never_holds_it(
-    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    model: Path, changed_guest: RowGuest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As on a GPU, here with the CPU as the device: neither ciphertext nor plaintext is in the guest's host memory as a whole."""
     window, held = 1 << 16, list[int]()
@@ -160,14 +167,9 @@ def test_a_device_gets_the_package_as_it_makes_room_and_the_host_never_holds_it(
 
     request = GuestChannel.request
     monkeypatch.setattr(GuestChannel, "request", told)
-    ran = carry_out(
-        short_row("lora", "protected-first", base="sealed", model=model.name),
-        tmp_path,
-        model=str(model),
-        archive=build_archive({"__main__.py": _MAIN.encode()}),
-    )
-    observation = ran.outcome.observation
-    assert ran.outcome.ended is None
+    outcome = changed_guest.carry_out(short_row("lora", "protected-first", base="sealed", model=model.name), model=str(model))
+    observation = outcome.observation
+    assert outcome.ended is None
     assert {each.invariant: each.reason for each in judge(observation) if each.finding != "held"} == {}
     protected_notes: Any = observation["rounds"][0]["protected"]
     size = int(str(tokens.peek(protected_notes["manifest"])["sealed_bytes"]))

@@ -112,7 +112,10 @@ def test_report_that_names_everything_is_witnessed_though_the_server_was_killed_
     """In the raw leg's time, the protected leg's, and while legs took turns."""
     assert three_attempts.run.restarts == ["raw", "protected", "both"]
     checked = three_attempts.run.checked([three_attempts.row(1, 2, 3), three_attempts.null], three_attempts.tally)
-    assert (checked.level, [str(each) for each in checked.faults]) == (Level.WITNESSED, []), checked.missing
+    # On a busy machine the server takes seconds to come back: of that round's time nothing is said then, and of all else as ever.
+    doubted = [each for each in checked.missing if "too long to say how much of the" in each]
+    assert ([str(each) for each in checked.faults], [*checked.missing]) == ([], doubted)
+    assert checked.level is (Level.AUTHENTIC if doubted else Level.WITNESSED)
 
 
 LEFT_OUT: dict[str, tuple[Callable[[ThreeAttempts], list[Record]], str]] = {

@@ -25,7 +25,7 @@ import pytest
 from pytest_glasshouse.invariants import assert_held, attestation_verified, raw_callback_completed, runtime_zeroized
 from pytest_glasshouse.rows import RowSpec
 
-ROWS = [RowSpec(name=f"row{{place}}", workload="mlp", gpu="h100", gpus={gpus}, nodes={nodes}, order={order!r}, target_s=target, warmup_s=0.05,
+ROWS = [RowSpec(name=f"row{{place}}", workload="mlp", gpu="h100", gpus={gpus}, nodes={nodes}, order={order!r}, {work},
                 margin_pct=1.0 + place) for place, target in enumerate({seconds!r})]
 
 @pytest.mark.parametrize("row", ROWS)
@@ -65,6 +65,9 @@ class Site:
     gpus: int = 1
     nodes: int = 1
     order: str = "protected-first"
+    work: str = "target_s=target, warmup_s=0.05"
+    torch: bool = False
+    """Whether guests train with torch, and rest nowhere: nothing in it is the tests'."""
     ini: str = ""
     over: threading.Event = field(default_factory=threading.Event)
 
@@ -113,10 +116,10 @@ class Site:
 
     def write(self) -> None:
         (self.folder / "test_rows.py").write_text(
-            ROWS.format(seconds=list(self.seconds), gpus=self.gpus, nodes=self.nodes, order=self.order)
+            ROWS.format(seconds=list(self.seconds), gpus=self.gpus, nodes=self.nodes, order=self.order, work=self.work)
         )
         (self.folder / "pytest.ini").write_text(f'[pytest]\nglasshouse_slurm_gres = h100 = "gpu:h100:1"\n{self.ini}\n')
-        (self.folder / "conftest.py").write_text(CONFTEST)
+        (self.folder / "conftest.py").write_text("" if self.torch else CONFTEST)
 
     def jobs(self) -> tuple[str, ...]:
         """The ids of this project's jobs that wait or run."""

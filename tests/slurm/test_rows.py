@@ -20,7 +20,7 @@ from tests.smoke_rows import smoke
 REPOSITORY = Path(__file__).parents[2]
 
 
-def _whole(ran: Ran, site: Site, rows: int = 1) -> None:
+def whole(ran: Ran, site: Site, rows: int = 1) -> None:
     assert ran.code == 0, ran.output
     assert len(ran.report["rows"]) == rows
     for row in ran.report["rows"]:
@@ -38,7 +38,7 @@ def test_a_row_in_a_job_is_carried_out_whole_from_a_login_node(site: Site, ssh_h
     assert any(Path(client).exists() for client in clients)
     site.environment = {**site.environment, "PATH": os.environ["PATH"], "SLURM_CONF": "/nowhere"}
     site.ini = f"glasshouse_slurm_login = {login.name}"
-    _whole(site.run(), site)
+    whole(site.run(), site)
 
 
 def test_a_row_of_two_gpus_is_one_job_that_has_both(site: Site) -> None:
@@ -46,7 +46,7 @@ def test_a_row_of_two_gpus_is_one_job_that_has_both(site: Site) -> None:
     with Cluster(1, gpus=2) as cluster:
         two = Site(cluster, site.pytester, {**site.environment, **cluster.environment}, gpus=2)
         ran = two.run()
-        _whole(ran, two)
+        whole(ran, two)
         (row,) = ran.report["rows"]
         assert (row["gpus"], row["scaling"]["gpus"]) == (2, 2)
         assert "gres:gpu:h100:2" in cluster.run("scontrol", "show", "job", row["providerInstanceId"]).replace("=", ":")
@@ -64,7 +64,7 @@ def test_rows_of_several_workers_are_jobs_of_their_own(site: Site) -> None:
     pytest.importorskip("xdist")
     site.seconds = (0.2, 0.2)
     ran = site.run("-n2")
-    _whole(ran, site, rows=2)
+    whole(ran, site, rows=2)
     assert len({row["providerInstanceId"] for row in ran.report["rows"]}) == 2
 
 

@@ -13,7 +13,7 @@ from pytest_glasshouse.attestation.limits import Caps
 from pytest_glasshouse.guest.memory import LockedSecret
 from pytest_glasshouse.guest.opener import open_package, unseal_key
 from pytest_glasshouse.invariants import ALL, Finding
-from pytest_glasshouse.tamper import cheats, rank_cases, turns
+from pytest_glasshouse.tamper import cheats, node_cases, rank_cases, turns
 from pytest_glasshouse.tamper import observation as observation_cases
 from pytest_glasshouse.tamper.rank_cases import RoundOfRanks
 from pytest_glasshouse.tamper.signed_round import RoundEdit, SignedRound, untouched
@@ -170,15 +170,18 @@ def judged_rounds() -> dict[str, Ask]:
 
 def _judged_rounds(testbed: TamperTestbed) -> dict[str, Ask]:
     edits = {"finished": untouched, "never met": _guest_missing, "of one leg": _of_one_leg, **observation_cases.EDITS}
-    lies = {name: edit for name, (edit, in_turns) in cheats.EDITS.items() if not in_turns}
+    lies = {name: edit for name, (edit, in_turns, rounds) in cheats.EDITS.items() if not in_turns and rounds == 1}
     edits |= lies
     observations = {name: _finished(testbed, edit) for name, edit in edits.items()}
     observations["first round without a meeting"] = _first_round_without_a_guest(testbed)
     taking_turns = {"finished in turns": untouched, "in turns, never met": _guest_missing, **turns.EDITS}
-    taking_turns |= {name: edit for name, (edit, in_turns) in cheats.EDITS.items() if in_turns}
+    taking_turns |= {name: edit for name, (edit, in_turns, _) in cheats.EDITS.items() if in_turns}
     observations |= {name: _finished(testbed, edit, turns=turns.TURNS) for name, edit in taking_turns.items()}
     observations |= {
         name: RoundOfRanks(testbed, edit).observation for name, edit in {"of ranks": untouched, **rank_cases.EDITS}.items()
+    }
+    observations |= {
+        name: node_cases.round_over_nodes(testbed, edit) for name, edit in {"over nodes": untouched, **node_cases.EDITS}.items()
     }
     return {
         f"{name} ({invariant.__name__})": partial(_found, invariant, observation)

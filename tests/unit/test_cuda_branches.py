@@ -17,7 +17,7 @@ CALLERS = {"workloads/cuda.py", "guest/torch_probe.py"}
 #: Every function that does something else where there is a GPU, and where that is tried.
 TRIED = {
     "agent/agent.py Agent._gpu_of": "fake_nvml/test_rows.py",
-    "broker/creator.py Creator.boot": "fake_nvml/test_rows.py",
+    "broker/creator.py Creator._checked_model": "fake_nvml/test_rows.py",
     "cli/doctor.py _gpu": "fake_nvml/test_rows.py",
     "guest/device_memory.py TorchMemory.pin": "unit/guest/test_ring_cuda.py",
     "guest/device_memory.py TorchMemory.copy": "unit/guest/test_ring_cuda.py",

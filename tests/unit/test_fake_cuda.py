@@ -28,6 +28,17 @@ def test_host_and_device_do_not_mix(gpu: FakeCuda) -> None:
     assert torch.add(there, here.to("cuda")).cpu().tolist() == [2.0] * 4
 
 
+def test_a_place_that_the_device_has_not_come_to_has_no_time(gpu: FakeCuda) -> None:
+    """A clock that is asked too early would have the leg wait for its device, within its own time."""
+    first = gpu.mark()
+    gpu.memset(gpu.base, 64)
+    second = gpu.mark()
+    with pytest.raises(RuntimeError, match="not ready"):
+        second.ns_since(first)
+    gpu.synchronize()
+    assert second.ns_since(first) > 0
+
+
 def test_a_copy_from_page_locked_memory_is_late_and_another_is_not(gpu: FakeCuda) -> None:
     """What is written to the source before the device was waited for is what arrives: so a slot must not be reused too early."""
     memory, arena = TorchMemory("cuda"), Arena(4096)

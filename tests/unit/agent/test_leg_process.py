@@ -11,6 +11,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from pytest_glasshouse.agent.gpu_memory import GpuMemory
+from pytest_glasshouse.agent.launchers import Launchers
 from pytest_glasshouse.agent.leg_process import LegProcess
 from pytest_glasshouse.agent.leg_scan import _ServedMemory
 from pytest_glasshouse.agent.memory_files import MemoryFiles
@@ -31,12 +32,17 @@ def pair() -> Any:
         yield peer, theirs
 
 
+def _launchers(folder: Path) -> Launchers:
+    nothing: Any = None
+    return Launchers(folder, archive_fd=0, site_packages=[], baseline=nothing, bytecode=nothing)
+
+
 @pytest.fixture
 def leg(tmp_path: Path) -> LegProcess:
     nothing: Any = None
     return LegProcess(
-        leg_id="raw-0", order={"kind": "raw", "nonce": "", "plan": nothing, "material": {}}, workspace=tmp_path / "leg", archive_fd=0, components={},
-        baseline=nothing, bytecode=nothing, container="a", site_packages=[], gpu=GpuMemory(None), key=Ed25519PrivateKey.generate(), memory_files=MemoryFiles(),
+        leg_id="raw-0", order={"kind": "raw", "nonce": "", "plan": nothing, "material": {}}, workspace=tmp_path / "leg", components={},
+        baseline=nothing, bytecode=nothing, container="a", launchers=_launchers(tmp_path), gpu=GpuMemory(None), key=Ed25519PrivateKey.generate(), memory_files=MemoryFiles(),
         spool=Spool(tmp_path / "spool.jsonl"),
     )  # fmt: skip
 

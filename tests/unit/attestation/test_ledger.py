@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_glasshouse.attestation.ledger import Completion, Release, ReleaseLedger
+from pytest_glasshouse.attestation.ledger import BegunRound, Completion, Release, ReleaseLedger
 from pytest_glasshouse.errors import ConfigurationError, IntegrityError
 
 RELEASE = Release(
@@ -160,3 +160,14 @@ def test_a_ledger_path_that_is_no_file_is_an_error_of_one_line(tmp_path: Path) -
     os.mkfifo(tmp_path / "fifo", 0o600)
     with pytest.raises(ConfigurationError, match="expected a regular file"):
         ReleaseLedger(tmp_path / "fifo")
+
+
+def test_a_round_has_a_session_for_every_node_of_its_plan_and_no_more() -> None:
+    with contextlib.closing(ReleaseLedger()) as ledger:
+        for number in (1, 2):
+            ledger.record_round(BegunRound(nonce=f"n{number}", run="r", row="row", attempt="a", plan="p"))
+            claimed = [ledger.claim_round(run="r", plan="p", sub=f"{number}-{node}", most=2) for node in (0, 1, 2)]
+            assert claimed == [True, True, False]
+        assert ledger.claim_round(run="r", plan="p", sub="1-1", most=2)
+        assert [each.sub for each in ledger.rounds("r")] == ["1-0", "2-0"]
+        assert ledger.row_of(run="r", plan="p") == "row"

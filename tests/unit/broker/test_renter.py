@@ -12,6 +12,7 @@ from pytest_glasshouse.broker.broker import Broker, BrokerOptions
 from pytest_glasshouse.broker.broker_socket import BrokerClient, BrokerServer
 from pytest_glasshouse.errors import (
     BudgetError,
+    ConfigurationError,
 )
 from pytest_glasshouse.providers.lease import parse_name
 from tests.limits import HANG_S
@@ -25,6 +26,15 @@ def test_rows_of_one_gpu_share_one_allocation_one_after_the_other(make_broker: M
     first = broker.acquire(ROW)
     broker.release(first)
     assert broker.acquire(OTHER).allocation_id == first.allocation_id
+
+
+def test_a_row_over_several_nodes_is_refused_where_an_allocation_is_one_machine(
+    make_broker: MakeBroker, rented: Scripted
+) -> None:
+    """It would be rented, and pay for one machine that cannot run it."""
+    with pytest.raises(ConfigurationError, match="field nodes: expected 1 on provider"):
+        make_broker().acquire(dataclasses.replace(ROW, gpus=2, nodes=2))
+    assert rented.billing() == set()
 
 
 def test_allocation_per_row_ends_with_its_row(make_broker: MakeBroker, rented: Scripted) -> None:

@@ -26,6 +26,15 @@ def test_a_stream_is_a_step_that_takes_nothing_from_the_legs() -> None:
     assert command[-2:] == [NAME, '{"run": ["/bin/sh", "-c", "true"]}']
 
 
+def test_a_stream_to_another_node_is_a_step_there_and_asks_for_its_first_process() -> None:
+    made = SlurmRoute(NAME, commands=SiteCommands(), python="python3", node=1)
+    made.aim(JobAccess(job_id="7", node="n1"))
+    command = made.run_command("true")
+    made.remove()
+    assert "--relative=1" in command
+    assert command[-2] == f"{NAME}.1"
+
+
 def test_from_elsewhere_the_whole_step_is_one_quoted_word_for_the_login_node() -> None:
     made = route(login="me@login")
     command = made.run_command("echo 'a b'")

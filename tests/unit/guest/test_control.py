@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import threading
 from itertools import pairwise
@@ -10,7 +11,8 @@ from typing import Any, cast
 
 import pytest
 
-from pytest_glasshouse.guest.control import BackgroundWriter, Control, ControlTurns
+from pytest_glasshouse.errors import RefusedError
+from pytest_glasshouse.guest.control import BackgroundWriter, Control, ControlTurns, RankLink
 from pytest_glasshouse.wire import frames
 from pytest_glasshouse.wire.journal import Journal
 from pytest_glasshouse.workloads.segments import SegmentPlan, measure_segments
@@ -103,3 +105,19 @@ def test_training_thread_makes_no_system_call_for_progress() -> None:
     each = {later - earlier for earlier, later in pairwise(within)}
     assert len(each) == 1
     assert each <= {1, 2, 3, 4}
+
+
+def test_a_link_between_ranks_takes_messages_of_the_named_process_only() -> None:
+    """Whoever has a copy of a rank's end could otherwise say that all are there, or share other memory."""
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        link = RankLink(ours, os.getpid() + 1)
+        Control(theirs).send("here", {})
+        with pytest.raises(RefusedError, match="sender"):
+            link.receive("here")
+    ours, theirs = socket.socketpair()
+    with ours, theirs, Path("/dev/null").open("rb") as passed:
+        link = RankLink(ours, os.getpid())
+        Control(theirs).send_descriptors("shared", {}, [passed.fileno()])
+        assert link.receive("shared") == ("shared", {})
+        os.close(*link.descriptors(1))

@@ -31,6 +31,8 @@ class Edges:
     def __init__(self, writer: BackgroundWriter) -> None:
         self.drain = writer.drain
 
+    def warmed_up(self) -> None: ...
+
     def clock_read(self) -> None: ...
 
 

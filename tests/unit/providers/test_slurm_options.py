@@ -22,6 +22,13 @@ def test_a_line_that_is_no_map_is_refused(text: str) -> None:
         gres_from(text)
 
 
+def test_a_job_over_several_nodes_has_one_first_process_and_the_gpus_on_each() -> None:
+    options = SlurmOptions(gres={"h100": "gpu:h100:1"})
+    assert {"--nodes=2", "--ntasks=2", "--ntasks-per-node=1", "--gres=gpu:h100:4"} <= {
+        *options.arguments("name", gres="gpu:h100:4", minutes=1, nodes=2)
+    }
+
+
 @pytest.mark.parametrize(
     ("text", "minutes"),
     [("30", 30), ("1:30", 2), ("2:00:00", 120), ("0:10:01", 11), ("1-12", 36 * 60), ("2-00:30:00", 48 * 60 + 30), ("", None)],

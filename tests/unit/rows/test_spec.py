@@ -20,6 +20,7 @@ CHANGES: dict[str, Any] = {
     "workload": "lora",
     "gpu": "a4000",
     "gpus": 2,
+    "nodes": 2,
     "order": "protected-first",
     "target_s": 61,
     "steps": 5,
@@ -188,6 +189,8 @@ def _changed(field: str) -> RowSpec:
         content["preset"] = "publish"
     if field in ("model", "data", "workload", "rank", "alpha", "targets", "base"):
         content |= {"workload": "lora", "model": "some/model" if field != "workload" else "third/model"}
+    if field == "nodes":
+        content["gpus"] = 4
     if field == "base":
         content["order"] = "protected-first"
     return RowSpec(**{**content, "name": content["name"]})
@@ -217,6 +220,19 @@ def test_a_sealed_base_goes_with_one_protected_leg_only(changes: dict[str, Any],
 def test_a_number_of_gpus_that_no_leg_can_have_is_refused(gpus: Any) -> None:
     with pytest.raises(ConfigurationError, match="field gpus: expected"):
         RowSpec(**{**GOOD, "gpus": gpus})
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"nodes": 0}, "a whole number"), ({"nodes": True}, "a whole number"), ({"nodes": 2}, "a divisor of the 1 GPUs"),
+        ({"gpus": 4, "nodes": 3}, "a divisor of the 4 GPUs"), ({"gpus": 2, "nodes": 4}, "a divisor of the 2 GPUs"),
+        ({"gpus": 2, "nodes": 2, "order": "interleaved"}, "1, for an interleaved row"),
+    ],
+)  # fmt: skip
+def test_nodes_that_no_leg_can_have_are_refused(changes: dict[str, Any], expected: str) -> None:
+    with pytest.raises(ConfigurationError, match=f"field nodes: expected {expected}"):
+        RowSpec(**{**GOOD, **changes})
 
 
 def test_a_sealed_row_is_another_row_than_the_pinned_one_and_that_one_keeps_its_id() -> None:

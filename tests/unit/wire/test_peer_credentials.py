@@ -40,7 +40,7 @@ def test_bytes_of_another_process_are_refused(pair: tuple[PeerCredentialSocket, 
     ours, theirs = pair
     ours.pid = os.getpid()
     _sent_by_a_child(theirs)
-    with pytest.raises(RefusedError, match=r"sender: expected the leg"):
+    with pytest.raises(RefusedError, match=r"sender: expected process"):
         frames.receive(ours)
 
 

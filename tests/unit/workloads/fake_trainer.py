@@ -56,6 +56,12 @@ class FakeTrainer:
     def prologue(self, steps: int = 32) -> list[str]:
         raise NotImplementedError
 
+    def repeat_prologue(self, steps: int) -> list[str]:
+        raise NotImplementedError
+
+    def batches(self) -> dict[str, Any]:
+        raise NotImplementedError
+
     def reset(self, order_seed: int) -> None:
         raise NotImplementedError
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 
 from pytest_glasshouse.workloads.loop import NS
@@ -20,6 +22,10 @@ class FakeTurns:
         self.calls: list[str] = []
         self.segments: list[TrainedSegment] = []
         self.warm: tuple[int, int, bool] | None = None
+
+    def warmed_up(self) -> None: ...
+
+    def repeat_with(self, repeat: Callable[[int], list[str]]) -> None: ...
 
     def resident(self, *, warmup_units: int, warmup_ns: int, steady: bool) -> None:
         self.calls.append("resident")
@@ -57,6 +63,40 @@ def test_each_turn_has_a_discarded_washout_and_a_timed_segment() -> None:
     assert all((segment.wash_units, segment.wash_ns) == (100, NS // 10) for segment in measured.segments)
     assert turns.calls == ["resident", *["wait", "drain", "read", "drain", "read", "done"] * 3, "wait"]
     assert trainer.steps == measured.warmup_units + 3 * 600
+
+
+class DeviceClock:
+    """The clock of the trainer's device."""
+
+    def __init__(self, trainer: FakeTrainer) -> None:
+        self._trainer = trainer
+
+    def mark(self) -> Mark:
+        return Mark(self._trainer.now)
+
+
+class Mark(int):
+    def ns_since(self, before: int) -> int:
+        return self - before
+
+
+def test_a_device_with_a_clock_of_its_own_times_steps_stretch_and_turn() -> None:
+    """What passes after the leg's clock has stopped is in its turn, and in no stretch."""
+    trainer = FakeTrainer(MS)
+
+    class Idle(FakeTurns):
+        def done(self, segment: TrainedSegment) -> None:
+            super().done(segment)
+            trainer.now += 90 * MS
+
+    measured = measure_segments(
+        trainer, plan=_plan(), turns=Idle(trainer, [1, 2], drain_ns=3 * MS, wait_ns=9 * NS), clock_ns=trainer.clock,
+        cpu_ns=lambda: 0, device=DeviceClock(trainer),
+    )  # fmt: skip
+    assert measured.gpu is not None
+    assert [each.stretch_ns for each in measured.gpu] == [segment.elapsed_ns for segment in measured.segments] == [503 * MS] * 2
+    assert [each.turn_ns for each in measured.gpu] == [(100 + 3 + 503 + 90) * MS] * 2
+    assert all(0 <= each.steps_ns <= each.stretch_ns for each in measured.gpu)
 
 
 def test_draining_is_inside_the_timed_segment_and_waiting_is_not() -> None:

@@ -71,6 +71,37 @@ def test_initial_digest_follows_what_was_really_loaded(bench: Bench) -> None:
     assert bench.trainer(initial=save(other)).initial_sha256() == tensor_digest(save(other)) != bench.material.initial_sha256
 
 
+def test_a_repetition_of_the_prologue_leaves_the_training_where_it_was(bench: Bench) -> None:
+    """Legs are asked for it at drawn moments: what is trained after it must be what would have been trained without it."""
+    asked, undisturbed = bench.trainer(), bench.trainer()
+    losses = asked.prologue(3)
+    for trainer in (asked, undisturbed):
+        trainer.reset(5)
+        trainer.step()
+        trainer.step()
+    before = asked.check(), asked.sample_sha256(), asked.batches(), [bytes(row) for row in asked.last_batch()]
+    assert asked.repeat_prologue(3) == losses
+    assert before == (asked.check(), asked.sample_sha256(), asked.batches(), [bytes(row) for row in asked.last_batch()])
+    for trainer in (asked, undisturbed):
+        trainer.step()
+        trainer.step()
+    assert asked.check() == undisturbed.check()
+    assert asked.export() == undisturbed.export()
+    assert asked.batches() == undisturbed.batches()
+
+
+def test_batches_are_counted_where_they_are_used(bench: Bench) -> None:
+    trainer = bench.trainer()
+    trainer.prologue(2)
+    in_prologue = trainer.batches()
+    trainer.reset(5)
+    assert trainer.batches() == {}
+    for _ in range(3):
+        trainer.step()
+    kind, each = {"mlp": ("256x32 float32 float32 float32", 4), "lora": ("1x64 int64 float32 bfloat16", 1)}[bench.name]
+    assert (in_prologue, trainer.batches()) == ({kind: 2 * each}, {kind: 3 * each})
+
+
 OTHER_PROCESS = """
 import json, sys
 from pathlib import Path
