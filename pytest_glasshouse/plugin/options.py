@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pytest_glasshouse.errors import ConfigurationError, IntegrityError
+from pytest_glasshouse.errors import ConfigurationError
 from pytest_glasshouse.plugin.settings import OTHER_VARIABLES, SETTINGS, Setting
 
 if TYPE_CHECKING:
@@ -21,9 +21,6 @@ if TYPE_CHECKING:
     import pytest
 
     from pytest_glasshouse.run.options import Options, Source
-
-
-_INI_LIMIT = 4 << 20
 
 
 def declare(parser: pytest.Parser) -> None:
@@ -87,17 +84,13 @@ def any_given(config: pytest.Config, environ: Mapping[str, str]) -> bool:
 
 
 def _in_ini(config: pytest.Config) -> bool:
-    """Whether the ini file, or `-o`, may name a setting: to ask pytest for each takes milliseconds, in every project."""
-    if any("glasshouse_" in text for text in config.getoption("override_ini", None) or ()):
-        return True
-    if config.inipath is None:
+    """Whether the ini file, or `-o`, gives a setting a value. One that pytest cannot read counts: it is refused later."""
+    if config.inipath is None and not config.getoption("override_ini", None):
         return False
-    from pytest_glasshouse.wire.bounded_file import read_regular
-
     try:
-        return b"glasshouse_" in read_regular(config.inipath, limit=_INI_LIMIT)
-    except (OSError, IntegrityError):
-        return True  # pytest has read it: what is in it is asked for one by one
+        return any(config.getini(setting.dest) not in (None, "", []) for setting in SETTINGS)
+    except (TypeError, ValueError, _usage_error()):
+        return True
 
 
 def read(config: pytest.Config, environ: Mapping[str, str]) -> Options:
