@@ -15,7 +15,7 @@ STAMP  := $(VENV)/installed
 export PYTHONDONTWRITEBYTECODE :=
 export PYTHONPYCACHEPREFIX :=
 
-.PHONY: help demo gpu gpu-wheels test lint types imports schemas workflows docs package tests test-under-load test-processes test-pythons coverage soak chaos calibrate bench pre-commit clean
+.PHONY: help demo recording gpu gpu-wheels test lint types imports schemas workflows docs package tests test-under-load test-processes test-pythons coverage soak chaos calibrate bench pre-commit clean
 .DEFAULT_GOAL := help
 
 help: ## what there is
@@ -29,6 +29,9 @@ $(STAMP): pyproject.toml constraints.txt
 demo: $(STAMP) ## install, run the smoke rows on the mock provider, write their page, and say what to try next
 	$(BIN)/python -m pytest benchmarks/ -m smoke --glasshouse-html
 	@echo "the page is beside the report; next: $(BIN)/glasshouse view, or a row of your own: $(BIN)/glasshouse init DIRECTORY"
+
+recording: $(STAMP) ## the demo on a terminal, recorded into docs/demo.svg
+	$(BIN)/python -m benchmarks.demo_recording
 
 gpu: ## on a machine with an NVIDIA GPU: doctor, probes, CUDA tests, rows and a summary, in eight minutes; resumes. docs/gpu.md
 	@$(PYTHON) -m benchmarks.gpu --out $(OUT)
@@ -62,7 +65,7 @@ workflows: $(STAMP)
 docs: $(STAMP) ## the documentation as a site in build/site; a link that leads nowhere fails
 	rm -rf build/docs build/site
 	mkdir -p build/docs
-	git ls-files -co --exclude-standard '*.md' '*.png' LICENSE ':!.github' | xargs cp --parents -t build/docs
+	git ls-files -co --exclude-standard '*.md' '*.png' '*.svg' LICENSE ':!.github' | xargs cp --parents -t build/docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
 
 package: $(STAMP) ## sdist and wheel in dist/, and a look at what an index would show

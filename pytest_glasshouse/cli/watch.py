@@ -90,13 +90,15 @@ def _news(lines: list[str], last: list[str]) -> list[str]:
 
 
 def running_lines(directory: Path) -> list[str]:
-    """What failed so far, how many rows ended, and what each worker does."""
+    """What failed so far, how many rows ended, what the run has cost, and what each worker does."""
     from pytest_glasshouse.run.progress_file import read_progress
 
     ended, failed, rows = _count(directory)
     # What ran last stays in the file until something else runs; after the last row nothing does.
-    running = {} if rows and ended == rows else read_progress(directory)
+    progress = read_progress(directory)
+    running = {} if rows and ended == rows else progress.workers
     head = f"{ended} of {counted(rows, 'row')} ended{f', {len(failed)} failed' if failed else ''}"
+    head += f"; {printable(progress.cost)}" if progress.cost else ""
     return [
         *(RedLine(f"failed: {printable(line, limit=_LINE)}") for line in failed),
         head,

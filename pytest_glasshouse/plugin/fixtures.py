@@ -16,7 +16,6 @@ import pytest
 from pytest_glasshouse.errors import ConfigurationError, GlasshouseError, InfrastructureError
 from pytest_glasshouse.plugin.stash import ATTEMPTS, RECORD, ROW, RUN_CONTEXT, TAMPER, options_of
 from pytest_glasshouse.wire.printable import printable
-from pytest_glasshouse.wire.run_plan import read_planned_row
 
 if TYPE_CHECKING:
     from pytest_glasshouse.analysis.fields import RowRecord
@@ -110,6 +109,7 @@ def _glasshouse_row_objects(request: pytest.FixtureRequest) -> Iterator[RowObjec
         raise _no_row(item)
     from pytest_glasshouse.legs.row_settings import RowSettings
     from pytest_glasshouse.plugin.stash import engine_of
+    from pytest_glasshouse.wire.run_plan import read_planned_row
 
     context, options = _context(item), options_of(item.config)
 

@@ -84,12 +84,12 @@ def any_given(config: pytest.Config, environ: Mapping[str, str]) -> bool:
 
 
 def _in_ini(config: pytest.Config) -> bool:
-    """Whether the ini file, or `-o`, may name a setting: to ask pytest for each takes milliseconds, in every project."""
-    if any("glasshouse_" in text for text in config.getoption("override_ini", None) or ()):
-        return True
+    """Whether the ini file, or `-o`, gives a setting a value. One that pytest cannot read counts: it is refused later."""
+    if config.inipath is None and not config.getoption("override_ini", None):
+        return False
     try:
-        return config.inipath is not None and b"glasshouse_" in config.inipath.read_bytes()
-    except OSError:
+        return any(config.getini(setting.dest) not in (None, "", []) for setting in SETTINGS)
+    except (TypeError, ValueError, _usage_error()):
         return True
 
 

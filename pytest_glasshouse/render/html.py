@@ -32,9 +32,13 @@ def bullets(values: Iterable[str]) -> str:
 
 
 def definitions(pairs: Iterable[tuple[str, Any]]) -> str:
-    """A definition list of names and values; those without a value are left out."""
-    terms = "".join(f"<dt>{escaped(name)}</dt><dd>{escaped(value)}</dd>" for name, value in pairs if value not in (None, ""))
+    """A definition list of names and values; those without a value are left out. A `LinkCell` leads to its place."""
+    terms = "".join(f"<dt>{escaped(name)}</dt><dd>{_defined(value)}</dd>" for name, value in pairs if value not in (None, ""))
     return f"<dl>{terms}</dl>"
+
+
+def _defined(value: Any) -> str:
+    return f'<a href="{escaped(value.css)}">{escaped(value.text)}</a>' if isinstance(value, LinkCell) else escaped(value)
 
 
 @dataclass(frozen=True)
@@ -47,7 +51,7 @@ class Cell:
 
 
 @dataclass(frozen=True)
-class Link(Cell):
+class LinkCell(Cell):
     """A cell that leads to a place: `css` is its address."""
 
 
@@ -95,7 +99,7 @@ def _value(value: Any, is_number: bool) -> str:  # noqa: FBT001
 
 def cell(value: Any) -> str:
     """The content of a cell, by its type."""
-    if isinstance(value, Link):
+    if isinstance(value, LinkCell):
         return f'<a href="{escaped(value.css)}">{escaped(value.text)}</a>'
     if isinstance(value, Cell):
         return f'<strong class="{value.css}">{escaped(value.text)}</strong>' if value.css else escaped(value.text)

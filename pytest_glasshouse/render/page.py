@@ -14,7 +14,7 @@ from urllib.parse import quote
 
 from pytest_glasshouse.check.check import Level
 from pytest_glasshouse.render import tables
-from pytest_glasshouse.render.html import Code, MarkedText, bullets, definitions, details, escaped, paragraph, table
+from pytest_glasshouse.render.html import Code, LinkCell, MarkedText, bullets, definitions, details, escaped, paragraph, table
 from pytest_glasshouse.render.page_rows import excluded_details, findings, row_card, row_details
 from pytest_glasshouse.render.page_style import style_sheet
 from pytest_glasshouse.render.page_table import SCRIPT, rows_table, script_source, spent_usd
@@ -22,6 +22,7 @@ from pytest_glasshouse.render.page_verdict import failure_cards, verdict_tile
 from pytest_glasshouse.render.plot_interval import common_scale
 from pytest_glasshouse.report.attempts import attempts_line, row_title
 from pytest_glasshouse.report.bundle import report_bytes
+from pytest_glasshouse.report.ci_links import links_of
 from pytest_glasshouse.report.failures import rows_of
 from pytest_glasshouse.wire.printable import counted
 
@@ -70,6 +71,7 @@ def _top(document: Report, checked: Checked) -> Iterator[str]:
     commit = subject["gitCommit"]
     dirty = " with uncommitted changes" if subject["dirty"] else ""
     costs = [cost for row in rows_of(document) if (cost := spent_usd(row)) is not None]
+    links = links_of(document["extra"])
     yield verdict_tile(document, checked)
     yield failure_cards(document)
     yield paragraph(tables.measured_sentence(summary))
@@ -80,6 +82,8 @@ def _top(document: Report, checked: Checked) -> Iterator[str]:
         [
             ("made", f"{document['createdAt']} by {maker['name']} {maker['version']}"),
             ("subject", f"{subject['name']} {subject['version'] or ''}" + (f" at {commit[:12]}{dirty}" if commit else "")),
+            ("the commit", None if links.commit is None else LinkCell(links.commit, links.commit)),
+            ("the CI run", None if links.run is None else LinkCell(links.run, links.run)),
             ("root of trust", document["attestationRoot"]),
             ("spent while legs were there", f"{math.fsum(costs):,.2f} USD" if costs else None),
         ]

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from pytest_glasshouse.analysis.wording import printed_pct, verdict_text
 from pytest_glasshouse.observation.reading import observed_rounds
 from pytest_glasshouse.render import tables
-from pytest_glasshouse.render.html import Cell, Link, table
+from pytest_glasshouse.render.html import Cell, LinkCell, table
 from pytest_glasshouse.report.attempts import row_title
 from pytest_glasshouse.report.failures import failures, rows_of
 
@@ -112,7 +112,7 @@ def _cells(row: RowRecord, failed: Mapping[str, RowFailure]) -> list[Cell]:
     judged = row.get("findings", [])
     cost = spent_usd(row)
     return [
-        Link(row_title(row), "#nulls" if "differencePct" in row else f"#{row['rowId']}"),
+        LinkCell(row_title(row), "#nulls" if "differencePct" in row else f"#{row['rowId']}"),
         Cell(row["gpuModel"] or row.get("namedGpuModel") or ""),
         Cell(row.get("order", "")),
         Cell(str(row["rounds"]), value=row["rounds"]),

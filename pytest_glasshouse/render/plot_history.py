@@ -39,7 +39,7 @@ def over_time_plot(name: str, points: Sequence[HistoryPoint]) -> str:
     """Figures in their order, oldest first, evenly spaced; a row that failed is a red cross at the bottom."""
     values = [_cut(each) for point in points for each in (point.pct, point.low, point.high) if each is not None]
     low, high = min([0.0, *values]), max([0.0, *values])
-    pad = 0.1 * (high - low or 1.0)
+    pad = 0.1 * (high - low or 10.0)  # a row without a figure has a scale, too
     y = Scale(low=low - pad, high=high + pad, left=_BOTTOM, right=_TOP)
     x = Scale(low=-0.5, high=max(len(points) - 0.5, 0.5), left=_LEFT, right=_RIGHT)
     title = f"Overhead of {name} over {len(points)} reports, in percent; the table has the figures"

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from pytest_glasshouse.analysis.wording import signed
 from pytest_glasshouse.overhead.interval import t_quantile
-from pytest_glasshouse.render.html import Cell, Link, bullets, details, escaped, paragraph, table
+from pytest_glasshouse.render.html import Cell, LinkCell, bullets, details, escaped, paragraph, table
 from pytest_glasshouse.render.page_style import style_sheet
 from pytest_glasshouse.render.page_table import SCRIPT
 from pytest_glasshouse.render.plot_history import HistoryPoint, forest_plot, over_time_plot
@@ -187,7 +187,7 @@ def _interval(row: SiteRow) -> str:
 def _runs_table(runs: Sequence[SiteRun]) -> str:
     body = [
         [
-            Link(run.run_id, run_address(run.run_id)),
+            LinkCell(run.run_id, run_address(run.run_id)),
             Cell(run.created_at),
             Cell(run.commit),
             Cell(", ".join(sorted({row.gpu for row in run.rows}))),
@@ -214,7 +214,7 @@ def _row_page(seen: Sequence[tuple[SiteRun, SiteRow]]) -> str:
     points = [_point(each, label=run.created_at) for run, each in seen]
     body = [
         [
-            Link(run.created_at, f"../{run_address(run.run_id)}"),
+            LinkCell(run.created_at, f"../{run_address(run.run_id)}"),
             Cell(run.commit),
             Cell("" if each.pct is None else signed(each.pct), value=each.pct),
             Cell(_interval(each)),

@@ -56,6 +56,10 @@ class Live:
         #: GPU-hours so far; None where nothing runs that has no price.
         self.gpu_hours: Callable[[], float | None] = lambda: None
 
+        #: The most that the run may spend and take; None for no limit.
+        self.budget_usd: float | None = None
+        self.max_gpu_hours: float | None = None
+
     def write_to(self, path: Path) -> None:
         """Write it to a file for `glasshouse watch`, too."""
         self._file = ProgressFile(path)
@@ -64,11 +68,13 @@ class Live:
         """Show one progress event."""
         with self._lock:
             estimate = self._estimates.see(event, at=time.monotonic(), worker=worker)
-            line = progress_line(event, worker=worker, estimate=estimate, spent_usd=self.money(), gpu_hours=self.gpu_hours())
+            spent, hours = self.money(), self.gpu_hours()
+            line = progress_line(event, worker=worker, estimate=estimate, spent_usd=spent, gpu_hours=hours)
             line = visible(line, limit=_LIVE)
             self._running[worker] = line
             if self._file is not None:
-                self._file.write(self._running, at=time.monotonic())
+                cost = ", ".join(cost_words(spent, self.budget_usd, "USD") + cost_words(hours, self.max_gpu_hours, "GPU-hours"))
+                self._file.write(self._running, at=time.monotonic(), cost=cost)
             if self._terminal:
                 self._overwrite("  |  ".join(self._running.values())[: self._columns - 1])
             elif self._needs_line(event, worker):
@@ -128,6 +134,13 @@ class Live:
             os.write(self._fd, text.encode(self._encoding, "backslashreplace"))
         except OSError:
             self._fd = -1
+
+
+def cost_words(used: float | None, most: float | None, unit: str) -> list[str]:
+    """What was used so far and what is left of a limit; nothing where nothing is counted."""
+    if used is None:
+        return []
+    return [f"{used:.2f} {unit} so far", *([] if most is None else [f"{max(most - used, 0.0):.2f} left of {most:g}"])]
 
 
 def progress_line(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pytest_glasshouse.errors import IntegrityError
@@ -25,23 +26,35 @@ class ProgressFile:
         self._path = path
         self._written = float("-inf")
 
-    def write(self, lines: Mapping[str, str], *, at: float) -> None:
+    def write(self, lines: Mapping[str, str], *, at: float, cost: str = "") -> None:
         """`at` is a monotonic time in seconds. A directory that is gone is the run's end, and no error."""
         if at - self._written < EVERY_S or not self._path.parent.is_dir():
             return
         self._written = at
         partial = self._path.with_suffix(".partial")
         try:
-            partial.write_text(json.dumps(dict(lines)), encoding="utf-8")
+            partial.write_text(json.dumps({"workers": dict(lines), "cost": cost}), encoding="utf-8")
             partial.replace(self._path)
         except OSError:
             return
 
 
-def read_progress(directory: Path) -> dict[str, object]:
-    """Worker to line; empty where nothing was written yet, or the run has ended meanwhile."""
+@dataclass(frozen=True, kw_only=True)
+class RunningNow:
+    """Worker to line, and what the run has cost so far; empty where nothing was written yet, or the run has ended meanwhile."""
+
+    workers: Mapping[str, str]
+    cost: str = ""
+
+
+def read_progress(directory: Path) -> RunningNow:
+    """What a run does now, by its own file."""
     try:
-        lines = read_json(directory / PROGRESS)
+        found = read_json(directory / PROGRESS)
     except (OSError, IntegrityError):
-        return {}
-    return dict(lines) if isinstance(lines, dict) else {}
+        return RunningNow(workers={})
+    workers, cost = (found.get("workers"), found.get("cost")) if isinstance(found, dict) else ({}, "")
+    return RunningNow(
+        workers={name: str(line) for name, line in workers.items()} if isinstance(workers, dict) else {},
+        cost=cost if isinstance(cost, str) else "",
+    )

@@ -134,6 +134,7 @@ class Run:
         self.live.write_to(self.directory / PROGRESS)
         self.live.money = broker.spent_usd
         self.live.gpu_hours = broker.gpu_hours
+        self.live.budget_usd, self.live.max_gpu_hours = self.options.budget_usd, self.options.max_gpu_hours
         self._signals.install()
 
     def _check_material(self, *, rehearsed: bool) -> None:

@@ -140,6 +140,7 @@ class RunReport:
 
     def _assembler(self, cleanup: Sequence[AllocationCleanup]) -> Callable[[Sequence[Record]], Report]:
         """What assembles records into this run's document."""
+        from pytest_glasshouse.report.ci_links import ci_extra
         from pytest_glasshouse.report.document import RunFacts, assemble
         from pytest_glasshouse.report.environment import generated_by, host_environment
         from pytest_glasshouse.tamper.result import TamperResult
@@ -161,6 +162,7 @@ class RunReport:
             tallies=self.tallies,
             attempts=tuple(self._store.history.attempts()),
             cleanup=tuple(cleanup),
+            extra={**ci_extra(os.environ, self._plan.subject["gitCommit"])},
         )
         tamper = [TamperResult(**case) for case in self._store.tamper]
         return lambda records: assemble(facts, records, tamper=tamper, key=self._key)

@@ -149,7 +149,7 @@ def test_view_serves_the_site_and_what_runs_now_to_this_machine_only(reports: Pa
     run = reports / "run-x.run"
     run.mkdir()
     (run / "plan.json").write_text(json.dumps({"rows": {"a": "A"}}), "utf-8")
-    (run / "progress.json").write_text(json.dumps({"": "a  <b>raw</b>  train  40%"}), "utf-8")
+    (run / "progress.json").write_text(json.dumps({"workers": {"": "a  <b>raw</b>  train  40%"}}), "utf-8")
     server = open_view(reports, port=0, derivation=example.EXAMPLE)
     serving = threading.Thread(target=server.serve_forever, daemon=True)
     serving.start()

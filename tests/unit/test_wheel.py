@@ -59,6 +59,22 @@ def test_init_works_from_an_installed_wheel(installed: Path, tmp_path: Path) -> 
     assert (tmp_path / ".github" / "workflows" / "glasshouse-nightly.yml").is_file()
 
 
+@pytest.mark.torch
+def test_three_commands_lead_from_an_installed_wheel_to_a_page_with_the_users_own_row(installed: Path, tmp_path: Path) -> None:
+    commands = (
+        ("-m", "pytest_glasshouse", "init"),
+        ("-m", "pytest", "rows", "--glasshouse-leg-seconds", "0.3"),
+        ("-m", "pytest_glasshouse", "site", "reports/"),
+    )
+    for command in commands:
+        done = run(installed, tmp_path, *command)
+        assert done.returncode == 0, done.stdout + done.stderr
+
+    index = (tmp_path / "public" / "index.html").read_text("utf-8")
+    assert "1 row in them" in index  # what it measured in so short a time on a busy machine is another matter
+    assert (tmp_path / "public" / re.findall(r'href="(rows/[^"]+)"', index)[0]).is_file()
+
+
 def test_every_test_of_the_benchmarks_is_in_the_wheel(installed: Path) -> None:
     ours = {path.name for path in (ROOT / "benchmarks").glob("test_*.py")}
     assert {path.name for path in (installed / "pytest_glasshouse" / "benchmarks").glob("test_*.py")} == ours

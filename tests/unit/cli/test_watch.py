@@ -11,7 +11,8 @@ import pytest
 
 from pytest_glasshouse.cli.main import main
 from pytest_glasshouse.cli.watch import follow
-from pytest_glasshouse.run.progress_file import PROGRESS, ProgressFile
+from pytest_glasshouse.run.live_line import cost_words
+from pytest_glasshouse.run.progress_file import PROGRESS, ProgressFile, read_progress
 
 
 @pytest.fixture
@@ -55,6 +56,23 @@ def test_watch_with_once_prints_one_status(
     assert main(["watch", "--once"]) == 0
     assert "1 of 2 rows ended" in capsys.readouterr().out
     assert main(["watch", "run-2", "--once"]) == 4
+
+
+def test_head_says_what_the_run_has_cost_and_what_is_left(directory: Path) -> None:
+    cost = ", ".join([*cost_words(1.5, 20.0, "USD"), *cost_words(None, 3.0, "GPU-hours")])
+    ProgressFile(directory / PROGRESS).write({"": "b  raw  train  40%"}, at=9.0, cost=cost)
+    out = io.StringIO()
+    follow(directory, out, terminal=False, once=True, sleep=lambda _: None)
+
+    assert out.getvalue().splitlines()[0] == "1 of 2 rows ended; 1.50 USD so far, 18.50 left of 20"
+
+
+def test_file_that_somebody_else_wrote_shows_nothing(directory: Path) -> None:
+    for found in ("[]", "{}", '{"workers": [1], "cost": {"a": 1}}'):
+        (directory / PROGRESS).write_text(found, "utf-8")
+        out = io.StringIO()
+        follow(directory, out, terminal=False, once=True, sleep=lambda _: None)
+        assert out.getvalue() == "1 of 2 rows ended\n"
 
 
 class Terminal(io.StringIO):
@@ -110,9 +128,9 @@ def test_progress_is_written_once_a_second_and_never_into_a_run_that_ended(direc
     file = ProgressFile(directory / PROGRESS)
     for at in (0.0, 0.5, 0.9):
         file.write({"": f"at {at}"}, at=at)
-    assert json.loads((directory / PROGRESS).read_text("utf-8")) == {"": "at 0.0"}
+    assert read_progress(directory).workers == {"": "at 0.0"}
     file.write({"": "later"}, at=1.1)
-    assert json.loads((directory / PROGRESS).read_text("utf-8")) == {"": "later"}
+    assert read_progress(directory).workers == {"": "later"}
     shutil.rmtree(directory)
     file.write({"": "gone"}, at=5.0)
     assert not directory.exists()
