@@ -48,7 +48,9 @@ def test_every_node_is_linked_in_the_order_of_the_nodes(listener: socket.socket)
     assert _admitted(listener, 2, 1, 3) == [b"1", b"2", b"3"]
 
 
-@pytest.mark.parametrize("said", [b"", b"x", b"\0" * 68, b"\xa5" * 68, b"\xa5" * 9000], ids=len)
+@pytest.mark.parametrize(
+    "said", [b"", b"x", b"\0" * 68, b"\xa5" * 68, b"\xa5" * 9000], ids=["empty", "byte", "zeros", "frame", "long"]
+)
 def test_a_stranger_is_closed_and_does_not_end_the_leg(said: bytes, listener: socket.socket) -> None:
     """Any process that reaches the port may connect."""
     assert _admitted(listener, 1, strangers=(said, said)) == [b"1"]
