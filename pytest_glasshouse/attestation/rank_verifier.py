@@ -40,7 +40,7 @@ def appraise_ranks(claims: Mapping[str, Json], *, planned: int) -> None:
         )
         assert isinstance(rank, dict)  # noqa: S101  (for the type checker)
         # a. The ranks are numbered without a gap: none is left out between two others.
-        require(rank["rank"] == number, "ranks", f"rank {number} is numbered {rank['rank']}")
+        require(rank["rank"] == number, "rank-number", f"rank {number} is numbered {rank['rank']}")
         # b. The code that was measured is the first rank's.
         require(_measured(rank["components"]) == _measured(claims["components"]), "rank-composite", f"rank {number}")
         # c. So is what it observed of itself.

@@ -227,7 +227,7 @@ CASES: tuple[Case, ...] = (
     _evidence("too-many", "claims-type", "list", _too_many),
     _evidence("member-missing", "claims-type", "shape", lambda _, rank: rank.pop("antidebug")),
     _evidence("member-of-another-type", "claims-type", "shape", lambda _, rank: rank.update(rank=True)),
-    _evidence("left-out-between-others", "ranks", "a", lambda _, rank: rank.update(rank=3)),
+    _evidence("left-out-between-others", "rank-number", "a", lambda _, rank: rank.update(rank=3)),
     _evidence("other-code", "rank-composite", "b", lambda _, rank: rank["components"].update(archive=_OTHER)),
     _evidence("traced", "rank-antidebug", "c", lambda _, rank: rank["antidebug"]["observed"].update(tracer_pid=7)),
     _evidence("key-malformed", "malformed", "d", lambda _, rank: rank.update(sig="x")),

@@ -9,6 +9,7 @@ from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from pytest_glasshouse.observation.training_trace import steps_of
 from pytest_glasshouse.wire.canonical import parse_object
 from tests.report.forger import Keys, chained, signed_guest, signed_round, vouched
 
@@ -168,6 +169,8 @@ def _null_figures(document: dict[str, Any]) -> None:
     """A null row that shows no difference at all, by an agent of the forger's own."""
     for observed in document["nullRows"][0]["observation"]["rounds"]:
         callback = observed["raw2"]["callback"]
+        for batch, count in (counted := callback["batches"]["training"]).items():
+            counted[batch] += count // steps_of(callback)
         callback["units"] += 1
         callback["segments"][0][1] += 1
         signed_guest(observed, _UNKNOWN_KEY)
