@@ -70,14 +70,14 @@ class Memory(threading.Thread):
         self._directory, self._over = directory, threading.Event()
         self.phase, self.peaks, self.most, self.host = "start", dict[str, int](), 0, 0
         self.at_most: dict[str, int] = {}
-        #: The most that one leg's process held.
+        #: The most that one process in a launcher's place held: the leg, which is forked from it.
         self.leg = 0
 
     def run(self) -> None:
         while not self._over.wait(_SAMPLE_S):
             processes = _processes_of(self._directory)
             each = {_name(pid): _anonymous_bytes(pid) for pid in processes}
-            self.leg = max(self.leg, *(held for name, held in each.items() if name.startswith("leg")), 0)
+            self.leg = max(self.leg, *(held for name, held in each.items() if name.startswith("launcher")), 0)
             each["memory files"] = _memory_files(processes)
             held = sum(each.values())
             self.peaks[self.phase] = max(self.peaks.get(self.phase, 0), held)

@@ -228,38 +228,39 @@ class Launchers:
         """The path prefix of modules from the measured archive."""
         return f"/proc/self/fd/{self._archive_fd}"
 
-    def wait(self, workload: str, *, strict_memory: bool, may_go_on: threading.Event) -> LauncherProcess:
-        """A launcher that was measured just now. Raises `ProtocolError` when `may_go_on` is set before there is one."""
-        ready = self._thread.submit(self._ready, workload, strict_memory=strict_memory)
+    def wait(self, workload: str, *, imports: bool, strict_memory: bool, may_go_on: threading.Event) -> LauncherProcess:
+        """A launcher that was measured just now; without `imports`, one from which each leg imports for itself.
+
+        Raises `ProtocolError` when `may_go_on` is set before there is one.
+        """
+        ready = self._thread.submit(self._ready, workload, imports=imports, strict_memory=strict_memory)
         ready.add_done_callback(lambda _: may_go_on.set())
         may_go_on.wait()
         if not ready.done():
             raise ProtocolError("the leg was ended before it began")
         return ready.result()
 
-    def _ready(self, workload: str, *, strict_memory: bool) -> LauncherProcess:
+    def _ready(self, workload: str, *, imports: bool, strict_memory: bool) -> LauncherProcess:
         self._bytecode.build(workload)
-        running = self._running.get((workload, strict_memory))
-        if running is not None and not running.changed():
-            return running
-        if running is not None:
-            del self._running[workload, strict_memory]
-            running.end()
-        launcher = self._start(workload, strict_memory=strict_memory)
-        if launcher.unfit and workload not in self._unfit:
-            launcher.end()
+        unfit = ""
+        for imported in (workload, "") if imports and workload not in self._unfit else ("",):
+            running = self._running.pop((imported, strict_memory), None)
+            if running is not None and running.changed():
+                running.end()
+                running = None
+            launcher = running or self._start(imported, strict_memory=strict_memory)
+            self._running[imported, strict_memory] = launcher
+            if not launcher.unfit:
+                return launcher
+            unfit = launcher.unfit
             self._unfit.add(workload)
-            launcher = self._start(workload, strict_memory=strict_memory)
-        self._running[workload, strict_memory] = launcher
-        if launcher.unfit:
-            raise GlasshouseError(f"no leg can be forked from a launcher: {launcher.unfit}")
-        return launcher
+            self._running.pop((imported, strict_memory)).end()
+        raise GlasshouseError(f"no leg can be forked from a launcher: {unfit}")
 
-    def _start(self, workload: str, *, strict_memory: bool) -> LauncherProcess:
+    def _start(self, imported: str, *, strict_memory: bool) -> LauncherProcess:
         self._started += 1
         directory = self._directory / f"launcher-{self._started}"
         directory.mkdir(parents=True)
-        imported = "" if workload in self._unfit else workload
         command = launcher_command(self._bytecode.option(), self.archive, self._site_packages, workload=imported)
         return LauncherProcess(
             command,

@@ -185,7 +185,12 @@ class LegProcess(threading.Thread):
 
     def _start(self, theirs: socket.socket) -> ForkedLeg:
         plan, strict = self._order["plan"], self._order.get("strict_memory", False)
-        self._launcher = launcher = self._launchers.wait(plan["workload"], strict_memory=strict, may_go_on=self._may_start)
+        # A sealed model comes in the package. Forked from a launcher that has imported, its leg would copy what it touches of
+        # that, about 60 MB, on a guest whose memory the model takes.
+        sealed = plan["workload"] == "lora" and plan["base"] is None
+        self._launcher = launcher = self._launchers.wait(
+            plan["workload"], imports=not sealed, strict_memory=strict, may_go_on=self._may_start
+        )
         self._code.inherited = launcher.foreign
         cache = warm_page_cache(base := plan["base"])
         material = self._material()
