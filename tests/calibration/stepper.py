@@ -89,8 +89,12 @@ class PipeTurns:
         self._pipe.send(("resident", steady))
 
     def wait(self) -> int | None:
-        kind, turn = self._pipe.recv()
-        return cast("int", turn) if kind == "turn" else None
+        kind, number = self._pipe.recv()
+        while kind == "repeat":
+            # Nothing here has a prologue; what a repetition is asked for and answered with is no time of a turn.
+            self._pipe.send(("repeated", None))
+            kind, number = self._pipe.recv()
+        return cast("int", number) if kind == "turn" else None
 
     def drain(self) -> None:
         self._pipe.send(("drain", None))
